@@ -1,0 +1,160 @@
+"""The experiment's configuration: typed, and the only place where a default is written.
+
+* `load(paths)` merges YAML files left to right (later wins, lists are replaced), as Snakemake does with `--configfile`.
+* Unknown keys are errors that name the key; nothing is silently ignored.
+* `{run}` inside any path stands for the run's name, so that a path can point at what another rule makes.
+* Every field carries its description; `json_schema()` exports them for editors (`workflow/schemas/config.schema.json`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from .base import ConfigError, HubDataset, PositiveInt, Section, Source, require_known
+from .data import DataConfig, WorldConfig
+from .policy import Method, PolicyBase, PolicyConfig, PpoMethod, PpoTraining, PreferenceMethod
+from .report import EvaluationConfig, EvaluationSet, ReportConfig
+from .reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
+
+
+class Config(Section):
+    """The whole experiment."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")] = Field(
+        description="Results go to results/<run>/."
+    )
+    threads: PositiveInt = Field(1, description="CPU threads of one training or scoring job.")
+    data: DataConfig
+    world: WorldConfig = Field(default_factory=WorldConfig)
+    backbone: BackboneConfig
+    reward: RewardConfig
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    evaluation: EvaluationConfig
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+    @model_validator(mode="after")
+    def _figures_use_trained_variants(self) -> Config:
+        for figure in ("figure3", "figure4", "figure5"):
+            if figure in self.report.figures:
+                if not getattr(self.report, figure):
+                    raise ValueError(
+                        f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
+                    )
+                require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        return self
+
+    @model_validator(mode="after")
+    def _policies_fit_the_reward_models(self) -> Config:
+        both = set(self.policy.methods) & set(self.reward.variants)
+        if both:
+            raise ValueError(f"policy.methods and reward.variants share the name {', '.join(sorted(both))}: rename one")
+        if not self.policy.run_bases:
+            for name in {"training_summary", "overoptimisation"} & {*self.report.tables, *self.report.figures}:
+                raise ValueError(f"report names {name}, which needs policies; name some in policy.run_bases")
+            return self
+        if "overoptimisation" in self.report.figures and not self.policy.ppo_run:
+            raise ValueError("report.figures names overoptimisation, but policy.run has no method that is ppo")
+        for name in self.policy.ppo_run:
+            require_known(f"policy.methods.{name}.reward", [self.policy.methods[name].reward], self.reward.run)
+        if self.policy.ppo_run:
+            require_known("policy.seeds", map(str, self.policy.seeds), map(str, self.reward.seeds))
+        return self
+
+
+def parse(raw: dict[str, Any]) -> Config:
+    """Validate a merged configuration mapping.
+
+    Raises:
+        ConfigError: one line per fault, each naming the key.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("the configuration is not usable:\n" + "\n".join(lines)) from None
+    return Config.model_validate(_fill_run(config.model_dump(mode="json"), config.run))
+
+
+def load(paths: Iterable[str | Path]) -> Config:
+    """Merge YAML files left to right and validate the result.
+
+    Raises:
+        ConfigError: a file is missing, is not a mapping, or the merged result is not usable.
+    """
+    merged: dict[str, Any] = {}
+    for path in map(Path, paths):
+        try:
+            part = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(part, dict):
+            raise ConfigError(f"{path}: expected a mapping of keys at the top level")
+        merged = merge(merged, part)
+    return parse(merged)
+
+
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Overlay one mapping on another: mappings merge, everything else is replaced."""
+    out = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML; `load` of it gives an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> str:
+    """JSON schema of config.yaml, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def _fill_run(value: Any, run: str) -> Any:
+    """Replace `{run}` in the `path` entries of a dumped configuration."""
+    if isinstance(value, dict):
+        return {
+            k: v.replace("{run}", run) if k == "path" and isinstance(v, str) else _fill_run(v, run)
+            for k, v in value.items()
+        }
+    return value
+
+
+__all__ = [
+    "BackboneConfig",
+    "Config",
+    "ConfigError",
+    "CreatedBackbone",
+    "DataConfig",
+    "EvaluationConfig",
+    "EvaluationSet",
+    "HubDataset",
+    "Method",
+    "PolicyBase",
+    "PolicyConfig",
+    "PpoMethod",
+    "PpoTraining",
+    "PreferenceMethod",
+    "ReportConfig",
+    "RewardConfig",
+    "RewardTraining",
+    "Section",
+    "Source",
+    "Variant",
+    "WorldConfig",
+    "dump",
+    "json_schema",
+    "load",
+    "merge",
+    "parse",
+]

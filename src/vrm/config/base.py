@@ -1,0 +1,53 @@
+"""What every part of the configuration is built from: strict sections, and the types of numbers and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class ConfigError(ValueError):
+    """The configuration is not usable; the message names the key and the mend."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubDataset(Section):
+    """A dataset on the Hugging Face hub, pinned so that the numbers can be had again."""
+
+    dataset: str = Field(description="Hub id, or a local directory in the hub's layout.")
+    revision: str | None = Field(None, description="Commit of the dataset; required for a hub id.")
+    name: str | None = Field(None, description="Configuration (subset) of the dataset, if it has several.")
+    split: str = Field("train", description="Split to read.")
+
+
+class Source(Section):
+    """Where records come from: a file, or a pinned hub dataset. Exactly one."""
+
+    path: str | None = Field(None, description="A .jsonl, .json or .parquet file. `{run}` stands for the run's name.")
+    hub: HubDataset | None = Field(None, description="A hub dataset with a pinned revision.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` and `hub`")
+        return self
+
+
+def require_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError where `names`, the entries of `key`, hold one that is not known."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{key} names {', '.join(unknown)}, known are: {', '.join(known)}")

@@ -1,0 +1,62 @@
+"""Data: where scored prompts come from, and the offline world that can take their place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Fraction, NonNegativeFloat, PositiveInt, Section, Source
+
+
+class DataConfig(Source):
+    """Scored prompts in UltraFeedback's record shape, and how pairs are made of them."""
+
+    label: str = Field(description="Printed on every table and figure, e.g. 'synthetic world'.")
+    aspects: list[str] = Field(
+        ["instruction_following", "truthfulness", "honesty", "helpfulness"],
+        min_length=1,
+        description="Names of the K rated objectives, as they stand under `annotations`.",
+    )
+    rating_range: tuple[float, float] = Field((1, 5), description="Lowest and highest rating that is possible.")
+    preference_from: Literal["mean_of_aspects", "overall_score"] = Field(
+        "mean_of_aspects",
+        description="What decides which response is chosen; UltraFeedback's overall_score has known faults.",
+    )
+    pairing: Literal["best_vs_random", "best_vs_worst", "all"] = Field(
+        "best_vs_random", description="Which pairs of a prompt's responses become preference pairs."
+    )
+    max_pairs_per_prompt: PositiveInt | None = Field(
+        None, description="With `all`: at most this many pairs a prompt, drawn at random."
+    )
+    validation_fraction: Fraction = Field(0.1, description="Share of prompts in the validation split.")
+    test_fraction: Fraction = Field(0.1, description="Share of prompts in the test split.")
+    seed: int = Field(0, description="Seed of every random choice in data preparation.")
+
+    @model_validator(mode="after")
+    def _training_gets_something(self) -> DataConfig:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction leave nothing for training: the sum must be below 1")
+        return self
+
+
+class WorldConfig(Section):
+    """The offline preference world: how much of it is written, and how its annotators err."""
+
+    prompts: PositiveInt = Field(3200, description="Scored prompts for training, validation and test.")
+    responses_per_prompt: Annotated[int, Field(ge=2)] = Field(
+        4, description="Responses rated for each prompt, as in UltraFeedback."
+    )
+    evaluation_prompts: PositiveInt = Field(600, description="Prompts of the held-out UF-C-like sets.")
+    pairs_per_subset: PositiveInt = Field(40, description="Pairs in each RewardBench-shaped subset.")
+    pairs_per_probe: PositiveInt = Field(150, description="Pairs in each probe of one objective or spurious feature.")
+    rating_noise: NonNegativeFloat = Field(0.7, description="Standard deviation of a rating, in rating points.")
+    preference_noise: NonNegativeFloat = Field(
+        0.3, description="Standard deviation of the overall judgment of one response, in rating points."
+    )
+    spurious_bias: NonNegativeFloat = Field(
+        0.55, description="Rating points that one piece of flattery adds to the overall judgment; other features less."
+    )
+    leaked_share: Fraction = Field(0.03, description="Share of evaluation prompts that also occur in training.")
+    faulty_share: Fraction = Field(0.005, description="Share of scored prompts with a rating missing or 'N/A'.")
+    seed: int = Field(0, ge=0, description="Seed of the whole world.")

@@ -1,0 +1,220 @@
+"""Policies: their bases, the methods that train them, and what is measured along the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Fraction, Name, NonNegativeFloat, PositiveFloat, PositiveInt, Section, require_known
+from .reward import BackboneConfig
+
+
+class Lora(Section):
+    """Low-rank adapters instead of full fine-tuning; merged into the weights when the training has finished."""
+
+    rank: PositiveInt = Field(16, description="r of the adapters, which sit on every linear layer but the LM head.")
+    alpha: PositiveInt = Field(16, description="Scale of the adapters: alpha / r.")
+
+
+class PolicyBase(BackboneConfig):
+    """A model that policies start from, with its own tokenizer and chat template."""
+
+    label: str = Field(description="What tables and figures call it.")
+    sft: bool = Field(True, description="Fine-tune it on chosen responses first; false for a base that already is.")
+    chat_template_kwargs: dict[str, bool | str | int] = Field(
+        {}, description="Passed to the chat template in training and generation alike, e.g. {enable_thinking: false}."
+    )
+
+
+class PolicyTraining(Section):
+    """Optimisation, shared by SFT and the preference methods; each of them may override parts of it."""
+
+    epochs: PositiveFloat = Field(1.0, description="Passes over the training pairs.")
+    batch_size: PositiveInt = Field(16, description="Pairs (KTO, SFT: texts) per device and forward pass.")
+    gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
+    learning_rate: PositiveFloat = Field(5e-4, description="Peak learning rate (AdamW, cosine to zero).")
+    warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
+    max_prompt_length: PositiveInt = Field(
+        256, description="Tokens kept of a prompt; its beginning is cut, and counted."
+    )
+    max_length: PositiveInt = Field(512, description="Tokens kept of prompt + response; the end token always stays.")
+    evaluations: PositiveInt = Field(4, description="How often, evenly spaced, held-out pairs are measured.")
+    evaluation_pairs: PositiveInt = Field(200, description="Validation pairs used for those measurements.")
+    checkpoints: int = Field(1, ge=0, description="How many resumable checkpoints a training writes.")
+    bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
+    gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
+    lora: Lora | None = Field(None, description="Train adapters instead of all weights.")
+
+
+class SftTraining(Section):
+    """What supervised fine-tuning does differently from `policy.training`."""
+
+    epochs: PositiveFloat = Field(2.0, description="Passes over the chosen responses.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate.")
+
+
+class PreferenceMethod(Section):
+    """A policy trained on preference pairs, offline."""
+
+    label: str = Field(description="Row name in tables, legend in figures.")
+    ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
+    method: Literal["dpo", "ipo", "kto", "simpo", "wpo", "selective_dpo"] = Field(description="The objective.")
+    beta: PositiveFloat = Field(0.1, description="Scale of the implicit reward; tau in IPO.")
+    gamma_over_beta: NonNegativeFloat = Field(0.5, description="SimPO: target reward margin, in units of beta.")
+    desirable_weight: NonNegativeFloat = Field(1.0, description="KTO: weight of chosen responses (lambda_D).")
+    undesirable_weight: NonNegativeFloat = Field(1.0, description="KTO: weight of rejected responses (lambda_U).")
+    learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
+    epochs: PositiveFloat | None = Field(None, description="Instead of policy.training.epochs.")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective compares with the policy that training starts from."""
+        return self.method != "simpo"
+
+
+class PpoMethod(Section):
+    """A policy trained by PPO against one of the reward models."""
+
+    label: str = Field(description="Row name in tables, legend in figures.")
+    ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
+    method: Literal["ppo"] = Field(description="The objective.")
+    reward: Name = Field(description="Which of reward.run is the reward; policy seed s takes reward model seed s.")
+
+
+Method = Annotated[PreferenceMethod | PpoMethod, Field(discriminator="method")]
+
+
+class Difficulty(Section):
+    """Selective DPO: how hard each training pair is, and which are kept.
+
+    A pair's difficulty is its mean DPO loss under reference runs that were trained on the other half of the data.
+    """
+
+    runs: PositiveInt = Field(3, description="Random halvings; each gives two reference runs.")
+    keep: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of the pairs, the easiest, that is kept.")
+    epochs: PositiveFloat = Field(1.0, description="Passes of a reference run over its half.")
+    learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
+    lora: Lora | None = Field(None, description="Adapters for the reference runs alone.")
+
+
+class PpoLimits(Section):
+    """When a PPO run has blown up: it then stops and says why."""
+
+    kl: PositiveFloat = Field(100.0, description="Highest mean KL from the reference, in nats a response.")
+    entropy: NonNegativeFloat = Field(0.01, description="Lowest mean entropy of the policy, in nats a token.")
+    missing_end: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="Highest share of responses without an end token."
+    )
+    explained_variance: float = Field(-5.0, description="Lowest explained variance of the critic after its warm-up.")
+    response_length: PositiveFloat = Field(
+        1.0, description="Shortest mean response, in tokens, the end token included."
+    )
+    patience: PositiveInt = Field(3, description="Updates in a row beyond a limit that are borne.")
+
+
+class PpoTraining(Section):
+    """PPO: one update is one batch of responses, and several optimiser steps on it."""
+
+    updates: PositiveInt = Field(60, description="Batches of responses.")
+    prompts_per_update: PositiveInt = Field(64, description="Responses in a batch, one a prompt, over all processes.")
+    epochs: PositiveInt = Field(2, description="Passes over each batch.")
+    minibatch_size: PositiveInt = Field(32, description="Responses per optimiser step and device.")
+    gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
+    learning_rate: PositiveFloat = Field(3e-4, description="Actor's peak learning rate (AdamW, eps 1e-5, linear).")
+    critic_learning_rate: PositiveFloat = Field(1e-3, description="Critic's peak learning rate.")
+    critic_warmup: int = Field(3, ge=0, description="First updates in which only the critic learns.")
+    kl_coefficient: NonNegativeFloat = Field(0.05, description="Weight of log pi - log pi_ref in the reward.")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Discount of later rewards, per token.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="lambda of the advantage estimator.")
+    clip: PositiveFloat = Field(0.2, description="Policy ratios are clipped to 1 +- this.")
+    value_clip: PositiveFloat = Field(0.2, description="New values are clipped to old ones +- this.")
+    value_coefficient: PositiveFloat = Field(0.5, description="Weight of the value loss; scales the critic's gradient.")
+    normalise_rewards: bool = Field(
+        True, description="Subtract the running mean of all rewards so far and divide by their standard deviation."
+    )
+    reward_clip: PositiveFloat = Field(10.0, description="Rewards are clipped to +- this, after normalisation.")
+    missing_end_penalty: NonNegativeFloat = Field(
+        1.0, description="Taken from the reward of a response without an end token, after normalisation."
+    )
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
+    evaluations: PositiveInt = Field(8, description="How often, evenly spaced, held-out prompts are answered.")
+    evaluation_prompts: PositiveInt = Field(96, description="Validation prompts used for that.")
+    checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
+    limits: PpoLimits = Field(default_factory=PpoLimits, description="When a run has blown up.")
+
+
+class Generation(Section):
+    """How policies answer."""
+
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What generates in PPO; vllm has to be installed."
+    )
+    max_new_tokens: PositiveInt = Field(128, description="Longest response, in tokens, the end token included.")
+    temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 takes the likeliest token.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling.")
+    batch_size: PositiveInt = Field(128, description="Prompts answered at once (transformers).")
+
+
+class BestOfN(Section):
+    """Best-of-n sampling from the SFT policy, beside PPO in the over-optimisation figure."""
+
+    samples: PositiveInt = Field(64, description="Responses drawn for each prompt: the largest n.")
+    prompts: PositiveInt = Field(64, description="Validation prompts.")
+
+
+class PolicyConfig(Section):
+    """Bases x methods, and what every training shares."""
+
+    seeds: list[int] = Field([1], min_length=1, description="Each gives an SFT model and a policy of every method.")
+    bases: dict[Name, PolicyBase] = Field({}, description="All known bases, by name.")
+    run_bases: list[Name] = Field([], description="Which bases are trained; none leaves policies out.")
+    methods: dict[Name, Method] = Field({}, description="All known methods, by name.")
+    run: list[Name] = Field([], description="Which methods are trained, in the order of the tables' rows.")
+    scorers_from: Name | None = Field(
+        None, description="The base whose preference-trained policies are rows of Table 2; null leaves them out."
+    )
+    training: PolicyTraining = Field(default_factory=PolicyTraining, description="Optimisation.")
+    sft: SftTraining = Field(default_factory=SftTraining, description="Supervised fine-tuning.")
+    difficulty: Difficulty = Field(default_factory=Difficulty, description="Selective DPO's reference runs.")
+    ppo: PpoTraining = Field(default_factory=PpoTraining, description="PPO.")
+    generation: Generation = Field(default_factory=Generation, description="How policies answer.")
+    best_of_n: BestOfN = Field(default_factory=BestOfN, description="Best-of-n sampling.")
+    gold: str | None = Field(
+        None,
+        description="What over-optimisation is measured against: `module:function` of (prompt text, response text), or "
+        "the directory of a reward model that training does not see. null: the figure shows the proxy alone.",
+    )
+
+    @model_validator(mode="after")
+    def _run_is_known(self) -> PolicyConfig:
+        require_known("policy.run_bases", self.run_bases, self.bases)
+        require_known("policy.run", self.run, self.methods)
+        if self.scorers_from is not None:
+            require_known("policy.scorers_from", [self.scorers_from], self.run_bases)
+        return self
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> PolicyConfig:
+        room = self.training.max_length - self.training.max_prompt_length
+        if self.run_bases and self.generation.max_new_tokens > room:
+            raise ValueError(
+                f"policy.generation.max_new_tokens is {self.generation.max_new_tokens}, but policy.training leaves "
+                f"{room} tokens for a response (max_length - max_prompt_length)"
+            )
+        return self
+
+    def trained(self, *methods: str) -> list[str]:
+        """The names of `run` whose method is one of these, in order."""
+        return [name for name in self.run if self.methods[name].method in methods]
+
+    @property
+    def preference_run(self) -> list[str]:
+        """The names of `run` that are trained on preference pairs."""
+        return [name for name in self.run if isinstance(self.methods[name], PreferenceMethod)]
+
+    @property
+    def ppo_run(self) -> list[str]:
+        """The names of `run` that are trained by PPO."""
+        return [name for name in self.run if isinstance(self.methods[name], PpoMethod)]

@@ -1,0 +1,47 @@
+"""Evaluation sets, and what the report shows of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Name, PositiveInt, Section, Source, require_known
+
+
+class EvaluationSet(Source):
+    """A set of preference pairs to be scored."""
+
+    label: str = Field(description="Column name in tables.")
+    format: Literal["pairs", "reward_bench"] = Field(
+        "pairs", description="`reward_bench` reports its four sections; `pairs` one accuracy, and one per subset."
+    )
+
+
+class EvaluationConfig(Section):
+    """What the reward models are measured on."""
+
+    run: list[Name] = Field(min_length=1, description="Which sets are scored, in the order of the table's columns.")
+    sets: dict[Name, EvaluationSet] = Field(description="All known sets, by name.")
+
+    @model_validator(mode="after")
+    def _run_is_known(self) -> EvaluationConfig:
+        require_known("evaluation.run", self.run, self.sets)
+        return self
+
+
+class ReportConfig(Section):
+    """Which tables and figures are made, and of which variants."""
+
+    tables: list[Literal["table2", "world", "latents", "training_summary"]] = Field(
+        ["table2"], description="Tables to make."
+    )
+    figures: list[Literal["figure1", "figure2", "figure3", "figure4", "figure5", "overoptimisation"]] = Field(
+        ["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make."
+    )
+    figure3: list[Name] = Field([], description="Variants of Figure 3: the supervision losses.")
+    figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
+    figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
+    bootstrap_samples: PositiveInt = Field(2000, description="Resamples of every interval.")
+    seed: int = Field(0, description="Seed of the resampling.")
