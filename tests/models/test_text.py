@@ -1,11 +1,16 @@
 """Conversations become token ids the same way everywhere, and nothing is cut without being counted."""
 
+from pathlib import Path
+
 import pytest
+import trl
 from transformers import AutoTokenizer
 
-from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer, render
+from vrm.models.backbones import train_tokenizer
+from vrm.models.text import TEMPLATES, TextEncoder, generation_prompt_ids, prepare_tokenizer, render
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
+SYSTEM = [{"role": "system", "content": "kappa"}]
 TURNS = [*PROMPT, {"role": "assistant", "content": "gamma"}, {"role": "user", "content": "delta?"}]
 
 
@@ -69,3 +74,80 @@ def test_a_tokenizer_without_template_gets_one_and_without_eos_is_refused(tiny_b
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token"):
         prepare_tokenizer(tokenizer)
+
+
+def with_template(name):
+    return prepare_tokenizer(train_tokenizer(["alpha beta gamma delta epsilon zeta kappa"], 300, name))
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, TURNS, SYSTEM + TURNS])
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}, {"enable_thinking": True}])
+def test_every_template_keeps_the_prompt_a_prefix(name, prompt, kwargs):
+    tokenizer = with_template(name)
+    encoder = TextEncoder(tokenizer, 200, 300, chat_template_kwargs=kwargs)
+    text = encoder.encode([prompt], ["epsilon zeta"])[0]
+    head, tail = text.ids[: text.prompt_length], text.ids[text.prompt_length :]
+    assert encoder.encode_prompts([prompt]) == [head]
+    pattern = generation_prompt_ids(tokenizer, kwargs)
+    assert head[-len(pattern) :] == pattern
+    thinks = name == "qwen3" and kwargs.get("enable_thinking", True)
+    answer = ("<think>\n\n</think>\n\n" if thinks else "") + "epsilon zeta<|im_end|>"
+    assert tokenizer.decode(tail) == answer
+
+
+@pytest.mark.parametrize(
+    ("name", "genuine", "changed"),
+    [
+        ("qwen2.5", "qwen2_5", ("You are Qwen, created by Alibaba Cloud. ", "")),
+        ("qwen3", "qwen3", ("", "")),
+    ],
+)
+@pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}, {"enable_thinking": True}])
+def test_templates_write_what_the_genuine_ones_write(name, genuine, changed, kwargs):
+    ours = with_template(name)
+    theirs = with_template(name)
+    theirs.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{genuine}.jinja").read_text()
+    answer = {"role": "assistant", "content": "zeta"}
+    for turns in (
+        PROMPT,
+        TURNS,
+        SYSTEM + TURNS,
+        [*PROMPT, answer],
+        [*SYSTEM, *TURNS, answer],
+        [*TURNS, answer, answer],
+    ):
+        for generate in (False, True):
+            texts = [
+                tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate, **kwargs)
+                for tokenizer in (ours, theirs)
+            ]
+            assert texts[0] == texts[1].replace(*changed)
+
+
+def test_the_ends_of_a_thought_are_tokens_of_qwen3_alone():
+    assert len(with_template("qwen3")("<think></think>")["input_ids"]) == 2
+    assert len(with_template("qwen2.5")("<think></think>")["input_ids"]) > 2
+    tokenizer = with_template("qwen3")
+    assert (
+        tokenizer.decode(tokenizer("<think>\n\n</think>\n\nzeta")["input_ids"], skip_special_tokens=True).strip()
+        == "zeta"
+    )
+
+
+def test_template_arguments_are_passed_on(tokenizer):
+    tokenizer.chat_template = "{{ mood }} " + tokenizer.chat_template
+    kwargs = {"mood": "zeta"}
+    assert render(tokenizer, PROMPT, "gamma", kwargs)[0].startswith("zeta ")
+    encoder = TextEncoder(tokenizer, 64, 128, chat_template_kwargs=kwargs)
+    assert tokenizer.decode(encoder.encode([PROMPT], ["gamma"])[0].ids).startswith("zeta ")
+    assert tokenizer.decode(encoder.encode_prompts([PROMPT])[0]).startswith("zeta ")
+    assert render(tokenizer, PROMPT, "gamma")[0].startswith(" ")
+
+
+def test_prompts_to_be_answered_are_cut_as_prompts_and_counted(tokenizer):
+    encoder = TextEncoder(tokenizer, max_prompt_length=40, max_length=60)
+    long = [{"role": "user", "content": "alpha " * 40}]
+    assert encoder.encode_prompts([PROMPT, long])[1] == encoder.encode([long], ["beta"])[0].ids[:40]
+    assert encoder.truncation.as_dict() == {"texts": 3, "prompts_cut": 2, "responses_cut": 0}
+    assert encoder.encode_prompts([]) == []

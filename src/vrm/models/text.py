@@ -9,20 +9,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from vrm.records import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+"""Nothing for the chat template beside the conversation."""
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The template given to tokenizers that come without one; the same form as Qwen's."""
+
+QWEN25 = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    + CHATML
+)
+"""Qwen2.5's form: a conversation without a system turn gets one."""
+
+THOUGHT = "<think>\n\n</think>\n\n"
+QWEN3 = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if loop.last and message.role == 'assistant' %}" + THOUGHT + "{% endif %}"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}" + THOUGHT + "{% endif %}{% endif %}"
+)
+"""Qwen3's form: the last answer begins with a thought, an empty one here; `enable_thinking=False` asks without one."""
+
+TEMPLATES = {"chatml": CHATML, "qwen2.5": QWEN25, "qwen3": QWEN3}
+"""What a created backbone can be given, by name."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +84,14 @@ class TextEncoder:
         tokenizer: with a chat template and an end-of-sequence token; see `prepare_tokenizer`.
         max_prompt_length: tokens kept of a prompt.
         max_length: tokens kept of prompt + response.
+        chat_template_kwargs: passed to the chat template, e.g. {"enable_thinking": False}.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_prompt_length: int
     max_length: int
     truncation: Truncation = field(default_factory=Truncation)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_prompt_length >= self.max_length:
@@ -79,10 +104,23 @@ class TextEncoder:
         """Token ids of N texts, each cut to the limits and ending in the end-of-sequence token."""
         if not prompts:
             return []
-        parts = [part for p, r in zip(prompts, responses, strict=True) for part in render(self.tokenizer, p, r)]
-        # one call for all: a fast tokenizer's cost is mostly per call
-        ids = self.tokenizer(parts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        kwargs = self.chat_template_kwargs
+        pairs = zip(prompts, responses, strict=True)
+        ids = self._tokenise([part for p, r in pairs for part in render(self.tokenizer, p, r, kwargs)])
         return [self._join(head, tail) for head, tail in zip(ids[::2], ids[1::2], strict=True)]
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of N prompts to be answered: the very ones that `encode` puts before a response."""
+        if not prompts:
+            return []
+        texts = self._tokenise([_head(self.tokenizer, prompt, self.chat_template_kwargs) for prompt in prompts])
+        for ids in texts:
+            self.truncation.add(len(ids) > self.max_prompt_length, False)
+        return [ids[-self.max_prompt_length :] for ids in texts]
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        # one call for all: a fast tokenizer's cost is mostly per call
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
     def _join(self, prompt_ids: list[int], response_ids: list[int]) -> TokenisedText:
         end = self.tokenizer.eos_token_id
@@ -98,15 +136,26 @@ class TextEncoder:
         return TokenisedText(prompt_ids + response_ids, len(prompt_ids), prompt_cut or response_cut)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str) -> tuple[str, str]:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    response: str,
+    chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
+) -> tuple[str, str]:
     """The prompt's and the response's part of the text that the chat template makes.
+
+    Args:
+        tokenizer: has the template.
+        prompt: the conversation up to the response.
+        response: the answer.
+        chat_template_kwargs: passed to the template.
 
     Raises:
         ValueError: the template's text for prompt + response does not begin with its text for the prompt.
     """
-    head = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-    answer = {"role": "assistant", "content": response}
-    whole = tokenizer.apply_chat_template([*prompt, answer], tokenize=False, add_generation_prompt=False)
+    head = _head(tokenizer, prompt, chat_template_kwargs)
+    turns = [*prompt, {"role": "assistant", "content": response}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **chat_template_kwargs)
     if not whole.startswith(head):
         raise ValueError(
             "the chat template's text of a conversation does not begin with its text of the prompt "
@@ -117,12 +166,21 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str) ->
     return head, tail.rstrip() if tail.rstrip().endswith(tokenizer.eos_token) else tail
 
 
-def generation_prompt_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def generation_prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
+) -> list[int]:
     """The token ids that the template writes between the last user turn and the response."""
     turn = [{"role": "user", "content": "x"}]
-    with_prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    without = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False)
+    with_prompt = _head(tokenizer, turn, chat_template_kwargs)
+    without = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False, **chat_template_kwargs)
     return tokenizer(with_prompt[len(without) :], add_special_tokens=False)["input_ids"]
+
+
+def _head(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat_template_kwargs: Mapping[str, Any]) -> str:
+    """The prompt's text, up to where the response begins."""
+    return tokenizer.apply_chat_template(
+        list(prompt), tokenize=False, add_generation_prompt=True, **chat_template_kwargs
+    )
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

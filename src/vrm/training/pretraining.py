@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -11,35 +13,48 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 
 from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
-from vrm.models.text import TextEncoder
+from vrm.models.text import NO_KWARGS, TextEncoder
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.checkpoints import fingerprint, place, resumable
 from vrm.training.log import write_log
 
 
 def pretrain_backbone(
-    config: CreatedBackbone, max_prompt_length: int, max_length: int, pairs: Path, checkpoints: Path, out: Path
+    config: CreatedBackbone,
+    max_prompt_length: int,
+    max_length: int,
+    pairs: Path,
+    checkpoints: Path,
+    out: Path,
+    chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
 ) -> None:
     """Make `out`, a Hugging Face directory with a small pretrained causal LM and its tokenizer.
 
     Args:
         config: size and pretraining of the backbone.
-        max_prompt_length, max_length: limits in tokens, those of reward training.
+        max_prompt_length, max_length: limits in tokens, those of the training that it is made for.
         pairs: training pairs; both responses are text to learn from.
         checkpoints: where to resume from, and to leave what can be resumed.
         out: directory to make; gets `pretraining.csv` beside the model.
+        chat_template_kwargs: passed to the chat template.
     """
     records = read_pairs(pairs)
-    tokenizer = train_tokenizer(sorted(_raw_texts(records)), config.vocabulary_size)
+    tokenizer = train_tokenizer(sorted(_raw_texts(records)), config.vocabulary_size, config.template)
     model = create_model(config, tokenizer, max_length)
+    limits = max_prompt_length, max_length
+    encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=chat_template_kwargs)
     trainer = Trainer(
         model=model,
         args=_arguments(config, checkpoints),
-        train_dataset=_encode(records, TextEncoder(tokenizer, max_prompt_length, max_length)),
+        train_dataset=_encode(records, encoder),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
     if config.pretraining_steps:
-        settings = {"backbone": config.model_dump(mode="json"), "limits": [max_prompt_length, max_length]}
+        settings = {
+            "backbone": config.model_dump(mode="json"),
+            "limits": limits,
+            "chat_template_kwargs": dict(chat_template_kwargs),
+        }
         trainer.train(resume_from_checkpoint=resumable(checkpoints, fingerprint(settings, [pairs])))
 
     def write(directory: Path) -> None:
