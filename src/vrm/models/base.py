@@ -63,3 +63,14 @@ class RewardModel(Protocol):
 def as_prompt(prompt: Prompt | str) -> Prompt:
     """A string becomes one user turn."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def checked_prompts(prompts: Sequence[Prompt | str], responses: Sequence[str]) -> list[Prompt]:
+    """The prompts as conversations.
+
+    Raises:
+        ValueError: there are more or fewer responses than prompts.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
+    return [as_prompt(prompt) for prompt in prompts]

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from vrm.models.base import RewardOutput, as_prompt
+from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.latents import dirichlet_mean
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
@@ -65,7 +65,7 @@ class HuggingFaceRewardModel:
 
     def score(self, prompts: Sequence[Prompt | str], responses: Sequence[str]) -> RewardOutput:
         """Rewards of N texts; see `RewardModel.score`."""
-        conversations = _checked(prompts, responses)
+        conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
         parts: list[dict[str, np.ndarray]] = []
@@ -163,22 +163,18 @@ def load_reward_model(
     )
 
 
-def pad_batch(texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of B texts, both (B, T), padded on the tokenizer's padding side."""
+def pad_batch(
+    texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of B texts, both (B, T), padded on that side; None: the tokenizer's padding side."""
     longest = max(map(len, texts))
     ids = torch.full((len(texts), longest), tokenizer.pad_token_id)
     mask = torch.zeros((len(texts), longest), dtype=torch.long)
     for row, text in enumerate(texts):
-        place = slice(longest - len(text), None) if tokenizer.padding_side == "left" else slice(len(text))
+        place = slice(longest - len(text), None) if (side or tokenizer.padding_side) == "left" else slice(len(text))
         ids[row, place] = torch.tensor(text)
         mask[row, place] = 1
     return ids, mask
-
-
-def _checked(prompts: Sequence[Prompt | str], responses: Sequence[str]) -> list[Prompt]:
-    if len(prompts) != len(responses):
-        raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
-    return [as_prompt(prompt) for prompt in prompts]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

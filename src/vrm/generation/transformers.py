@@ -1,0 +1,86 @@
+"""Generation with `transformers`: the policy itself answers, in batches of similar length.
+
+* What is sampled is what log-probabilities are of: the policy's own generation_config.json, which may hold top-k or a
+  repetition penalty (Qwen2.5's does), is set aside. `generate` would fill whatever we leave open from it.
+* Five milliseconds a token for 128 texts and a model of 0.3M parameters on one CPU thread, two of them in
+  `torch.multinomial`; static caches, eager attention or switching compilation off make no difference there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from vrm.config import Generation
+from vrm.generation.base import end_ids, seeded
+from vrm.models.scoring import pad_batch
+
+
+class TransformersEngine:
+    """`model.generate` behind the contract of `Engine`.
+
+    Args:
+        model: the policy; adapters may be on it.
+        tokenizer: its tokenizer, with a pad token.
+        settings: how to sample.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Generation,
+        *,
+        progress: bool = False,
+    ) -> None:
+        # adapters sit inside the layers; the wrapper around them would only hand its generation_config down
+        self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.tokenizer, self.batch_size, self.progress = tokenizer, settings.batch_size, progress
+        self.ends = end_ids(self.model, tokenizer)
+        sampling = {"do_sample": False}
+        if settings.temperature > 0:
+            # top_k would be 50
+            sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+        self.generation_config = GenerationConfig(
+            **sampling,
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def sync(self) -> None:
+        """Nothing to do: the policy itself answers."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+        """See `Engine.generate`; sampled answers depend on `batch_size` and on the other prompts, greedy ones don't."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        starts = range(0, len(order), self.batch_size)
+        answers: dict[int, list[int]] = {}
+        with self._answering(), seeded(seed, self.model.device):
+            for start in tqdm(starts, desc="generating", unit="batch", disable=not self.progress):
+                rows = order[start : start + self.batch_size]
+                answers |= zip(rows, self._batch([prompts[i] for i in rows]), strict=True)
+        return [answers[i] for i in range(len(prompts))]
+
+    def _batch(self, prompts: list[Sequence[int]]) -> Iterator[list[int]]:
+        ids, mask = (part.to(self.model.device) for part in pad_batch(prompts, self.tokenizer, side="left"))
+        out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self.generation_config)
+        for row in out[:, ids.shape[1] :].tolist():
+            end = next((i + 1 for i, token in enumerate(row) if token in self.ends), len(row))
+            yield row[:end]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Evaluation mode, in which activations are not checkpointed either, and our generation config alone."""
+        model, training, config = self.model, self.model.training, self.model.generation_config
+        model.eval()
+        model.generation_config = self.generation_config
+        try:
+            yield
+        finally:
+            model.train(training)
+            model.generation_config = config

@@ -1,0 +1,171 @@
+"""The engine on `model.generate`: reproducible, in order, within limits, and without side effects."""
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from vrm.config import Generation
+from vrm.generation import decode, make_engine
+from vrm.generation.base import end_ids, seeded
+
+PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
+
+
+@pytest.fixture
+def tokenizer(tiny_backbone):
+    return AutoTokenizer.from_pretrained(tiny_backbone)
+
+
+@pytest.fixture
+def model(tiny_backbone):
+    return AutoModelForCausalLM.from_pretrained(tiny_backbone)
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return tokenizer(PROMPTS)["input_ids"]
+
+
+def engine(model, tokenizer, **settings):
+    return make_engine(Generation(**{"max_new_tokens": 12, **settings}), model, tokenizer)
+
+
+def by_hand(model, prompt, ends, steps):
+    """Greedy decoding without batches, padding and cache."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + steps and (len(ids) == len(prompt) or ids[-1] not in ends):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_a_seed_gives_the_same_answers_and_another_one_others(model, tokenizer, prompts):
+    sampled = engine(model, tokenizer)
+    first = sampled.generate(prompts, 1)
+    assert sampled.generate(prompts, 1) == first
+    assert sampled.generate(prompts, 2) != first
+    assert first[0] != first[3]  # equal prompts, answers of their own
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_greedy_answers_follow_their_prompts_whatever_the_batches(model, tokenizer, prompts, batch_size):
+    greedy = engine(model, tokenizer, temperature=0, batch_size=batch_size)
+    expected = [by_hand(model, prompt, greedy.ends, 12) for prompt in prompts]
+    assert greedy.generate(prompts, 0) == expected
+    assert greedy.generate(prompts[::-1], 5) == expected[::-1]
+    assert greedy.generate([], 0) == []
+
+
+def test_answers_stop_at_an_end_token_or_at_the_limit(model, tokenizer, prompts):
+    usual = engine(model, tokenizer, max_new_tokens=5).generate(prompts * 8, 0)
+    assert max(map(len, usual)) == 5
+    end = max(token for answer in usual for token in answer[1:-1])
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    stopping = engine(model, tokenizer, max_new_tokens=40)
+    assert stopping.ends == {tokenizer.eos_token_id, end}
+    answers = stopping.generate(prompts * 8, 0)
+    assert any(answer[-1] == end for answer in answers)
+    for answer in answers:
+        assert not stopping.ends & set(answer[:-1])
+        assert answer[-1] in stopping.ends or len(answer) == 40
+
+
+def test_it_samples_from_the_policy_and_not_from_its_generation_config(model, tokenizer, prompts):
+    plain = engine(model, tokenizer).generate(prompts, 0)
+    own = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, do_sample=True, top_k=1, top_p=0.1, repetition_penalty=9.0, min_p=0.9
+    )
+    model.generation_config = own
+    assert engine(model, tokenizer).generate(prompts, 0) == plain
+    assert model.generation_config is own
+
+
+def test_frequencies_are_the_policys_at_that_temperature(model, tokenizer, prompts):
+    n, temperature = 8000, 0.5
+    settings = {"max_new_tokens": 1, "temperature": temperature, "batch_size": n}
+    drawn = torch.tensor(engine(model, tokenizer, **settings).generate([prompts[1]] * n, 0)).flatten()
+    with torch.no_grad():
+        expected = (model(torch.tensor([prompts[1]])).logits[0, -1] / temperature).softmax(-1)
+    found = torch.bincount(drawn, minlength=len(tokenizer)) / n
+    assert (found - expected).abs().max() < 0.02
+    assert expected.max() > 0.05  # at temperature 1 it would be less
+    # nothing is cut off: as much probability beyond the 50 likeliest tokens as there should be
+    tail = expected.argsort(descending=True)[50:]
+    assert found[tail].sum().item() == pytest.approx(expected[tail].sum().item(), rel=0.2)
+    assert expected[tail].sum() > 0.02
+
+
+def test_top_p_cuts_the_tail(model, tokenizer, prompts):
+    drawn = engine(model, tokenizer, max_new_tokens=1, temperature=0.25, top_p=0.5).generate([prompts[1]] * 200, 0)
+    with torch.no_grad():
+        probabilities = (model(torch.tensor([prompts[1]])).logits[0, -1] / 0.25).softmax(-1)
+    best = probabilities.sort(descending=True)
+    kept = set(best.indices[: int((best.values.cumsum(0) < 0.5).sum()) + 1].tolist())
+    assert {token for answer in drawn for token in answer} <= kept
+
+
+def test_random_state_mode_and_checkpointing_are_left_alone(model, tokenizer, prompts):
+    expected = engine(model, tokenizer).generate(prompts, 3)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    assert engine(model, tokenizer).generate(prompts, 3) == expected
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert model.is_gradient_checkpointing
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_adapters_answer_too(model, tokenizer, prompts):
+    from peft import LoraConfig, get_peft_model
+
+    before = engine(model, tokenizer, temperature=0).generate(prompts, 0)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    assert engine(adapted, tokenizer, temperature=0).generate(prompts, 0) != before
+
+
+def test_a_fused_head_changes_nothing(model, tokenizer, prompts):
+    from trl.trainer.utils import add_fused_lm_head
+
+    before = engine(model, tokenizer).generate(prompts, 0)
+    add_fused_lm_head(model, temperature=0.5)
+    assert engine(model, tokenizer).generate(prompts, 0) == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.9}])
+def test_it_says_nothing(model, tokenizer, prompts, settings, caplog, recwarn, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    engine(model, tokenizer, **settings).generate(prompts, 0)
+    assert not caplog.records
+    assert not recwarn.list
+
+
+def test_decoding_tells_an_end_from_a_limit(tokenizer):
+    ids = tokenizer(" alpha beta ")["input_ids"]
+    assert decode(tokenizer, ids) == ("alpha beta", False)
+    assert decode(tokenizer, [*ids, tokenizer.eos_token_id]) == ("alpha beta", True)
+    assert decode(tokenizer, [*ids, tokenizer.pad_token_id]) == ("alpha beta", False)
+    assert decode(tokenizer, [*ids, tokenizer.pad_token_id], {tokenizer.pad_token_id}) == ("alpha beta", True)
+    assert decode(tokenizer, [tokenizer.eos_token_id]) == ("", True)
+    assert decode(tokenizer, []) == ("", False)
+
+
+def test_end_ids_are_the_tokenizers_and_the_models(model, tokenizer):
+    for declared, more in ((None, set()), (5, {5}), ([5, 6], {5, 6})):
+        model.generation_config.eos_token_id = declared
+        assert end_ids(model, tokenizer) == {tokenizer.eos_token_id} | more
+
+
+def test_seeded_is_a_stream_of_its_own():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    with seeded(1, torch.device("cpu")):
+        inside = torch.rand(1)
+    with seeded(1, torch.device("cpu")):
+        assert torch.rand(1) == inside
+    assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
