@@ -1,0 +1,117 @@
+"""A policy as a scorer of texts, behind the contract of `vrm.models.base`.
+
+With a reference it is the implicit reward of DPO and its kin, the log ratio summed over the response: beta would only
+scale it. Without one it is SimPO's reward, the mean log-probability. The end token is part of the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from vrm.models.base import RewardOutput, checked_prompts
+from vrm.models.scoring import pad_batch
+from vrm.models.text import NO_KWARGS, TextEncoder, TokenisedText, prepare_tokenizer
+from vrm.models.vrm import positions
+from vrm.records import Prompt
+
+
+class PolicyScorer:
+    """A causal LM as a `RewardModel`."""
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_prompt_length: int,
+        max_length: int,
+        batch_size: int = 64,
+        chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
+        progress: bool = False,
+    ) -> None:
+        """Wrap a policy.
+
+        Args:
+            policy: what scores; in evaluation mode from here on.
+            reference: what it is compared with, likewise; None scores by mean log-probability.
+            tokenizer: of both.
+            max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
+            batch_size: texts per forward pass.
+            chat_template_kwargs: passed to the chat template.
+            progress: show a progress bar.
+        """
+        self.model = policy.eval()
+        self.reference = None if reference is None else reference.eval()
+        self.encoder = TextEncoder(
+            prepare_tokenizer(tokenizer), max_prompt_length, max_length, chat_template_kwargs=chat_template_kwargs
+        )
+        self.batch_size = batch_size
+        self.progress = progress
+        self.aspects: list[str] = []
+
+    def score(self, prompts: Sequence[Prompt | str], responses: Sequence[str]) -> RewardOutput:
+        """Rewards of N texts: nats with a reference, nats a token without; see `RewardModel.score`."""
+        texts = self.encoder.encode(checked_prompts(prompts, responses), responses)
+        rewards = np.zeros(len(texts), dtype=np.float32)
+        order = np.argsort([len(text.ids) for text in texts], kind="stable")
+        starts = range(0, len(order), self.batch_size)
+        with torch.inference_mode():
+            for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
+                rows = order[start : start + self.batch_size]
+                rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
+        return RewardOutput(mean=rewards, truncated=np.array([text.truncated for text in texts], dtype=bool))
+
+    def _forward(self, texts: list[TokenisedText]) -> Tensor:
+        ids, mask = (part.to(self.model.device) for part in pad_batch([t.ids for t in texts], self.encoder.tokenizer))
+        lengths = torch.tensor([text.prompt_length for text in texts], device=mask.device)
+        response = mask.bool() & (positions(mask) >= lengths[:, None])  # (B, T)
+        log_probs = response_log_probs(self.model, ids, mask, response)
+        if self.reference is None:
+            return log_probs.sum(1) / response.sum(1)
+        return (log_probs - response_log_probs(self.reference, ids, mask, response)).sum(1)
+
+
+def response_log_probs(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+    """log p of each response token given what is before it, float32 nats, 0 elsewhere.
+
+    Args:
+        model: a causal LM, whatever its dtype.
+        ids: token ids, shape (B, T), padded on either side.
+        attention_mask: 1 on real tokens, shape (B, T).
+        response_mask: 1 or True on the tokens that count, shape (B, T).
+
+    Returns:
+        Shape (B, T - 1); column t belongs to token t + 1.
+    """
+    out = model(input_ids=ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False)
+    # text by text: a float32 copy of (B, T, V) logits is what would fill the memory
+    rows = zip(out.logits[:, :-1], ids[:, 1:], strict=True)
+    log_probs = torch.stack([-F.cross_entropy(logits.float(), target, reduction="none") for logits, target in rows])
+    return log_probs.masked_fill(~response_mask[:, 1:].bool(), 0.0)
+
+
+def load_policy_scorer(policy: str | Path, reference: str | Path | None, **options: Any) -> PolicyScorer:
+    """Load a policy, and what it is compared with, from directories or the hub.
+
+    Args:
+        policy: what `vrm train-preference` made, or any causal LM.
+        reference: what it was trained from; None scores by mean log-probability.
+        options: further keyword arguments of `PolicyScorer`.
+    """
+    models = [path and _load(path) for path in (policy, reference)]
+    return PolicyScorer(*models, AutoTokenizer.from_pretrained(str(policy)), **options)
+
+
+def _load(path: str | Path) -> PreTrainedModel:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModelForCausalLM.from_pretrained(str(path), use_safetensors=True).to(device)

@@ -1,0 +1,93 @@
+"""A policy as a scorer: the shared contract, and log-probabilities against brute force."""
+
+import numpy as np
+import pytest
+import torch
+from contract import CHECKS, PROMPTS, RESPONSES, assert_same
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vrm.models.base import RewardModel, as_prompt
+from vrm.models.policy_scoring import PolicyScorer, load_policy_scorer, response_log_probs
+
+LIMITS = {"max_prompt_length": 64, "max_length": 96}
+
+
+def policy(backbone, noise=0.0):
+    """The backbone's causal LM, with noise on its weights."""
+    model = AutoModelForCausalLM.from_pretrained(backbone)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += noise * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture(params=["mean log-probability", "log ratio"])
+def model(request, tiny_backbone):
+    reference = policy(tiny_backbone) if request.param == "log ratio" else None
+    return PolicyScorer(policy(tiny_backbone, 0.1), reference, AutoTokenizer.from_pretrained(tiny_backbone), **LIMITS)
+
+
+def brute_force(model, text):
+    """log p of each response token of one text, without padding, in float64."""
+    with torch.no_grad():
+        log_probs = model(torch.tensor([text.ids])).logits[0].double().log_softmax(-1)
+    return np.array([log_probs[t - 1, text.ids[t]] for t in range(text.prompt_length, len(text.ids))])
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(model, check):
+    assert isinstance(model, RewardModel)
+    check(model)
+
+
+def test_it_is_what_one_text_at_a_time_gives(model):
+    texts = model.encoder.encode([as_prompt(prompt) for prompt in PROMPTS], RESPONSES)
+    assert {text.ids[-1] for text in texts} == {model.encoder.tokenizer.eos_token_id}
+    expected = [brute_force(model.model, text) for text in texts]
+    if model.reference is None:
+        expected = [row.mean() for row in expected]
+    else:
+        reference = [brute_force(model.reference, text) for text in texts]
+        expected = [(ours - theirs).sum() for ours, theirs in zip(expected, reference, strict=True)]
+    np.testing.assert_allclose(model.score(PROMPTS, RESPONSES).mean, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_is_worth_exactly_nothing_against_itself(tiny_backbone):
+    scorer = load_policy_scorer(tiny_backbone, tiny_backbone, **LIMITS)
+    assert (scorer.score(PROMPTS, RESPONSES).mean == 0).all()
+
+
+def test_loading_changes_nothing(model, tiny_backbone, tmp_path):
+    model.model.save_pretrained(tmp_path)
+    model.encoder.tokenizer.save_pretrained(tmp_path)
+    loaded = load_policy_scorer(tmp_path, tiny_backbone if model.reference else None, **LIMITS)
+    assert_same(loaded.score(PROMPTS, RESPONSES), model.score(PROMPTS, RESPONSES), tolerance=1e-6)
+
+
+def test_no_texts_no_rewards_and_uneven_ones_are_refused(model):
+    assert model.score([], []).mean.shape == (0,)
+    with pytest.raises(ValueError, match="2 prompts but 1 responses"):
+        model.score(["a", "b"], ["c"])
+
+
+def test_template_arguments_reach_the_text(model, tiny_backbone):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
+    tokenizer.chat_template = "{{ mood }} " + tokenizer.chat_template
+    scorer = PolicyScorer(model.model, None, tokenizer, **LIMITS, chat_template_kwargs={"mood": "alpha"})
+    assert tokenizer.decode(scorer.encoder.encode([as_prompt("beta")], ["mu"])[0].ids).startswith("alpha ")
+
+
+def test_log_probs_are_aligned_float32_and_have_gradients(tiny_backbone):
+    model = policy(tiny_backbone).to(torch.bfloat16)
+    ids = torch.randint(5, 300, (2, 9))
+    mask, response = torch.ones_like(ids), torch.zeros_like(ids)
+    response[0, 4:], response[1, 7:] = 1, 1
+    log_probs = response_log_probs(model, ids, mask, response)
+    assert log_probs.shape == (2, 8)
+    assert log_probs.dtype == torch.float32
+    assert torch.equal(log_probs != 0, response[:, 1:].bool())
+    expected = model(ids).logits[0].float().log_softmax(-1)[3, ids[0, 4]]
+    assert log_probs[0, 3].item() == pytest.approx(expected.item(), abs=1e-5)
+    log_probs.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
