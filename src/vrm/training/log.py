@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from vrm.records import write_whole
 
 COLUMNS = ("step", "epoch", "split", "metric", "value")
-BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "margin")
+BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "preparation_time")
 
 
 def tidy(history: list[dict[str, Any]]) -> Iterator[tuple[int, float, str, str, float]]:
@@ -32,17 +34,34 @@ def tidy(history: list[dict[str, Any]]) -> Iterator[tuple[int, float, str, str, 
 
 
 def write_log(history: list[dict[str, Any]], path: Path) -> None:
-    """Write the tidy CSV, whole."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """Write a `TrainerState.log_history` as the tidy CSV, whole."""
     # a resumed run measures its first step again, and a history read back from a checkpoint has another key order
     rows = {
         (step, split, metric): (step, epoch, split, metric, value)
         for step, epoch, split, metric, value in tidy(history)
     }
-    writer.writerows(rows[key] for key in sorted(rows))
+    write_rows([rows[key] for key in sorted(rows)], path)
+
+
+def write_rows(rows: list[tuple[int, float, str, str, float]], path: Path) -> None:
+    """Write rows of step, epoch, split, metric, value, whole."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
     write_whole(path, out.getvalue())
+
+
+class LogWriter(TrainerCallback):
+    """Keeps `training.csv` up to date while training goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """Rewrite the log after each evaluation."""
+        if state.is_world_process_zero:
+            write_log(state.log_history, self.path)
 
 
 def _split(key: str) -> tuple[str, str]:

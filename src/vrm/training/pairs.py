@@ -1,7 +1,8 @@
-"""Preference pairs on their way into a reward model: tokenised, counted, batched."""
+"""Preference pairs on their way into a model: tokenised, counted, batched."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,45 @@ ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
 """Optional parts of a pair that the variational objective uses."""
 
 
+@dataclass(frozen=True)
+class TokenisedPair:
+    """A preference pair as token ids; both texts begin with the same prompt."""
+
+    record: PreferencePair
+    chosen: TokenisedText
+    rejected: TokenisedText
+
+
+def tokenise_pairs(
+    records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str
+) -> tuple[list[TokenisedPair], dict[str, int]]:
+    """The pairs whose texts still differ once they are cut, and what was cut or had to go, counted.
+
+    Args:
+        records: the pairs.
+        encoder: says how they are cut.
+        source: the file that they come from, and
+        max_length: the key of the configuration that limits them, for the error.
+
+    Raises:
+        RecordError: no pair is left.
+    """
+    prompts = [record.prompt for record in records]
+    chosen = encoder.encode(prompts, [record.chosen for record in records])
+    rejected = encoder.encode(prompts, [record.rejected for record in records])
+    every = (TokenisedPair(*row) for row in zip(records, chosen, rejected, strict=True))
+    pairs = [pair for pair in every if pair.chosen.ids != pair.rejected.ids]
+    identical = len(records) - len(pairs)
+    if not pairs:
+        raise RecordError(
+            f"{source}: no pair to train or measure on ({identical} identical after truncation); raise "
+            f"data.{source.stem}_fraction or {max_length}"
+        )
+    return pairs, {"pairs": len(pairs), "identical_after_truncation": identical, **encoder.truncation.as_dict()}
+
+
 def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[Dataset, dict[str, int]]:
-    """A split as the columns that TRL and `PairCollator` read, and what was cut or had to go, counted.
+    """A split as the columns that TRL and `PairCollator` read, and `tokenise_pairs`' counts.
 
     Raises:
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
@@ -30,27 +68,17 @@ def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[
             f"{path}: supervision_weight and score_anchor_weight need annotated scores, and some pairs have none; set "
             "both weights to 0"
         )
-    prompts = [record.prompt for record in records]
-    chosen = encoder.encode(prompts, [record.chosen for record in records])
-    rejected = encoder.encode(prompts, [record.rejected for record in records])
-    rows = [
-        _row(record, *texts, annotated)
-        for record, *texts in zip(records, chosen, rejected, strict=True)
-        if texts[0].ids != texts[1].ids
-    ]
-    identical = len(records) - len(rows)
-    if not rows:
-        raise RecordError(
-            f"{path}: no pair to train or measure on ({identical} identical after truncation); raise "
-            f"data.{path.stem}_fraction or reward.training.max_length"
-        )
-    counts = {"pairs": len(rows), "identical_after_truncation": identical, **encoder.truncation.as_dict()}
-    return Dataset.from_list(rows), counts
+    pairs, counts = tokenise_pairs(records, encoder, path, "reward.training.max_length")
+    return Dataset.from_list([_row(pair, annotated) for pair in pairs]), counts
 
 
-def _row(record: PreferencePair, chosen: TokenisedText, rejected: TokenisedText, annotated: bool) -> dict[str, Any]:
-    row = {"chosen_ids": chosen.ids, "rejected_ids": rejected.ids, "prompt_length": chosen.prompt_length}
-    return row | {name: getattr(record, name) for name in ANNOTATIONS} if annotated else row
+def _row(pair: TokenisedPair, annotated: bool) -> dict[str, Any]:
+    row = {
+        "chosen_ids": pair.chosen.ids,
+        "rejected_ids": pair.rejected.ids,
+        "prompt_length": pair.chosen.prompt_length,
+    }
+    return row | {name: getattr(pair.record, name) for name in ANNOTATIONS} if annotated else row
 
 
 class PairCollator(DataCollatorForPreference):

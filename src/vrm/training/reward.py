@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, TrainerCallback, set_seed
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, set_seed
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
@@ -37,8 +35,9 @@ from vrm.models.latents import (
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
+from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import fingerprint, place, resumable
-from vrm.training.log import write_log
+from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
 
 
@@ -188,18 +187,6 @@ class PairwiseRewardTrainer(RewardTrainer):
         }
 
 
-class LogWriter(TrainerCallback):
-    """Keeps `training.csv` up to date while training goes on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:
-        """Rewrite the log after each evaluation."""
-        if state.is_world_process_zero:
-            write_log(state.log_history, self.path)
-
-
 def scheduled_weights(variant: Variant, progress: float) -> Weights:
     """Weights of the objective's terms at `progress` (0 to 1): both betas rise linearly from 0 during the warm-up."""
     ramp = min(1.0, progress / variant.beta_warmup) if variant.beta_warmup > 0 else 1.0
@@ -259,37 +246,11 @@ def _head(dataset: Dataset, size: int) -> Dataset:
 
 
 def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
-    training = job.training
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
-    per_step = training.batch_size * training.gradient_accumulation * processes
-    steps = max(1, math.ceil(training.epochs * pairs / per_step))
-    every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide
     return TrlRewardConfig(
-        output_dir=str(job.checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=2 * training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=training.warmup,
-        weight_decay=training.weight_decay,
+        **common_arguments(job.training, pairs, job.seed, job.checkpoints),
+        weight_decay=job.training.weight_decay,
         max_length=None,
-        eval_strategy="steps",
-        eval_steps=every,
-        logging_steps=every,
-        eval_on_start=True,
-        save_strategy="steps" if training.checkpoints else "no",
-        # at measurements, where the log's window ends: a resumed run then has the same windows
-        save_steps=every * max(1, training.evaluations // (training.checkpoints + 1)),
-        save_total_limit=1,
-        bf16=training.bf16,
-        activation_checkpointing=training.gradient_checkpointing,
-        remove_unused_columns=False,
-        seed=job.seed,
-        data_seed=job.seed,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
+        activation_checkpointing=job.training.gradient_checkpointing,
     )
 
 

@@ -1,0 +1,136 @@
+"""What SFT, the preference methods and PPO share: the job, the model they start from, the one they leave.
+
+* Master weights are float32, `bf16` is mixed precision on top; with adapters the frozen weights are bfloat16 then.
+* The language-model head is TRL's fused one: log-probabilities come without the (B, T, V) logits in memory.
+* Adapters are merged when a training has finished, so that every policy is an ordinary Hugging Face directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+from vrm.config import Lora, PolicyTraining
+from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.records import write_whole
+from vrm.training.checkpoints import fingerprint
+
+HELD_OUT = "held_out.csv"
+HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")
+
+
+@dataclass(frozen=True)
+class PolicyJob:
+    """One training of a policy: from what, on what, and where to.
+
+    Args:
+        policy: directory or hub id of the causal LM that training starts from.
+        training: optimisation settings.
+        seed: seeds data order and sampling.
+        pairs: directory with `train.jsonl` and `validation.jsonl`.
+        checkpoints: where resumable state lives while training.
+        out: gets `model/`, `training.csv`, `held_out.csv` and `counts.json`.
+        revision: commit of the hub model.
+        chat_template_kwargs: passed to the chat template.
+    """
+
+    policy: str
+    training: PolicyTraining
+    seed: int
+    pairs: Path
+    checkpoints: Path
+    out: Path
+    revision: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer, with a pad token that is not its end token."""
+        return prepare_tokenizer(AutoTokenizer.from_pretrained(self.policy, revision=self.revision))
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+        """Encodes with this job's limits and template arguments, and counts what it cuts."""
+        limits = self.training.max_prompt_length, self.training.max_length
+        return TextEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs)
+
+    def made_from(self, settings: dict[str, Any], *files: Path) -> dict[str, Any]:
+        """What the result depends on: `settings`, this job, the pairs, the policy's weights, and further files."""
+        own = {
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "policy": self.policy,
+            "revision": self.revision,
+            "chat_template_kwargs": self.chat_template_kwargs,
+        }
+        pairs = [self.pairs / "train.jsonl", self.pairs / "validation.jsonl"]
+        return fingerprint(own | settings, [*pairs, *weight_files(self.policy), *files])
+
+
+def weight_files(model: str | Path) -> list[Path]:
+    """The weights in a local directory; a hub model is known by its revision."""
+    return sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+
+
+def load_policy(
+    job: PolicyJob, tokenizer: PreTrainedTokenizerBase, outputs: tuple[str, ...], temperature: float = 1.0
+) -> PreTrainedModel:
+    """A causal LM to be trained, without dropout and with a fused head, wrapped in adapters if the job wants them.
+
+    Args:
+        job: names the model and the adapters.
+        tokenizer: its pad token becomes the model's.
+        outputs: what the fused head computes a token: `log_probs`, `entropy`, `log_sum_sq_probs`.
+        temperature: what the head divides logits by.
+    """
+    model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, dtype=weight_dtype(job.training))
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    disable_dropout_in_model(model)
+    add_fused_lm_head(model, temperature=temperature, outputs=outputs)
+    return with_adapters(model, job.training.lora)
+
+
+def weight_dtype(training: PolicyTraining) -> torch.dtype:
+    """Weights that are trained are float32, whatever the checkpoint's; those below adapters may be bfloat16."""
+    return torch.bfloat16 if training.lora and training.bf16 else torch.float32
+
+
+def with_adapters(model: PreTrainedModel, lora: Lora | None, head: str = "lm_head") -> PreTrainedModel:
+    """Low-rank adapters on every linear layer but the head; until they are trained they change nothing.
+
+    Args:
+        model: the model; it is returned as it is where `lora` is None.
+        lora: rank and scale.
+        head: name of the head; one that is not the language model's is trained in full.
+    """
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=sorted(linear - {head}),
+        modules_to_save=None if head == "lm_head" else [head],
+    )
+    model.enable_input_require_grads()  # or activation checkpointing has nothing to pass back
+    return get_peft_model(model, config)
+
+
+def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write an ordinary Hugging Face directory; adapters are merged into the weights."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def write_held_out(rows: list[tuple[str, str, str, float, float]], path: Path) -> None:
+    """Write `held_out.csv`: item_id, prompt_id, metric, start, end; see docs/files.md."""
+    table = pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
+    write_whole(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))

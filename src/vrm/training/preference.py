@@ -1,0 +1,259 @@
+"""Training of policies on preference pairs: DPO, IPO, KTO, SimPO, WPO, and DPO on selected pairs.
+
+* One trainer, one enum: methods differ in the pure functions of `preference_losses` and in their rows.
+* The reference is the policy before its first step. Its log-probabilities are computed once, over the whole data,
+  before training; there is no second model in memory.
+* Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
+* `held_out.csv` says what the training did to each validation pair.
+* A killed training continues from its last checkpoint to the same result (CPU, same thread count).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+
+from vrm.config import PreferenceMethod
+from vrm.records import RecordError, read_pairs, write_json
+from vrm.training import preference_losses as losses
+from vrm.training.arguments import common_arguments
+from vrm.training.checkpoints import place, resumable
+from vrm.training.log import LogWriter, write_log
+from vrm.training.objectives import EVIDENCE, pair_table, read_responses, rewards, row_losses
+from vrm.training.pairs import TokenisedPair, tokenise_pairs
+from vrm.training.policies import HELD_OUT, PolicyJob, load_policy, save_policy, write_held_out
+from vrm.training.preference_rows import REFERENCES, SIDES, RowCollator, paired_rows, unpaired_rows
+
+
+class PreferenceTrainer(Trainer):
+    """Hugging Face's trainer for tokenised rows of two texts, with the loss of the method."""
+
+    def __init__(self, *, method: PreferenceMethod, **options: Any) -> None:
+        self.method = method
+        super().__init__(compute_metrics=self._measure, **options)
+        self.model_accepts_loss_kwargs = False  # our loss is a mean over rows; let the trainer scale accumulation
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
+
+    @property
+    def _unpaired(self) -> bool:
+        return self.method.method == "kto"
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch; with `return_outputs` also what the policy says of both texts of each row."""
+        evidence = self._evidence(model, inputs)
+        if REFERENCES[0] not in inputs:  # the pass over the data that computes the reference
+            return (evidence["first_total"].sum() * 0, evidence) if return_outputs else evidence["first_total"].sum()
+        first, second = (read_responses(side, evidence, inputs) for side in SIDES)
+        kl = None
+        if self._unpaired:
+            kl = losses.kto_kl(self.accelerator.gather(second.logratio.detach()))
+        rows = row_losses(self.method, first, second, inputs.get("desirable"), kl)
+        if self.method.method == "wpo":
+            weight = losses.wpo_weight(first.exponent, second.exponent)
+            rows = weight * rows
+            self._log_window(weight=weight)
+        self._log_window(kl=kl)
+        if not self._unpaired:
+            margin = rewards(self.method, first) - rewards(self.method, second)
+            self._log_window(accuracy=(margin > 0).float(), margin=margin)
+        return (rows.mean(), evidence) if return_outputs else rows.mean()
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Evidence and references of a batch, so that `_measure` sees whole sets."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss, evidence = self.compute_loss(model, inputs, return_outputs=True)
+        known = {name: inputs[name] for name in ("desirable", *REFERENCES) if name in inputs}
+        return loss, evidence, known or {"none": evidence["first_length"]}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the window's means; the only place where training waits for the device."""
+        if "loss" in logs:
+            logs |= {name: torch.cat(values).mean().item() for name, values in self._window.items()}
+            self._window.clear()
+        super().log(logs, start_time)
+
+    def observe(self, rows: Dataset) -> dict[str, np.ndarray]:
+        """What the present policy says of both texts of N rows: `first_total`, ..., each of shape (N,)."""
+        measure, self.compute_metrics = self.compute_metrics, None
+        try:
+            return self.predict(rows).predictions
+        finally:
+            self.compute_metrics = measure
+
+    def _evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
+        if not (self._unpaired and model.training):
+            both = _log_probs(model, texts)
+            halves = {name: value.chunk(2) for name, value in both.items()}
+        else:  # the mismatched texts carry no gradient
+            sides = [{name: value.chunk(2)[half] for name, value in texts.items()} for half in (0, 1)]
+            learnt = _log_probs(model, sides[0])
+            with torch.no_grad():
+                halves = {name: (learnt[name], value) for name, value in _log_probs(model, sides[1]).items()}
+        return {f"{side}_{name}": halves[name][half] for half, side in enumerate(SIDES) for name in EVIDENCE}
+
+    def _log_window(self, **values: Tensor | None) -> None:
+        if self.model.training:
+            for name, value in values.items():
+                if value is not None:
+                    self._window[name].append(value.detach().float().reshape(-1))
+
+    def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        pairs = pair_table(self.method, prediction.predictions, prediction.label_ids)
+        return {
+            "accuracy": float((pairs.margin > 0).mean()),
+            **{name: float(pairs[name].mean()) for name in ("loss", "margin", "chosen_logratio", "rejected_logratio")},
+        }
+
+
+def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path | None = None) -> None:
+    """Train one policy; write `model/`, `training.csv`, `held_out.csv` and `counts.json` under `job.out`.
+
+    Args:
+        job: what to train from, on what, and where to.
+        method: the objective; its learning rate and epochs, if any, take precedence over the job's.
+        difficulty: `difficulty.csv`, whose kept pairs Selective DPO trains on, the easiest first.
+    """
+    set_seed(job.seed)
+    tokenizer = job.tokenizer()
+    encoders = {split: job.encoder(tokenizer) for split in ("train", "validation")}
+    pairs, counts = {}, {}
+    for split, encoder in encoders.items():
+        path = job.pairs / f"{split}.jsonl"
+        pairs[split], counts[split] = tokenise_pairs(read_pairs(path), encoder, path, "policy.training.max_length")
+    if difficulty is not None:
+        pairs["train"] = easiest_first(pairs["train"], difficulty)
+        counts["train"]["pairs_selected"] = len(pairs["train"])
+    held_out = pairs["validation"][: job.training.evaluation_pairs]
+    trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
+    start = measure(trainer)
+    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    files = [difficulty] if difficulty else []
+    made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
+    trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
+    write_held_out(_changes(held_out, start, measure(trainer)), job.out / HELD_OUT)
+    write_log(trainer.state.log_history, job.out / "training.csv")
+    write_json(job.out / "counts.json", counts)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    place(job.out / "model", lambda directory: save_policy(model, tokenizer, directory))
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+
+def make_trainer(
+    job: PolicyJob,
+    method: PreferenceMethod,
+    tokenizer: Any,
+    train: list[TokenisedPair],
+    held_out: list[TokenisedPair],
+    ordered: bool = False,
+) -> PreferenceTrainer:
+    """A trainer whose rows know their reference; it starts from the job's policy.
+
+    Args:
+        job: the policy, the limits and the directories.
+        method: the objective.
+        tokenizer: the policy's.
+        train: what to learn from; `ordered` says that it is to be read in this order.
+        held_out: what to measure on.
+    """
+    overrides = {"learning_rate": method.learning_rate, "epochs": method.epochs}
+    training = job.training.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+    unpaired = method.method == "kto"
+    if unpaired:
+        rows = unpaired_rows(train, training.batch_size, orders=math.ceil(training.epochs), seed=job.seed)
+        passes = {"epochs": training.epochs / math.ceil(training.epochs)}  # the rows hold every pass already
+        training = training.model_copy(update=passes)
+    else:
+        rows = paired_rows(train)
+    measured = {"train": train[: len(held_out)], "validation": held_out}
+    measured = {
+        name: unpaired_rows(part, training.batch_size) if unpaired else paired_rows(part)
+        for name, part in measured.items()
+    }
+    sequential = {"train_sampling_strategy": "sequential"} if unpaired or ordered else {}
+    trainer = PreferenceTrainer(
+        method=method,
+        model=load_policy(job, tokenizer, outputs=("log_probs", "log_sum_sq_probs")),
+        args=TrainingArguments(
+            **common_arguments(training, len(rows), job.seed, job.checkpoints),
+            **sequential,
+            max_grad_norm=training.max_grad_norm,
+            activation_checkpointing=training.gradient_checkpointing,
+            label_names=["desirable", *REFERENCES],
+        ),
+        processing_class=tokenizer,
+        data_collator=RowCollator(tokenizer.pad_token_id),
+        train_dataset=rows,
+        eval_dataset=measured,
+    )
+    trainer.train_dataset = with_reference(trainer, rows)
+    trainer.eval_dataset = {name: with_reference(trainer, part) for name, part in measured.items()}
+    return trainer
+
+
+def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> Dataset:
+    """The rows with the present policy's log-probabilities of both texts: the reference, if it is not trained yet."""
+    found = trainer.observe(rows)
+    for side, name in zip(SIDES, REFERENCES, strict=True):
+        rows = rows.add_column(name, np.asarray(found[f"{side}_total"], dtype=np.float32))
+    return rows
+
+
+def measure(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
+    """`pair_table` of the present policy on some rows; None: the held-out ones."""
+    rows = trainer.eval_dataset["validation"] if rows is None else rows
+    names = [name for name in ("desirable", *REFERENCES) if name in rows.column_names]
+    known = {name: np.asarray(rows[name]) for name in names}
+    return pair_table(trainer.method, trainer.observe(rows), known)
+
+
+def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[TokenisedPair]:
+    """The pairs that `difficulty.csv` keeps, in its order.
+
+    Raises:
+        RecordError: it does not know one of the pairs.
+    """
+    table = pd.read_csv(difficulty, dtype={"pair_id": str})
+    unknown = {pair.record.pair_id for pair in pairs} - set(table.pair_id)
+    if unknown:
+        raise RecordError(f"{difficulty}: lacks {len(unknown)} training pairs, e.g. {min(unknown)}; make it again")
+    by_id = {pair.record.pair_id: pair for pair in pairs}
+    return [by_id[pair_id] for pair_id in table.pair_id[table.kept == 1] if pair_id in by_id]
+
+
+def _log_probs(model: torch.nn.Module, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Total, length and exponent of the labelled part of R texts, each of shape (R,)."""
+    out = model(**texts, fused_lm_head=True)
+    mask = (texts["labels"][:, 1:] != -100).float()  # (R, T - 1), as the head's outputs
+    length = mask.sum(1)
+    exponent = ((out.log_probs - out.log_sum_sq_probs).detach() * mask).sum(1) / length
+    return {"total": (out.log_probs * mask).sum(1), "length": length, "exponent": exponent}
+
+
+def _changes(
+    pairs: list[TokenisedPair], start: pd.DataFrame, end: pd.DataFrame
+) -> list[tuple[str, str, str, float, float]]:
+    return [
+        (pair.record.pair_id, pair.record.prompt_id, metric, start[metric].iloc[i], end[metric].iloc[i])
+        for metric in start.columns
+        for i, pair in enumerate(pairs)
+    ]

@@ -1,0 +1,97 @@
+"""Selective DPO: how hard each training pair is, and which are kept.
+
+A pair's difficulty is its DPO loss under reference runs that did not train on it: the prompts are halved at random, one
+policy is trained on each half and scores the other; the losses of several halvings are averaged. The easiest pairs are
+kept and trained on from easy to hard.
+
+Source: Gao et al. 2025, "Principled Data Selection for Alignment: The Hidden Risks of Difficult Examples".
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import set_seed
+
+from vrm.config import PreferenceMethod
+from vrm.records import RecordError, read_pairs, write_whole
+from vrm.training.checkpoints import resumable
+from vrm.training.pairs import TokenisedPair, tokenise_pairs
+from vrm.training.policies import PolicyJob
+from vrm.training.preference import make_trainer, measure, with_reference
+from vrm.training.preference_rows import paired_rows
+
+
+def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:
+    """Train a reference run on one half of the training prompts; write the other half's losses to `job.out`.
+
+    Args:
+        job: what to train from, and on what; `out` is the CSV to write, with columns pair_id, loss (nats).
+        method: Selective DPO; its beta is the reference run's.
+        run: number of the halving.
+        half: 0 or 1, which half is trained on.
+    """
+    set_seed(job.seed)
+    tokenizer = job.tokenizer()
+    path = job.pairs / "train.jsonl"
+    pairs, _ = tokenise_pairs(read_pairs(path), job.encoder(tokenizer), path, "policy.training.max_length")
+    halves = split_in_half(pairs, run)
+    train, rest = halves[half], halves[1 - half]
+    trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
+    rows = with_reference(trainer, paired_rows(rest))
+    made_from = job.made_from({"beta": method.beta, "run": run, "half": half})
+    trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
+    losses = measure(trainer, rows).loss
+    table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
+    write_whole(job.out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+
+def split_in_half(pairs: Sequence[TokenisedPair], run: int) -> tuple[list[TokenisedPair], list[TokenisedPair]]:
+    """Two halves of the pairs that share no prompt; another run halves them differently.
+
+    Raises:
+        RecordError: there are fewer than two prompts.
+    """
+    prompts = sorted({pair.record.prompt_id for pair in pairs})
+    if len(prompts) < 2:
+        raise RecordError(f"selective_dpo halves the training prompts, and there are only {len(prompts)}")
+    shuffled = np.random.default_rng(run).permutation(prompts)
+    first = set(shuffled[: len(prompts) // 2].tolist())
+    inside = [pair.record.prompt_id in first for pair in pairs]
+    return (
+        [pair for pair, here in zip(pairs, inside, strict=True) if here],
+        [pair for pair, here in zip(pairs, inside, strict=True) if not here],
+    )
+
+
+def select_pairs(losses: Sequence[Path], keep: float, out: Path) -> None:
+    """Write `out`: pair_id, difficulty (mean loss, nats), runs, kept (0/1), the easiest pair first.
+
+    Args:
+        losses: what the reference runs wrote.
+        keep: share of the pairs that is kept.
+        out: the CSV.
+
+    Raises:
+        RecordError: a file lacks a column or holds a loss that is not finite.
+    """
+    tables = []
+    for path in losses:
+        table = pd.read_csv(path, dtype={"pair_id": str})
+        if not {"pair_id", "loss"} <= set(table) or not np.isfinite(table.loss).all():
+            raise RecordError(f"{path}: expected finite losses in the columns pair_id, loss; run it again")
+        tables.append(table)
+    grouped = pd.concat(tables).groupby("pair_id").loss.agg(["mean", "size"]).reset_index()
+    grouped.columns = ["pair_id", "difficulty", "runs"]
+    ranked = grouped.sort_values(["difficulty", "pair_id"], ignore_index=True)
+    ranked["kept"] = (np.arange(len(ranked)) < max(1, round(keep * len(ranked)))).astype(int)
+    write_whole(out, ranked.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    print(
+        f"{out}: {int(ranked.kept.sum())} of {len(ranked)} pairs kept, difficulty up to "
+        f"{ranked.difficulty[ranked.kept == 1].max():.3f} of {ranked.difficulty.max():.3f} nats"
+    )

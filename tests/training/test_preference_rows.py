@@ -1,0 +1,65 @@
+"""Rows of the preference methods: what a batch holds, and KTO's mismatched responses."""
+
+import torch
+
+from vrm.models.text import TokenisedText
+from vrm.training.pairs import TokenisedPair
+from vrm.training.preference_rows import RowCollator, paired_rows, unpaired_rows
+
+
+def make_pairs(count):
+    """Prompt i is [i, i]; its chosen response [100 + i, 1], its rejected one [200 + i, 200 + i, 1]."""
+    return [
+        TokenisedPair(
+            record=None,
+            chosen=TokenisedText([i, i, 100 + i, 1], 2, False),
+            rejected=TokenisedText([i, i, 200 + i, 200 + i, 1], 2, False),
+        )
+        for i in range(10, 10 + count)
+    ]
+
+
+def test_a_batch_is_the_first_texts_then_the_second_with_labels_on_responses_alone():
+    rows = paired_rows(make_pairs(2))
+    batch = RowCollator(pad_token_id=0)([rows[0], rows[1]])
+    assert batch["input_ids"].tolist() == [
+        [10, 10, 110, 1, 0],
+        [11, 11, 111, 1, 0],
+        [10, 10, 210, 210, 1],
+        [11, 11, 211, 211, 1],
+    ]
+    assert batch["attention_mask"].tolist()[0] == [1, 1, 1, 1, 0]
+    assert batch["labels"].tolist()[0] == [-100, -100, 110, 1, -100]
+    assert batch["labels"].tolist()[3] == [-100, -100, 211, 211, 1]
+    assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+
+
+def test_a_pad_token_inside_a_response_is_still_learnt():
+    row = {"first_ids": [5, 0, 1], "second_ids": [5, 6, 1], "prompt_length": 1, "first_reference": -2.0}
+    batch = RowCollator(pad_token_id=0)([row | {"second_reference": -3.0}])
+    assert batch["labels"].tolist()[0] == [-100, 0, 1]
+    assert batch["attention_mask"].tolist()[0] == [1, 1, 1]
+    assert torch.equal(batch["second_reference"], torch.tensor([-3.0]))
+
+
+def test_kto_mixes_both_kinds_and_mismatches_within_a_batch():
+    pairs, size = make_pairs(16), 8
+    rows = unpaired_rows(pairs, size, orders=2, seed=0)
+    assert len(rows) == 2 * 2 * 16
+    for start in range(0, len(rows), size):
+        batch = rows.select(range(start, start + size))
+        matched = [tuple(row["first_ids"][2:]) for row in batch]
+        mismatched = [tuple(row["second_ids"][2:]) for row in batch]
+        assert sorted(matched) == sorted(mismatched)
+        assert all(a != b for a, b in zip(matched, mismatched, strict=True))
+        assert all(row["first_ids"][:2] == row["second_ids"][:2] for row in batch)
+        assert 0 < sum(row["desirable"] for row in batch) < size  # of one kind alone the KL has no counterweight
+    first, second = rows.select(range(32)), rows.select(range(32, 64))
+    assert sorted(map(tuple, first["first_ids"])) == sorted(map(tuple, second["first_ids"]))
+    assert list(first["first_ids"]) != list(second["first_ids"])
+
+
+def test_measured_rows_keep_a_pair_together():
+    rows = unpaired_rows(make_pairs(3), 4)
+    assert rows["desirable"][:] == [True, False] * 3
+    assert [row[0] for row in rows["first_ids"]] == [10, 10, 11, 11, 12, 12]
