@@ -1,0 +1,84 @@
+"""Many answers of a policy to each prompt, with their rewards: what best-of-n is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vrm.config import BestOfN, Generation
+from vrm.generation import decode, make_engine
+from vrm.models.scoring import load_reward_model
+from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.records import write_jsonl
+from vrm.training.answers import read_questions
+
+
+@dataclass(frozen=True)
+class BestOfNJob:
+    """What answers, what scores, and where to.
+
+    Args:
+        policy: directory or hub id of the causal LM that answers.
+        revision: commit of the hub model.
+        chat_template_kwargs: passed to the policy's chat template.
+        rewards: directory of each reward model, by variant.
+        pairs: preference pairs whose prompts are answered.
+        generation: how the policy answers; the engine is always transformers.
+        best_of_n: how many prompts, and answers to each.
+        max_prompt_length, max_length: limits of the policy, in tokens.
+        seed: of the sampling.
+        out: the `samples.jsonl` to write.
+    """
+
+    policy: str
+    revision: str | None
+    chat_template_kwargs: Mapping[str, Any]
+    rewards: Mapping[str, Path]
+    pairs: Path
+    generation: Generation
+    best_of_n: BestOfN
+    max_prompt_length: int
+    max_length: int
+    seed: int
+    out: Path
+
+
+def sample_best_of_n(job: BestOfNJob) -> None:
+    """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.policy, revision=job.revision))
+    limits = job.max_prompt_length, job.max_length
+    encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
+    questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)
+    asked = [question for question in questions for _ in range(job.best_of_n.samples)]
+    model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, use_safetensors=True)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    # drawn once and not trained on in between: vLLM's start alone would take longer
+    generation = job.generation.model_copy(update={"engine": "transformers"})
+    engine = make_engine(generation, model, tokenizer, progress=True)
+    answers = engine.generate([question.ids for question in asked], job.seed)
+    decoded = [decode(tokenizer, ids, engine.ends) for ids in answers]
+    prompts, texts = [question.prompt for question in asked], [text for text, _ in decoded]
+    rewards = {
+        # one reward model at a time is in memory
+        variant: load_reward_model(path, progress=True).score(prompts, texts).mean.tolist()
+        for variant, path in job.rewards.items()
+    }
+    write_jsonl(
+        job.out,
+        [
+            {
+                "prompt_id": question.prompt_id,
+                "prompt": question.prompt,
+                "response": text,
+                "length": len(ids),
+                "ended": ended,
+                "rewards": {variant: values[i] for variant, values in rewards.items()},
+            }
+            for i, (question, ids, (text, ended)) in enumerate(zip(asked, answers, decoded, strict=True))
+        ],
+    )

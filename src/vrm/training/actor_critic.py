@@ -1,0 +1,105 @@
+"""The models of a PPO run: the actor, the reference it must not leave, the critic, and their optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import disable_dropout_in_model
+
+from vrm.config import PpoTraining
+from vrm.training.policies import PolicyJob, load_policy, weight_dtype, with_adapters
+
+ADAM_EPSILON = 1e-5
+"""With 1e-8 the critic's first steps are erratic (Huang et al. 2022, "The 37 Implementation Details of PPO")."""
+OUTPUTS = ("log_probs", "entropy")
+
+
+class ActorCritic:
+    """Actor and critic start from the same policy; with adapters the reference is the actor without them.
+
+    Args:
+        job: names the policy.
+        ppo: learning rates, and how many updates there are.
+        tokenizer: the policy's.
+        temperature: what the policy answers at; probabilities are those of what it samples from.
+        accelerator: places, wraps and shards.
+    """
+
+    def __init__(
+        self,
+        job: PolicyJob,
+        ppo: PpoTraining,
+        tokenizer: PreTrainedTokenizerBase,
+        temperature: float,
+        accelerator: Accelerator,
+    ) -> None:
+        self.accelerator, self.updates = accelerator, ppo.updates
+        self.rates = {"actor": ppo.learning_rate, "critic": ppo.critic_learning_rate}
+        actor = load_policy(job, tokenizer, OUTPUTS, temperature)
+        critic = load_critic(job, tokenizer.pad_token_id)
+        if job.training.gradient_checkpointing:
+            for model in (actor, critic):
+                model.activation_checkpointing_enable({"use_reentrant": False})
+        optimizers = [_optimizer(actor, ppo.learning_rate), _optimizer(critic, ppo.critic_learning_rate)]
+        self.actor, self.critic, *optimizers = accelerator.prepare(actor, critic, *optimizers)
+        self.optimizers = dict(zip(self.rates, optimizers, strict=True))
+        self._reference: torch.nn.Module | None = None
+        if not job.training.lora:
+            frozen = load_policy(job, tokenizer, OUTPUTS, temperature).requires_grad_(False).eval()
+            self._reference = accelerator.prepare_model(frozen, evaluation_mode=True)
+        # transformers checkpoints activations in training mode alone; dropout is off, so nothing else depends on it
+        self.actor.train()
+        self.critic.train()
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        """The actor without what the accelerator wrapped around it."""
+        return self.accelerator.unwrap_model(self.actor)
+
+    @contextmanager
+    def reference(self) -> Iterator[torch.nn.Module]:
+        """The reference policy, for as long as the block lasts."""
+        if self._reference is not None:
+            yield self._reference
+        else:
+            with self.policy.disable_adapter():
+                yield self.actor
+
+    def set_learning_rates(self, update: int) -> None:
+        """Linear to zero: a function of the update's number, so there is no scheduler to be saved."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[name] * (1 - update / self.updates)
+
+    def step(self, max_grad_norm: float, actor_learns: bool) -> dict[str, float]:
+        """One step of both optimisers (of the critic's alone while it warms up); returns the gradients' norms."""
+        norms = {}
+        for name, optimizer in self.optimizers.items():
+            norms[f"{name}_gradient_norm"] = 0.0
+            if name == "critic" or actor_learns:
+                parameters = getattr(self, name).parameters()
+                norms[f"{name}_gradient_norm"] = float(self.accelerator.clip_grad_norm_(parameters, max_grad_norm))
+                optimizer.step()
+            optimizer.zero_grad()
+        return norms
+
+
+def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
+    """V(s): the policy's backbone with a linear head that starts at 0 everywhere."""
+    critic = AutoModelForTokenClassification.from_pretrained(
+        job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training)
+    )
+    disable_dropout_in_model(critic)  # its head comes with one of 0.1
+    critic.config.pad_token_id = pad_token_id
+    for parameter in critic.score.parameters():
+        torch.nn.init.zeros_(parameter)
+    return with_adapters(critic, job.training.lora, head="score")
+
+
+def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learnt, learning_rate, eps=ADAM_EPSILON, weight_decay=0.0)

@@ -1,0 +1,297 @@
+"""PPO against a reward model that is asked in text.
+
+* Policy and reward model may have different tokenizers and chat templates: the reward is a function of text.
+* One update: answer a batch of prompts, score the answers, take the KL from the reference into the reward, estimate
+  advantages, and make several optimiser steps on the batch.
+* Every random choice is seeded by the update's number, and actor, critic, both optimisers and the reward's running
+  moments are checkpointed: a killed run continues to the same result (CPU, same thread count).
+* Fixed held-out prompts are answered along the way (`samples.jsonl`): the over-optimisation curve.
+* Through `accelerate`: one process or several; losses are means over the tokens of all of them.
+
+Why this is not built on TRL's trainers: docs/decisions.md.
+Source: Schulman et al. 2017; Ouyang et al. 2022; details as in Huang et al. 2024, "The N+ Implementation Details".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+from transformers import set_seed
+
+from vrm.config import ConfigError, Generation, PpoTraining
+from vrm.generation import make_engine
+from vrm.models.base import RewardModel
+from vrm.records import write_json, write_jsonl
+from vrm.training.actor_critic import ActorCritic
+from vrm.training.answers import MEASURES, Answerer, Answers, Question, read_questions
+from vrm.training.checkpoints import place, resumable
+from vrm.training.experience import Experience, token_log_probs, token_values
+from vrm.training.log import write_rows
+from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, weight_files, write_held_out
+from vrm.training.ppo_math import (
+    RunningMoments,
+    approximate_kl,
+    explained_variance,
+    gae,
+    policy_loss,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from vrm.training.watchdog import Watchdog
+
+
+def train_ppo(
+    job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
+) -> None:
+    """Train one policy; write `model/`, `training.csv`, `samples.jsonl`, `held_out.csv`, `counts.json` in `job.out`.
+
+    Args:
+        job: what to train from, on which prompts, and where to.
+        ppo: the algorithm's settings.
+        generation: how the policy answers.
+        reward: what it is paid by.
+        reward_path: where that reward model's weights are, so that another one starts the run anew.
+
+    Raises:
+        ConfigError: a batch can't be dealt out evenly to processes and optimiser steps.
+        TrainingError: the run has blown up; the log and the samples so far are written.
+    """
+    settings = {"ppo": ppo.model_dump(mode="json"), "generation": generation.model_dump(mode="json")}
+    made_from = job.made_from(settings, *(weight_files(reward_path) if reward_path else []))
+    run = PpoRun(job, ppo, generation, reward)
+    run.train(resumable(job.checkpoints, made_from))
+    run.finish()
+
+
+class PpoRun:
+    """A run in progress: models, running moments, history."""
+
+    def __init__(self, job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel) -> None:
+        set_seed(job.seed)
+        self.job, self.ppo = job, ppo
+        precision = "bf16" if job.training.bf16 else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        self.local_batch = _local_batch(ppo, self.accelerator.num_processes)
+        self.tokenizer = job.tokenizer()
+        encoder, held_out_encoder = job.encoder(self.tokenizer), job.encoder(self.tokenizer)
+        self.questions = read_questions(job.pairs / "train.jsonl", encoder)
+        self.held_out = read_questions(job.pairs / "validation.jsonl", held_out_encoder, ppo.evaluation_prompts)
+        self.counts = {
+            "prompts": len(self.questions),
+            "prompts_cut": encoder.truncation.prompts_cut,
+            "held_out_prompts": len(self.held_out),
+            "held_out_prompts_cut": held_out_encoder.truncation.prompts_cut,
+            "answers": 0,
+            "answers_cut_by_reward_model": 0,
+        }
+        self.models = ActorCritic(job, ppo, self.tokenizer, generation.temperature or 1.0, self.accelerator)
+        limit = job.training.max_prompt_length
+        engine = make_engine(generation, self.models.policy, self.tokenizer, max_prompt_length=limit)
+        self.answerer = Answerer(self.models, engine, reward, self.tokenizer, ppo.minibatch_size)
+        self.moments = RunningMoments()
+        self.watchdog = Watchdog(ppo.limits, ppo.critic_warmup)
+        self.history: list[tuple[int, float, str, str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+
+    def train(self, checkpoint: str | None) -> None:
+        """Run from the checkpoint, or from the start, to the end."""
+        total = self.ppo.updates
+        measured, saved = -(-total // self.ppo.evaluations), -(-total // (self.ppo.checkpoints + 1))
+        start = self._restore(Path(checkpoint)) if checkpoint else 0
+        quiet = not self.accelerator.is_main_process
+        progress = tqdm(range(start, total), initial=start, total=total, desc="PPO", unit="update", disable=quiet)
+        for update in progress:
+            if update % measured == 0:
+                self.evaluate(update)
+            measures = self.update(update)
+            self._log(update + 1, "batch", measures)
+            progress.set_postfix({name: f"{measures[name]:.3g}" for name in MEASURES})
+            try:
+                self.watchdog.check(update, measures)
+            except Exception:
+                self._write()
+                raise
+            if (update + 1) % saved == 0 and update + 1 < total:
+                self._save(update + 1)
+        self.evaluate(total)
+
+    def update(self, number: int) -> dict[str, float]:
+        """Answer a batch of prompts and learn from it; returns the measures of this update over all processes."""
+        answers = self.answerer.answer(
+            self._questions(number), self._seed("rollout", number, self.accelerator.process_index)
+        )
+        experience, scores = self._experience(answers)
+        self.models.set_learning_rates(number)
+        steps = []
+        for epoch in range(self.ppo.epochs):
+            generator = torch.Generator().manual_seed(self._seed("minibatches", number, epoch))
+            order = torch.randperm(self.local_batch, generator=generator)
+            for rows in order.split(self.ppo.minibatch_size * self.ppo.gradient_accumulation):
+                steps.append(self._step(experience, rows, actor_learns=number >= self.ppo.critic_warmup))
+        gathered = {name: self.accelerator.gather(value) for name, value in answers.measures().items()}
+        self.counts["answers"] += self.ppo.prompts_per_update
+        self.counts["answers_cut_by_reward_model"] += int(self._sum(answers.cut.sum()))
+        variance = explained_variance(experience.values, experience.returns, answers.texts.mask)
+        return {
+            **{name: value.mean().item() for name, value in gathered.items()},
+            "reward_std": gathered["reward"].std(unbiased=False).item(),
+            "score": self.accelerator.gather(scores).mean().item(),
+            "missing_end": 1 - self.accelerator.gather(answers.ended.float()).mean().item(),
+            "explained_variance": self.accelerator.gather(variance.reshape(1)).mean().item(),
+            **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
+        }
+
+    def evaluate(self, update: int) -> None:
+        """Answer the held-out prompts, with the same random stream every time, and keep what comes out."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = self.held_out[rank::processes]
+        answers = self.answerer.answer(mine, self._seed("held out", rank))
+        measures = {name: value.tolist() for name, value in answers.measures().items()}
+        rows = [
+            {
+                "step": update,
+                "prompt_id": question.prompt_id,
+                "prompt": question.prompt,
+                "response": answers.responses[i],
+                **{name: round(values[i], 6) for name, values in measures.items()},
+                "ended": bool(answers.ended[i]),
+            }
+            for i, question in enumerate(mine)
+        ]
+        rows = sorted(gather_object(rows), key=lambda row: row["prompt_id"])
+        self.samples += rows
+        means = {name: float(np.mean([row[name] for row in rows])) for name in MEASURES}
+        self._log(update, "validation", means | {"missing_end": float(np.mean([not row["ended"] for row in rows]))})
+        self._write()
+
+    def finish(self) -> None:
+        """Write what the run leaves behind; the checkpoints are no longer needed."""
+        if self.accelerator.is_main_process:
+            self._write()
+            first, last = ([row for row in self.samples if row["step"] == step] for step in (0, self.ppo.updates))
+            changes = [
+                (a["prompt_id"], a["prompt_id"], name, a[name], b[name])
+                for name in MEASURES
+                for a, b in zip(first, last, strict=True)
+            ]
+            write_held_out(changes, self.job.out / HELD_OUT)
+            write_json(self.job.out / "counts.json", self.counts)
+            place(
+                self.job.out / "model",
+                lambda directory: save_policy(self.models.policy, self.tokenizer, directory),
+            )
+            shutil.rmtree(self.job.checkpoints, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _experience(self, answers: Answers) -> tuple[Experience, Tensor]:
+        """Advantages and returns of a batch, and the score that each answer got in the end, shape (B,)."""
+        mask, critic = answers.texts.mask, self.models.critic
+        with torch.no_grad():
+            (values,) = self.answerer.in_parts(lambda part: (token_values(critic, part),), answers.texts)
+        scores = answers.rewards
+        if self.ppo.normalise_rewards:
+            self.moments.update(self.accelerator.gather(scores))
+            scores = self.moments.normalise(scores)
+        scores = scores.clamp(-self.ppo.reward_clip, self.ppo.reward_clip)
+        scores = scores - self.ppo.missing_end_penalty * (~answers.ended).float()
+        rewards = token_rewards(scores, answers.logratio, mask, self.ppo.kl_coefficient)
+        advantages, returns = gae(rewards, values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+        tokens = self._sum(mask.sum())
+        mean = self._sum((advantages * mask).sum()) / tokens
+        variance = self._sum((((advantages - mean) * mask) ** 2).sum()) / tokens
+        advantages = whiten(advantages, mask, mean, variance)
+        return Experience(answers.texts, answers.log_probs, values, advantages, returns), scores
+
+    def _step(self, experience: Experience, rows: Tensor, actor_learns: bool) -> dict[str, float]:
+        """One optimiser step of actor and critic on some rows; losses are means over all processes' tokens."""
+        ppo = self.ppo
+        tokens = self._sum(experience.texts.mask[rows].sum())
+        scale = self.accelerator.num_processes / tokens  # gradients are averaged over processes
+        totals: dict[str, Tensor] = {}
+        for part in rows.split(ppo.minibatch_size):
+            old = experience.rows(part)
+            mask = old.texts.mask
+            log_probs, _ = token_log_probs(self.models.actor, old.texts)
+            values = token_values(self.models.critic, old.texts)
+            surrogate, clipped = policy_loss(log_probs, old.log_probs, old.advantages, mask, ppo.clip)
+            error = value_loss(values, old.values, old.returns, mask, ppo.value_clip)
+            loss = ppo.value_coefficient * error.sum() + (surrogate.sum() if actor_learns else 0.0)
+            self.accelerator.backward(loss * scale)
+            moved = approximate_kl(log_probs.detach() - old.log_probs) * mask
+            terms = {"policy_loss": surrogate, "value_loss": error, "clipped": clipped, "approximate_kl": moved}
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value.detach().sum()
+        norms = self.models.step(ppo.max_grad_norm, actor_learns)
+        return {name: (self._sum(total) / tokens).item() for name, total in totals.items()} | norms
+
+    def _questions(self, update: int) -> list[Question]:
+        """This process's prompts of an update: all prompts are dealt out in a new order at each pass."""
+        count, total = self.ppo.prompts_per_update, len(self.questions)
+        places = range(update * count, (update + 1) * count)
+        orders = {n: np.random.default_rng([self.job.seed, n]).permutation(total) for n in {p // total for p in places}}
+        mine = places[self.accelerator.process_index :: self.accelerator.num_processes]
+        return [self.questions[orders[place // total][place % total]] for place in mine]
+
+    def _seed(self, *parts: object) -> int:
+        digest = hashlib.sha256(repr((self.job.seed, *parts)).encode()).digest()
+        return int.from_bytes(digest[:4], "little")
+
+    def _sum(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "sum")
+
+    def _log(self, step: int, split: str, measures: dict[str, float]) -> None:
+        epoch = round(step * self.ppo.prompts_per_update / len(self.questions), 6)
+        self.history += [(step, epoch, split, name, value) for name, value in measures.items()]
+
+    def _write(self) -> None:
+        if self.accelerator.is_main_process:
+            write_rows(self.history, self.job.out / "training.csv")
+            write_jsonl(self.job.out / "samples.jsonl", self.samples)
+
+    def _save(self, update: int) -> None:
+        """A checkpoint; the state is its last file, so a readable one means that all others are there."""
+        directory = self.job.checkpoints / f"checkpoint-{update}"
+        self.accelerator.save_state(str(directory))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            state = {name: getattr(self, name) for name in ("history", "samples", "counts")}
+            state |= {"moments": self.moments.state_dict(), "streaks": self.watchdog.streaks, "update": update}
+            write_json(directory / "trainer_state.json", state)
+            for older in set(self.job.checkpoints.glob("checkpoint-*")) - {directory}:
+                shutil.rmtree(older)
+
+    def _restore(self, checkpoint: Path) -> int:
+        """Go on where the checkpoint was made; returns the number of the next update."""
+        self.accelerator.load_state(str(checkpoint))
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        self.history = [tuple(row) for row in state["history"]]
+        self.samples, self.counts = state["samples"], state["counts"]
+        self.moments.load_state_dict(state["moments"])
+        self.watchdog.streaks.update(state["streaks"])
+        return state["update"]
+
+
+def _local_batch(ppo: PpoTraining, processes: int) -> int:
+    """Answers a process and update.
+
+    Raises:
+        ConfigError: the batch can't be dealt out evenly.
+    """
+    local, rest = divmod(ppo.prompts_per_update, processes)
+    if rest or local % (ppo.minibatch_size * ppo.gradient_accumulation):
+        raise ConfigError(
+            f"policy.ppo.prompts_per_update ({ppo.prompts_per_update}) must be a multiple of processes ({processes}) x "
+            f"minibatch_size ({ppo.minibatch_size}) x gradient_accumulation ({ppo.gradient_accumulation})"
+        )
+    return local

@@ -1,0 +1,69 @@
+"""Answers for best-of-n: so many a prompt, in order, scored by every reward model, the same for a seed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from vrm.config import BestOfN, Generation
+from vrm.evaluation.best_of_n_samples import BestOfNJob, sample_best_of_n
+from vrm.models.scoring import load_reward_model
+from vrm.records import read_jsonl, read_pairs
+
+
+@pytest.fixture(scope="module")
+def rewards(tiny_backbone, tmp_path_factory):
+    directories = {}
+    for seed, name in enumerate(("rm", "vrm")):
+        torch.manual_seed(seed)
+        directories[name] = tmp_path_factory.mktemp(name)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_backbone, num_labels=1)
+        model.save_pretrained(directories[name])
+        AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(directories[name])
+    return directories
+
+
+@pytest.fixture
+def job(tiny_backbone, toy_pairs, rewards, tmp_path):
+    return BestOfNJob(
+        policy=str(tiny_backbone),
+        revision=None,
+        chat_template_kwargs={},
+        rewards=rewards,
+        pairs=toy_pairs / "validation.jsonl",
+        generation=Generation(engine="vllm", max_new_tokens=10),
+        best_of_n=BestOfN(samples=4, prompts=3),
+        max_prompt_length=64,
+        max_length=96,
+        seed=1,
+        out=tmp_path / "samples.jsonl",
+    )
+
+
+def sampled(job):
+    sample_best_of_n(job)
+    return [row for _, row in read_jsonl(job.out)]
+
+
+def test_every_prompt_is_answered_equally_often_and_scored_by_each_model(job, rewards):
+    rows = sampled(job)
+    prompts = {pair.prompt_id: pair.prompt for pair in read_pairs(job.pairs)}
+    assert [row["prompt_id"] for row in rows] == [key for key in sorted(prompts)[:3] for _ in range(4)]
+    for row in rows:
+        assert list(row) == ["prompt_id", "prompt", "response", "length", "ended", "rewards"]
+        assert row["prompt"] == prompts[row["prompt_id"]]
+        assert 1 <= row["length"] <= 10
+        assert row["ended"] or row["length"] == 10
+        assert list(row["rewards"]) == ["rm", "vrm"]
+    assert len({row["response"] for row in rows}) > 3
+    for name, path in rewards.items():
+        expected = load_reward_model(path).score([r["prompt"] for r in rows], [r["response"] for r in rows]).mean
+        np.testing.assert_allclose([row["rewards"][name] for row in rows], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_seed_decides(job, tmp_path):
+    rows = sampled(job)
+    assert sampled(replace(job, out=tmp_path / "again.jsonl")) == rows
+    assert sampled(replace(job, out=tmp_path / "other.jsonl", seed=2)) != rows
