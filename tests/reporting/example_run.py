@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from example_policies import make_policies, write_policies
 
 from vrm.evaluation.reward_bench import SECTIONS
+from vrm.reporting.results import scorers
 
 SEEDS = [1, 2, 3]
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]
@@ -29,8 +31,10 @@ VARIANTS = {
 }
 
 
-def make_raw(variants=VARIANTS, seeds=SEEDS, aspects=ASPECTS, sets=("reward_bench", "uf_c", "noise_free", "probes")):
-    """A configuration mapping with the given grid; sets are described by name."""
+def make_raw(
+    variants=VARIANTS, seeds=SEEDS, aspects=ASPECTS, sets=("reward_bench", "uf_c", "noise_free", "probes"), policy=None
+):
+    """A configuration mapping with the given grid; sets are described by name. `policy` replaces the policies."""
     names = list(variants)
     vrms = [name for name in names if name != "rm"]
     labels = {"reward_bench": "RewardBench", "uf_c": "UF-C", "noise_free": "Noise-free", "probes": "Probes"}
@@ -52,6 +56,7 @@ def make_raw(variants=VARIANTS, seeds=SEEDS, aspects=ASPECTS, sets=("reward_benc
         "data": {"path": "x.jsonl", "label": "synthetic world", "aspects": list(aspects)},
         "backbone": {"create": {}},
         "reward": {"seeds": list(seeds), "run": names, "variants": variants},
+        "policy": make_policies(variants=names) if policy is None else policy,
         "evaluation": {"run": list(sets), "sets": known},
         "report": {
             "bootstrap_samples": 200,
@@ -62,17 +67,22 @@ def make_raw(variants=VARIANTS, seeds=SEEDS, aspects=ASPECTS, sets=("reward_benc
 
 
 def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=()) -> Path:
-    """Write training.csv and scores.csv of every variant and seed, and the world's statistics."""
+    """Write the files of every variant and policy and seed, and the world's statistics."""
     world = np.random.default_rng(7)
     frames = {name: _pairs_of(name, config, world, subset_pairs, pairs, skip_subsets) for name in config.evaluation.run}
-    for index, (name, variant) in enumerate((n, config.reward.variants[n]) for n in config.reward.run):
-        for seed in config.reward.seeds:
-            folder = root / "reward" / name / f"seed{seed}"
+    for scorer in scorers(config):
+        variant = config.reward.variants.get(scorer.name)
+        names = config.reward.run if variant else config.policy.run
+        index = names.index(scorer.name)
+        for seed in scorer.seeds:
+            folder = root / scorer.folder / f"seed{seed}"
             folder.mkdir(parents=True)
             rng = np.random.default_rng([index, seed])
-            _training(variant, index, rng).to_csv(folder / "training.csv", index=False)
+            if variant:
+                _training(variant, index, rng).to_csv(folder / "training.csv", index=False)
             scores = pd.concat([_scored(f, variant, index, config, rng) for f in frames.values()], ignore_index=True)
             scores.to_csv(folder / "scores.csv", index=False)
+    write_policies(config, root)
     _statistics().to_csv(_made(root / "world" / "statistics.csv"), index=False)
     return root
 
@@ -114,7 +124,7 @@ def _scored(frame, variant, index, config, rng):
     margin = 0.7 + 0.03 * index + frame["difficulty"] + rng.normal(0, 0.1) + rng.normal(0, 1, n)
     base = rng.normal(0, 1, n)
     out = frame.drop(columns="difficulty").assign(reward_chosen=base + margin, reward_rejected=base)
-    if variant.kind == "variational":
+    if variant and variant.kind == "variational":
         aspects = config.data.aspects
         true = out[[f"true_weight_{a}" for a in aspects]].to_numpy()
         noisy = 0.5 * true + 0.5 / len(aspects) + rng.normal(0, 0.02, true.shape)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from example_policies import make_policies
 from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
@@ -22,8 +23,8 @@ def cells(tables):
     return pd.read_csv(tables / "table2.csv").set_index(["variant", "column"])
 
 
-def scores_of(results, variant, evaluation_set):
-    frames = [pd.read_csv(results / "reward" / variant / f"seed{seed}" / "scores.csv") for seed in (1, 2, 3)]
+def scores_of(results, variant, evaluation_set, seeds=(1, 2, 3), parent="reward"):
+    frames = [pd.read_csv(results / parent / variant / f"seed{seed}" / "scores.csv") for seed in seeds]
     return [frame[frame["evaluation_set"] == evaluation_set] for frame in frames]
 
 
@@ -50,15 +51,18 @@ def test_plain_cells_count_ties_as_losses_and_leave_leaks_out(results, cells):
 def test_every_cell_has_an_interval_around_it(cells):
     assert (cells["low"] <= cells["estimate"]).all()
     assert (cells["estimate"] <= cells["high"]).all()
-    assert set(cells["resampled"]) == {"seeds x prompts"}
+    resampled = cells.groupby("group")["resampled"].unique().map(list).to_dict()
+    both = ["seeds x prompts"]
+    assert resampled == {"policy": ["prompts (one seed)"], "reward model": both, "ours": both}
 
 
 def test_paper_values_only_where_the_paper_has_them(cells):
     paper = cells["paper"].dropna()
-    assert set(paper.index.get_level_values("variant")) == {"rm", "vrm"}
+    assert set(paper.index.get_level_values("variant")) == {"rm", "vrm", "dpo", "simpo", "selective_dpo"}
     assert set(paper.index.get_level_values("column")) == {"Chat", "Chat Hard", "Safety", "Reasoning", "UF-C"}
     assert paper.loc[("vrm", "UF-C")] == 92.36
     assert paper.loc[("rm", "Chat Hard")] == 93.02
+    assert paper.loc[("selective_dpo", "UF-C")] == 82.28
 
 
 def test_table2_for_people_states_scale_label_leaks_and_ours(tables):
@@ -70,12 +74,62 @@ def test_table2_for_people_states_scale_label_leaks_and_ours(tables):
     assert "3 prompts (6 of the pairs)" in text
     assert "cut before scoring: 1 of the pairs" in text
     assert "VRM (anchored) (ours)" in text
-    assert "| SimPO" not in text
-    assert (tables / "table2.tex").read_text().count("\\midrule") == 3
+    assert "| KTO" not in text
+    assert (tables / "table2.tex").read_text().count("\\midrule") == 2 * 3
+
+
+def test_policies_come_first_then_the_papers_reward_models_then_ours(cells):
+    names = list(dict.fromkeys(name for name, _ in cells.index))
+    assert names[:6] == ["dpo", "simpo", "selective_dpo", "dpo_strong", "rm", "vrm"]
+    assert names[-2:] == ["vrm_strict", "vrm_anchored"]
+    groups = cells["group"].groupby(level="variant", sort=False).first().tolist()
+    assert groups == ["policy"] * 4 + ["reward model"] * 9 + ["ours"] * 2
+
+
+def test_policies_are_read_from_their_base_and_their_seeds(results, cells):
+    (frame,) = scores_of(results, "dpo", "uf_c", seeds=(1,), parent="policy/qwen2_5")
+    row = cells.loc[("dpo", "UF-C")]
+    assert row["estimate"] == pytest.approx(100 * (frame["reward_chosen"] > frame["reward_rejected"]).mean(), rel=1e-5)
+    assert row["n_seeds"] == 1
+
+
+def test_table2_says_what_policies_score_by_and_how_many_seeds_they_have(tables):
+    text = (tables / "table2.md").read_text()
+    assert "| Scorer |" in text
+    assert "Policies, trained from Qwen2.5-shaped: DPO; SimPO; Selective DPO; DPO, β = 0.5 (ours)." in text
+    assert "A policy scores by the implicit reward, the sum over the response's tokens" in text
+    assert "SimPO, without a reference, scores by the mean log-probability per token" in text
+    assert "Reward models: mean of 3 seeds (1, 2, 3)" in text
+    assert "Policies: one seed (1)" in text
+    assert "DPO, β = 0.5 (ours), in the paper" not in text
+
+
+def test_equal_seeds_are_said_once_and_cuts_by_group(tmp_path):
+    variants = {"rm": VARIANTS["rm"]}
+    raw = make_raw(variants, seeds=[1, 2], sets=("uf_c",), policy=make_policies(seeds=[1, 2], variants=variants))
+    config = configuration.parse(raw)
+    write_results(config, tmp_path)
+    for seed in (1, 2):
+        path = tmp_path / "policy" / "qwen2_5" / "dpo" / f"seed{seed}" / "scores.csv"
+        pd.read_csv(path).assign(truncated=1).to_csv(path, index=False)
+    TABLES["table2"](config, tmp_path, tmp_path)
+    text = (tmp_path / "table2.md").read_text()
+    assert "Data: synthetic world. Mean of 2 seeds (1, 2)" in text
+    assert "Policies: " not in text
+    assert "cut before scoring: 1 to 120 of the pairs (policies), 1 of the pairs (reward models)" in text
+
+
+def test_scorers_have_to_score_the_same_pairs(tmp_path):
+    config = configuration.parse(make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("uf_c",)))
+    write_results(config, tmp_path)
+    path = tmp_path / "reward" / "rm" / "seed1" / "scores.csv"
+    pd.read_csv(path).iloc[4:].to_csv(path, index=False)
+    with pytest.raises(RecordError, match="dpo and rm scored different pairs"):
+        TABLES["table2"](config, tmp_path, tmp_path)
 
 
 def test_rows_do_not_change_each_others_intervals(results, cells, tmp_path):
-    config = configuration.parse(make_raw(variants={"vrm": VARIANTS["vrm"]}))
+    config = configuration.parse(make_raw(variants={"vrm": VARIANTS["vrm"]}, policy={}))
     TABLES["table2"](config, results, tmp_path)
     alone = pd.read_csv(tmp_path / "table2.csv").set_index(["variant", "column"])
     assert alone.loc["vrm"].equals(cells.loc["vrm"])
@@ -100,14 +154,16 @@ def test_absent_section_is_an_empty_cell(tmp_path):
 
 
 def test_ties_are_counted(tmp_path):
-    config = configuration.parse(make_raw(variants={"rm": VARIANTS["rm"]}, seeds=[1], sets=("uf_c",)))
+    config = configuration.parse(make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("uf_c",), policy={}))
     write_results(config, tmp_path)
     path = tmp_path / "reward" / "rm" / "seed1" / "scores.csv"
     scores = pd.read_csv(path).assign(reward_chosen=0.0, reward_rejected=0.0)
     scores.to_csv(path, index=False)
     TABLES["table2"](config, tmp_path, tmp_path)
     assert pd.read_csv(tmp_path / "table2.csv")["estimate"].tolist() == [0.0]
-    assert "ties, which count as losses: RM 120" in (tmp_path / "table2.md").read_text()
+    text = (tmp_path / "table2.md").read_text()
+    assert "ties, which count as losses: RM 120" in text
+    assert "Pairwise accuracy of the reward models" in text
 
 
 @pytest.mark.parametrize(
@@ -129,7 +185,7 @@ def test_broken_scores_are_refused_by_name(tmp_path, break_it, says):
 
 
 def test_missing_file_is_named(config, tmp_path):
-    with pytest.raises(RecordError, match=r"seed1/scores.csv: missing"):
+    with pytest.raises(RecordError, match=r"policy/qwen2_5/dpo/seed1/scores.csv: missing"):
         TABLES["table2"](config, tmp_path, tmp_path)
     with pytest.raises(RecordError, match=r"statistics.csv: missing"):
         TABLES["world"](config, tmp_path, tmp_path)

@@ -1,8 +1,8 @@
-"""Accuracy of every reward model in every column of Table 2, with intervals; numbers only, no layout.
+"""Accuracy of every scorer in every column of Table 2, with intervals; numbers only, no layout.
 
 * A cell is a mean over seeds with an interval over seeds and prompts.
 * RewardBench's sections weigh their subsets as upstream does; prompts are then resampled within subsets.
-* One stream of resampling a column, not a cell: variants are compared on the same resamples, and a row that is added
+* One stream of resampling a column, not a cell: scorers are compared on the same resamples, and a row that is added
   or left out changes no other.
 """
 
@@ -21,13 +21,13 @@ from vrm.config import Config
 from vrm.evaluation.reward_bench import SECTIONS, missing_subsets
 from vrm.records import RecordError
 
-from .results import PROBES, PairScores, pair_scores, read_scores
+from .results import PROBES, PairScores, Scorer, pair_scores, read_scores, scorers
 from .stats import Interval, crossed_bootstrap
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number a variant.
+    """One number a scorer.
 
     Args:
         evaluation_set: name of the set in the configuration.
@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant in one column.
+    """One scorer in one column.
 
     Args:
         interval: accuracy in 0..1.
@@ -64,37 +64,39 @@ class Measurements:
     """Everything that Table 2 shows.
 
     Args:
+        scorers: from top to bottom.
         columns: from left to right.
-        cells: by (variant, column); a section of which no subset is present has none.
-        sets: scores by (variant, evaluation set), for the counts below the table.
+        cells: by (scorer's name, column); a section of which no subset is present has none.
+        sets: scores by (scorer's name, evaluation set), for the counts below the table.
     """
 
+    scorers: Sequence[Scorer]
     columns: Sequence[Column]
     cells: dict[tuple[str, Column], Measured]
     sets: dict[tuple[str, str], PairScores]
 
 
 def measure(config: Config, results: Path) -> Measurements:
-    """Measure every variant of `reward.run` on every set of `evaluation.run` but the probes.
+    """Measure every scorer on every set of `evaluation.run` but the probes.
 
     Raises:
-        RecordError: scores are missing or broken, variants scored different pairs, or a RewardBench set has a subset
+        RecordError: scores are missing or broken, scorers scored different pairs, or a RewardBench set has a subset
             that RewardBench does not have.
     """
-    columns = table_columns(config)
+    columns, rows = table_columns(config), scorers(config)
     cells: dict[tuple[str, Column], Measured] = {}
     sets: dict[tuple[str, str], PairScores] = {}
-    for name in config.reward.run:
-        scores = read_scores(results, name, config.reward.seeds)
+    for scorer in rows:
+        scores = read_scores(results, scorer)
         for set_name in dict.fromkeys(column.evaluation_set for column in columns):
-            sets[name, set_name] = pair_scores(scores, set_name, f"variant {name}")
-            _check(config, set_name, name, sets)
+            sets[scorer.name, set_name] = pair_scores(scores, set_name, scorer.name)
+            _check(config, set_name, rows[0].name, scorer.name, sets)
         for column in columns:
-            inside = _members(column, sets[name, column.evaluation_set])
+            inside = _members(column, sets[scorer.name, column.evaluation_set])
             if inside.any():
-                pairs = sets[name, column.evaluation_set].select(inside)
-                cells[name, column] = _measure_cell(config, column, pairs)
-    return Measurements(columns, cells, sets)
+                pairs = sets[scorer.name, column.evaluation_set].select(inside)
+                cells[scorer.name, column] = _measure_cell(config, column, pairs)
+    return Measurements(rows, columns, cells, sets)
 
 
 def table_columns(config: Config) -> list[Column]:
@@ -166,12 +168,11 @@ def _mean(scores: PairScores, weights: dict[str, float] | None) -> float:
     return float(np.average(accuracies, weights=[weights[subset] for subset in present]))
 
 
-def _check(config: Config, set_name: str, variant: str, sets: dict[tuple[str, str], PairScores]) -> None:
-    scores, first = sets[variant, set_name], sets[config.reward.run[0], set_name]
-    if not np.array_equal(scores.prompts, first.prompts):
+def _check(config: Config, set_name: str, first: str, name: str, sets: dict[tuple[str, str], PairScores]) -> None:
+    scores = sets[name, set_name]
+    if not np.array_equal(scores.prompts, sets[first, set_name].prompts):
         raise RecordError(
-            f"evaluation set {set_name}: variants {config.reward.run[0]} and {variant} scored different pairs; "
-            "score them again on the same files"
+            f"evaluation set {set_name}: {first} and {name} scored different pairs; score them again on the same files"
         )
     if config.evaluation.sets[set_name].format == "reward_bench":
         try:

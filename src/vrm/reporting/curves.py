@@ -21,7 +21,7 @@ from vrm.config import Config, ConfigError, Variant
 from vrm.records import RecordError
 
 from . import style
-from .results import read_training, row_label
+from .results import read_training, reward_model, row_label
 from .stats import student_interval
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _curves(config: Config, results: Path, variants: dict[str, Variant], measure
     """Tidy curves: variant, label, lambda, supervision, split, metric, step, mean, low, high, level, n_seeds."""
     rows: list[dict[str, Any]] = []
     for name, variant in variants.items():
-        log = read_training(results, name, config.reward.seeds)
+        log = read_training(results, reward_model(config, name))
         for measure in measures:
             if variant.kind == "scalar" and measure.metric != "accuracy":
                 continue

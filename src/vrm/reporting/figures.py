@@ -9,6 +9,7 @@ from vrm.config import Config
 
 from .curves import figure3, figure4, figure5
 from .diagrams import figure1, figure2
+from .overoptimisation import overoptimisation
 
 FIGURES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "figure1": figure1,
@@ -16,6 +17,7 @@ FIGURES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "figure3": figure3,
     "figure4": figure4,
     "figure5": figure5,
+    "overoptimisation": overoptimisation,
 }
 
-__all__ = ["FIGURES", "figure1", "figure2", "figure3", "figure4", "figure5"]
+__all__ = ["FIGURES", "figure1", "figure2", "figure3", "figure4", "figure5", "overoptimisation"]

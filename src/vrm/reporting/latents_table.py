@@ -18,7 +18,7 @@ from vrm.records import RecordError
 
 from .accuracies import resample
 from .rendering import Cell, Grid, Row, interval_cell, write_table
-from .results import ours_last, read_scores, read_training, row_label, starts_ours
+from .results import Scorer, read_scores, read_training, reward_models, row_label, starts_group
 from .stats import Interval, student_interval
 
 OVER_SEEDS = "seeds (Student's t)"
@@ -59,17 +59,17 @@ def latents_table(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: scores or training logs are missing, or lack the weights or a metric.
     """
-    names = [name for name in ours_last(config) if config.reward.variants[name].kind == "variational"]
-    if not names:
+    models = [model for model in reward_models(config) if config.reward.variants[model.name].kind == "variational"]
+    if not models:
         raise RecordError("latents: reward.run names no variational variant; leave `latents` out of report.tables")
-    measured = {name: dict(_measure(config, results, name)) for name in names}
+    measured = {model.name: dict(_measure(config, results, model)) for model in models}
     quantities = list(dict.fromkeys(quantity for row in measured.values() for quantity in row))
     rows = [
         Row(
-            [Cell(row_label(config.reward.variants[name])), *_cells(measured[name], quantities)],
-            rule=starts_ours(config, previous, name),
+            [Cell(model.label), *_cells(measured[model.name], quantities)],
+            rule=starts_group(previous, model),
         )
-        for name, previous in zip(names, [None, *names], strict=False)
+        for model, previous in zip(models, [None, *models], strict=False)
     ]
     grid = Grid(
         name="latents",
@@ -81,12 +81,12 @@ def latents_table(config: Config, results: Path, out: Path) -> list[Path]:
     return write_table(out, [grid], _tidy(config, measured))
 
 
-def _measure(config: Config, results: Path, name: str) -> Iterator[tuple[_Quantity, Interval]]:
-    scores = read_scores(results, name, config.reward.seeds)
+def _measure(config: Config, results: Path, model: Scorer) -> Iterator[tuple[_Quantity, Interval]]:
+    scores = read_scores(results, model)
     scores = scores[scores["evaluation_set"] == config.evaluation.run[0]]
-    yield from _learned_weights(config, scores, name)
+    yield from _learned_weights(config, scores, model.name)
     yield from _recovery(config, scores)
-    yield from _end_of_training(config, read_training(results, name, config.reward.seeds), name)
+    yield from _end_of_training(config, read_training(results, model), model.name)
 
 
 def _learned_weights(config: Config, scores: pd.DataFrame, name: str) -> Iterator[tuple[_Quantity, Interval]]:

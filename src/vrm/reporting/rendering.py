@@ -20,6 +20,7 @@ from vrm.records import write_whole
 from .stats import Interval
 
 EMPTY = "—"
+_LONGEST_LINE = 32  # characters of a text column after the first that are not wrapped in print
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ def to_markdown(grid: Grid) -> str:
 
 def to_latex(grid: Grid) -> str:
     """A `table*` with booktabs rules."""
-    body = ["\\toprule", _latex_row(grid.header), "\\midrule"]
+    body = ["\\toprule", _latex_row(grid, grid.header), "\\midrule"]
     for index, row in enumerate(grid.rows):
         if row.rule and index > 0:
             body.append("\\midrule")
-        body.append(_latex_row(row.cells))
-    columns = "l" + r"p{0.45\textwidth}" * (grid.text_columns - 1) + "r" * (len(grid.header) - grid.text_columns)
+        body.append(_latex_row(grid, row.cells))
+    columns = "".join(_latex_column(grid, index) for index in range(len(grid.header)))
     tabular = [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", *body, "\\bottomrule", "\\end{tabular}"]
     notes = " ".join(_escape_latex(note) for note in grid.notes)
     lines = [
@@ -125,8 +126,16 @@ def _shrunk(tabular: Sequence[str], columns: int) -> list[str]:
     return ["\\providecommand{\\resizebox}[3]{#3}%", "\\resizebox{\\textwidth}{!}{%", *tabular, "}"]
 
 
-def _latex_row(cells: Sequence[Cell]) -> str:
-    return " & ".join(_latex_cell(cell, left=index == 0) for index, cell in enumerate(cells)) + " \\\\"
+def _latex_column(grid: Grid, index: int) -> str:
+    """Numbers to the right, text to the left; long text is wrapped."""
+    if index >= grid.text_columns:
+        return "r"
+    longest = max((len(row.cells[index].text) for row in grid.rows), default=0)
+    return r"p{0.45\textwidth}" if index > 0 and longest > _LONGEST_LINE else "l"
+
+
+def _latex_row(grid: Grid, cells: Sequence[Cell]) -> str:
+    return " & ".join(_latex_cell(cell, index < grid.text_columns) for index, cell in enumerate(cells)) + " \\\\"
 
 
 def _latex_cell(cell: Cell, left: bool) -> str:
@@ -157,6 +166,8 @@ _LATEX = {
     "–": "--",
     "−": "$-$",
     "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "π": r"$\pi$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "λ": r"$\lambda$",

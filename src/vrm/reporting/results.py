@@ -1,4 +1,8 @@
-"""Reading a run's files for the report: training logs and pair scores, with all seeds side by side."""
+"""Who scores pairs, and reading their files for the report: training logs and pair scores, all seeds side by side.
+
+A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes a
+scorer and asks no further.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vrm.config import Config, Variant
+from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
 from vrm.records import RecordError
 
 # The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
@@ -32,7 +36,7 @@ _TEXT = ("evaluation_set", "pair_id", "prompt_id", "subset")
 
 @dataclass(frozen=True)
 class PairScores:
-    """One variant's scores on one evaluation set; S seeds, N pairs.
+    """One scorer's scores on one evaluation set; S seeds, N pairs.
 
     Args:
         wins: 1.0 where the chosen response scores strictly higher (a tie is a loss), shape (S, N).
@@ -62,44 +66,93 @@ class PairScores:
         )
 
 
-def row_label(variant: Variant) -> str:
-    """The variant's label; what the paper does not have is marked as ours."""
-    marked = not variant.ours or "(ours)" in variant.label
-    return variant.label if marked else f"{variant.label} (ours)"
+@dataclass(frozen=True)
+class Scorer:
+    """Something that scores pairs, trained once a seed.
+
+    Args:
+        name: its key in the configuration; no policy has the name of a reward model.
+        label: what its row is called.
+        ours: not in the paper.
+        folder: its directory in the run's, which holds `seed<seed>/scores.csv`.
+        seeds: the seeds it was trained with.
+        group: `policy`, `reward model` or `ours` (a reward model that the paper does not have).
+    """
+
+    name: str
+    label: str
+    ours: bool
+    folder: str
+    seeds: Sequence[int]
+    group: str
+
+    def file(self, results: Path, seed: int, name: str) -> Path:
+        """One of its files."""
+        return Path(results) / self.folder / f"seed{seed}" / name
 
 
-def ours_last(config: Config) -> list[str]:
+def scorers(config: Config) -> list[Scorer]:
+    """The rows of Table 2: the policies of `policy.scorers_from`, the paper's reward models, then ours."""
+    return [*policy_scorers(config), *reward_models(config)]
+
+
+def reward_models(config: Config) -> list[Scorer]:
     """The variants of `reward.run` in the order of table rows: the paper's, then ours."""
-    return sorted(config.reward.run, key=lambda name: config.reward.variants[name].ours)
+    found = [reward_model(config, name) for name in config.reward.run]
+    return sorted(found, key=lambda scorer: scorer.ours)
 
 
-def starts_ours(config: Config, previous: str | None, name: str) -> bool:
-    """Whether the row of `name` is the first of ours below one of the paper's."""
-    variants = config.reward.variants
-    return previous is not None and variants[name].ours and not variants[previous].ours
+def reward_model(config: Config, name: str) -> Scorer:
+    """One of the variants."""
+    variant = config.reward.variants[name]
+    group = "ours" if variant.ours else "reward model"
+    return Scorer(name, row_label(variant), variant.ours, f"reward/{name}", config.reward.seeds, group)
 
 
-def read_training(results: Path, variant: str, seeds: Sequence[int]) -> pd.DataFrame:
-    """The training logs of one variant, one below the other, with a column `seed`.
+def policy_scorers(config: Config) -> list[Scorer]:
+    """The preference-trained policies of `policy.scorers_from`, in the order of `policy.run`; none without a base."""
+    base, methods = config.policy.scorers_from, config.policy.methods
+    names = config.policy.preference_run if base else []
+    return [
+        Scorer(
+            name, row_label(methods[name]), methods[name].ours, f"policy/{base}/{name}", config.policy.seeds, "policy"
+        )
+        for name in names
+    ]
+
+
+def row_label(entry: Variant | PreferenceMethod | PpoMethod) -> str:
+    """The label of a variant or a method; what the paper does not have is marked as ours."""
+    marked = not entry.ours or "(ours)" in entry.label
+    return entry.label if marked else f"{entry.label} (ours)"
+
+
+def starts_group(previous: Scorer | None, scorer: Scorer) -> bool:
+    """Whether a row starts another group than that of the row above."""
+    return previous is not None and previous.group != scorer.group
+
+
+def read_training(results: Path, scorer: Scorer) -> pd.DataFrame:
+    """The training logs of one scorer, one below the other, with a column `seed`.
 
     Raises:
         RecordError: a log is missing or lacks a column.
     """
-    return _read_seeds(results, variant, seeds, "training.csv", _TRAINING_COLUMNS)
+    return _read_seeds(results, scorer, "training.csv", _TRAINING_COLUMNS)
 
 
-def read_scores(results: Path, variant: str, seeds: Sequence[int]) -> pd.DataFrame:
-    """The pair scores of one variant on every evaluation set, with a column `seed`.
+def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
+    """The pair scores of one scorer on every evaluation set, with a column `seed`.
 
     Raises:
         RecordError: a file is missing, lacks a column, or holds a reward that is not a finite number.
     """
-    frame = _read_seeds(results, variant, seeds, "scores.csv", _SCORE_COLUMNS)
+    frame = _read_seeds(results, scorer, "scores.csv", _SCORE_COLUMNS)
     finite = np.isfinite(frame[["reward_chosen", "reward_rejected"]]).all(axis=1)
     if not finite.all():
         bad = frame[~finite].iloc[0]
         raise RecordError(
-            f"{_seed_file(results, variant, bad['seed'], 'scores.csv')}: the reward of pair {bad['pair_id']} of "
+            f"{scorer.file(results, bad['seed'], 'scores.csv')}: the reward of pair {bad['pair_id']} of "
             f"{bad['evaluation_set']} is not a finite number; the training diverged, lower its learning rate"
         )
     return frame
@@ -111,7 +164,7 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
     Args:
         scores: what `read_scores` returned.
         evaluation_set: name of the set.
-        source: what to call the scores in an error, e.g. the variant's name.
+        source: what to call the scores in an error, e.g. the scorer's name.
 
     Raises:
         RecordError: the set was not scored, or the seeds scored different pairs.
@@ -137,16 +190,12 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
     )
 
 
-def _seed_file(results: Path, variant: str, seed: int, name: str) -> Path:
-    return Path(results) / "reward" / variant / f"seed{seed}" / name
-
-
-def _read_seeds(results: Path, variant: str, seeds: Sequence[int], name: str, required: Sequence[str]) -> pd.DataFrame:
+def _read_seeds(results: Path, scorer: Scorer, name: str, required: Sequence[str]) -> pd.DataFrame:
     frames = []
-    for seed in seeds:
-        path = _seed_file(results, variant, seed, name)
+    for seed in scorer.seeds:
+        path = scorer.file(results, seed, name)
         if not path.is_file():
-            raise RecordError(f"{path}: missing; train and score variant {variant} with seed {seed} first")
+            raise RecordError(f"{path}: missing; train and score {scorer.name} with seed {seed} first")
         # A subset may be called "NA": only an empty cell means that there is nothing.
         frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
         lacking = [column for column in required if column not in frame]

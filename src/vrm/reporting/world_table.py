@@ -18,7 +18,7 @@ from vrm.records import RecordError
 
 from .accuracies import resample
 from .rendering import Cell, Grid, Row, interval_cell, write_table
-from .results import PROBES, pair_scores, read_scores, row_label
+from .results import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
 from .stats import Interval
 
 _FACT_INTERVALS = (
@@ -118,19 +118,18 @@ def _words(name: str) -> str:
 def _measure_probes(config: Config, results: Path) -> dict[tuple[str, str], tuple[Interval, int]]:
     """Accuracy and number of pairs by (variant, probe)."""
     measured = {}
-    for name in _shown(config):
-        scores = pair_scores(read_scores(results, name, config.reward.seeds), PROBES, f"variant {name}")
+    for model in _shown(config):
+        scores = pair_scores(read_scores(results, model), PROBES, model.name)
         for probe in sorted(set(scores.subsets.tolist())):
             part = scores.select(scores.subsets == probe)
             interval = resample(config, f"{PROBES}/{probe}", part.wins, part.prompts)
-            measured[name, probe] = (interval, len(part.prompts))
+            measured[model.name, probe] = (interval, len(part.prompts))
     return measured
 
 
-def _shown(config: Config) -> list[str]:
-    """The variants of Figure 4 and ours, in the order of the table's rows."""
-    wanted = set(config.report.figure4)
-    return [name for name in config.reward.run if name in wanted or config.reward.variants[name].ours]
+def _shown(config: Config) -> list[Scorer]:
+    """The variants of Figure 4, then ours."""
+    return [model for model in reward_models(config) if model.ours or model.name in config.report.figure4]
 
 
 def _probe_grid(config: Config, probes: dict[tuple[str, str], tuple[Interval, int]]) -> Grid:

@@ -1,0 +1,229 @@
+"""What each policy training did on held-out data: one table for SFT and the preference methods, one for PPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from vrm.config import Config
+from vrm.records import RecordError
+
+from .rendering import Cell, Grid, Row, interval_cell, number, write_table
+from .results import row_label
+from .training_outcomes import Outcome, Training, outcomes, trainings
+
+_LOSS_UNITS = {"ipo": "squared nats", "kto": "no unit"}
+_DIGITS = {"loss": 3, "accuracy": 1, "margin": 2, "chosen_logratio": 1, "rejected_logratio": 1}
+_DIGITS |= {"reward": 2, "gold": 2, "kl": 1, "entropy": 2, "length": 1}
+_VERDICT = (
+    "As expected: the interval of the change lies below 0 for a loss, above 0 for PPO's reward; it is not "
+    "distinguishable from no change where it holds 0."
+)
+
+Measured = Sequence[tuple[Training, Mapping[str, Outcome]]]
+
+
+def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
+    """Write training_summary.{csv,md,tex}: one row a training of `policy.run_bases`.
+
+    Args:
+        config: names bases, methods, seeds and the level.
+        results: the run's directory.
+        out: directory of the three files. The CSV has one row a training and metric.
+
+    Raises:
+        RecordError: nothing is trained, or a file is missing or broken.
+    """
+    measured = [(training, outcomes(config, results, training)) for training in trainings(config)]
+    if not measured:
+        raise RecordError("training_summary: no policy is trained; leave `training_summary` out of report.tables")
+    offline = [row for row in measured if not row[0].is_ppo]
+    ppo = [row for row in measured if row[0].is_ppo]
+    grids = [*([_offline_grid(config, offline)] if offline else []), *([_ppo_grid(config, ppo)] if ppo else [])]
+    grids[0] = replace(grids[0], name="training_summary")  # the first names the files
+    return write_table(out, grids, _tidy(config, measured))
+
+
+def _offline_grid(config: Config, measured: Measured) -> Grid:
+    has_start = any(training.method and not training.method.needs_reference for training, _ in measured)
+    header = [
+        *(Cell("Base"), Cell("Method"), Cell("Loss", "unit")),
+        *(Cell("Loss", "at start"), Cell("Loss", "at end"), Cell("Loss", "change")),
+        *([Cell("Accuracy", "at start, %")] if has_start else []),
+        *(Cell("Accuracy", "at end, %"), Cell("Margin", "at end")),
+        *(Cell("Log ratio, chosen", "at end, nats"), Cell("Log ratio, rejected", "at end, nats")),
+        Cell("As expected", "loss falls"),
+    ]
+    rows = [
+        Row(
+            [
+                *(Cell(training.base), Cell(training.label), Cell(_loss_unit(training))),
+                *_objective(training, found),
+                *([Cell(_start(found, "accuracy"))] if has_start else []),
+                *(_end(found, metric) for metric in ("accuracy", "margin", "chosen_logratio", "rejected_logratio")),
+                Cell(found["loss"].verdict),
+            ],
+            rule=starts,
+        )
+        for (training, found), starts in _with_rules(measured)
+    ]
+    return Grid(
+        name="training_summary",
+        caption=f"What SFT and the preference methods did to held-out pairs. Data: {config.data.label}.",
+        header=header,
+        rows=rows,
+        notes=list(_offline_notes(config, measured)),
+        text_columns=3,
+    )
+
+
+def _ppo_grid(config: Config, measured: Measured) -> Grid:
+    gold = [Cell("Gold reward", when) for when in ("at start", "at end", "change")] if config.policy.gold else []
+    header = [
+        *(Cell("Base"), Cell("Method"), Cell("Reward model")),
+        *(Cell("Reward", "at start"), Cell("Reward", "at end"), Cell("Reward", "change"), *gold),
+        Cell("KL from the start", "at end, nats a response"),
+        *(Cell("Entropy", "nats a token"), Cell("Length", "tokens"), Cell("As expected", "reward rises")),
+    ]
+    rows = [
+        Row(
+            [
+                *(Cell(training.base), Cell(training.label), Cell(_reward_model(config, training))),
+                *_objective(training, found),
+                *([Cell(_start(found, "gold")), _end(found, "gold"), _change(found, "gold")] if gold else []),
+                _end(found, "kl"),
+                *(_both(found, "entropy"), _both(found, "length")),
+                Cell(found["reward"].verdict),
+            ],
+            rule=starts,
+        )
+        for (training, found), starts in _with_rules(measured)
+    ]
+    return Grid(
+        name="training_summary_ppo",
+        caption=f"What PPO did to answers to held-out prompts. Data: {config.data.label}.",
+        header=header,
+        rows=rows,
+        notes=list(_ppo_notes(config, measured)),
+        text_columns=3,
+    )
+
+
+def _with_rules(measured: Measured) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
+    """Each row, and whether it is the first of another base than the row above."""
+    for row, previous in zip(measured, [None, *measured], strict=False):
+        yield row, previous is not None and previous[0].run.base != row[0].run.base
+
+
+def _objective(training: Training, found: Mapping[str, Outcome]) -> tuple[Cell, Cell, Cell]:
+    """The training's own objective: at the start, at the end, its change."""
+    metric = training.objective
+    return (
+        Cell(_start(found, metric)),
+        Cell(number(found[metric].end.estimate, _DIGITS[metric])),
+        _change(found, metric),
+    )
+
+
+def _start(found: Mapping[str, Outcome], metric: str) -> str:
+    return number(found[metric].start, _DIGITS[metric]) if metric in found else ""
+
+
+def _end(found: Mapping[str, Outcome], metric: str) -> Cell:
+    return interval_cell(found[metric].end, digits=_DIGITS[metric]) if metric in found else Cell("")
+
+
+def _change(found: Mapping[str, Outcome], metric: str) -> Cell:
+    return interval_cell(found[metric].change, digits=_DIGITS[metric])
+
+
+def _both(found: Mapping[str, Outcome], metric: str) -> Cell:
+    """Start and end above the interval of the change."""
+    ends = f"{_start(found, metric)} → {number(found[metric].end.estimate, _DIGITS[metric])}"
+    return Cell(ends, _change(found, metric).below)
+
+
+def _loss_unit(training: Training) -> str:
+    return "nats a token" if training.method is None else _LOSS_UNITS.get(training.method.method, "nats a pair")
+
+
+def _reward_model(config: Config, training: Training) -> str:
+    return row_label(config.reward.variants[training.method.reward])
+
+
+def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
+    methods = {training.method.method for training, _ in measured if training.method}
+    yield _interval_note(config, measured, "loss", "validation pairs")
+    yield _VERDICT
+    if not methods:
+        return
+    yield (
+        "Loss of a preference method: its own, not to be compared between methods. Margin: reward of the chosen less "
+        "that of the rejected response, in the method's own reward; accuracy: share of pairs with a margin above 0."
+    )
+    if "simpo" in methods:
+        yield (
+            "SimPO's reward has no reference, so that it has an accuracy at the start; the others' is 0 for every "
+            "response there."
+        )
+    if "wpo" in methods:
+        yield "WPO's loss: without its weights."
+    yield (
+        "Log ratio: log π - log π_start, summed over the response. Below 0 for the chosen one: even chosen responses "
+        "have become less likely."
+    )
+
+
+def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
+    yield _interval_note(config, measured, "reward", "validation prompts, one sampled answer each at start and end")
+    yield _VERDICT
+    yield (
+        "Reward: of the reward model that PPO trains against, in its own unit, hence not to be compared between reward "
+        "models. KL: log π - log π_start of the sampled answer. Brackets below start → end: the interval of the change."
+    )
+    if config.policy.gold:
+        yield f"Gold reward: {config.policy.gold}, which no training sees; it is watched, not optimised."
+
+
+def _interval_note(config: Config, measured: Measured, metric: str, items: str) -> str:
+    counts = {found[metric].items for _, found in measured}
+    count = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    seeds = config.policy.seeds
+    resamples = f"{config.report.bootstrap_samples:,} resamples"
+    level = f"{100 * config.report.level:g} %"
+    if len(seeds) > 1:
+        mean = f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+        over = f"a crossed bootstrap over seeds and prompts ({resamples})"
+    else:
+        mean = f"One seed ({seeds[0]})"
+        over = f"a bootstrap over prompts ({resamples}), which leaves out the variation between seeds"
+    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval of {over}."
+
+
+def _tidy(config: Config, measured: Measured) -> pd.DataFrame:
+    rows = [
+        {
+            "base": training.run.base,
+            "method": training.run.method,
+            "label": training.label,
+            "metric": metric,
+            "start": outcome.start,
+            "end": outcome.end.estimate,
+            "end_low": outcome.end.low,
+            "end_high": outcome.end.high,
+            "change": outcome.change.estimate,
+            "low": outcome.change.low,
+            "high": outcome.change.high,
+            "level": config.report.level,
+            "n_items": outcome.items,
+            "n_seeds": len(training.run.seeds),
+            "expected": outcome.expected,
+            "verdict": outcome.verdict,
+        }
+        for training, found in measured
+        for metric, outcome in found.items()
+    ]
+    return pd.DataFrame(rows)
