@@ -1,6 +1,8 @@
 # The experiment of "VRM: Teaching Reward Models to Understand Authentic Human Preferences" (arXiv 2603.04974).
 #
 #   scored prompts -> pairs -> reward models -> scores on evaluation sets -> Table 2, Figures 1-5
+#                           -> policies: SFT -> preference methods -> scores -> Table 2
+#                                            -> PPO against a reward model -> over-optimisation
 #
 # A stage is a rule, a rule is one `vrm` command, and stages speak only through files under results/<run>/.
 from snakemake.utils import min_version
@@ -14,6 +16,8 @@ configfile: "config.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/reward.smk"
+include: "workflow/rules/policy_inputs.smk"
+include: "workflow/rules/policy.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -9,19 +9,55 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 EPILOG = """examples:
   vrm world      --config config.yaml --out results/demo/world
   vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\
                  --pairs results/demo/data/pairs --checkpoints /tmp/ckpt --out results/demo/reward/vrm/seed1
+  vrm train-ppo  --config config.yaml --base qwen3 --method ppo_vrm --seed 1 \\
+                 --policy results/demo/policy/qwen3/sft/seed1/model --model results/demo/reward/vrm/seed1/model \\
+                 --pairs results/demo/data/pairs --checkpoints /tmp/ckpt --out results/demo/policy/qwen3/ppo_vrm/seed1
   vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl
 
 Every command takes what the workflow's rule of that name takes; `snakemake -n -p` prints them all."""
+
+
+TRAINING = ("seed", "pairs", "checkpoints")
+"""Options of every training."""
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "name": ("--name", {"required": True, "help": "which one"}),
+    "variant": ("--variant", {"required": True, "help": "a key of reward.variants"}),
+    "base": ("--base", {"help": "a key of policy.bases; without it, the reward models' backbone"}),
+    "of_base": ("--base", {"required": True, "help": "a key of policy.bases"}),
+    "method": ("--method", {"required": True, "help": "a key of policy.methods"}),
+    "seed": ("--seed", {"type": int, "default": 0, "help": "seed of this training"}),
+    "backbone": ("--backbone", {"required": True, "help": "directory or hub id of a causal LM"}),
+    "policy": ("--policy", {"required": True, "help": "directory or hub id of the policy to start from, or to score"}),
+    "reference": ("--reference", {"required": True, "help": "directory or hub id of the policy it was trained from"}),
+    "difficulty": ("--difficulty", {"type": Path, "help": "difficulty.csv; selective_dpo needs it"}),
+    "halving": ("--run", {"type": int, "required": True, "help": "number of the halving"}),
+    "half": ("--half", {"type": int, "choices": (0, 1), "required": True, "help": "which half is trained on"}),
+    "losses": ("--losses", {"type": Path, "nargs": "+", "required": True, "help": "what the reference runs wrote"}),
+    "pairs": ("--pairs", {"type": Path, "required": True, "help": "directory of normalised pairs by split"}),
+    "checkpoints": ("--checkpoints", {"type": Path, "required": True, "help": "where resumable state lives"}),
+    "model": ("--model", {"type": Path, "required": True, "help": "directory of a trained reward model"}),
+    "models": (
+        "--models",
+        {"nargs": "+", "required": True, "metavar": "VARIANT=DIRECTORY", "help": "trained reward models"},
+    ),
+    "samples": ("--samples", {"type": Path, "required": True, "help": "a samples.jsonl"}),
+    "sets": ("--sets", {"type": Path, "nargs": "+", "required": True, "help": "files of evaluation sets"}),
+    "scores": (
+        "--scores",
+        {"type": Path, "nargs": "+", "required": True, "help": "<variant or method>/seed<seed>/scores.csv files"},
+    ),
+    "results": ("--results", {"type": Path, "required": True, "help": "results/<run>"}),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,17 +67,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     started = time.time()
+    from vrm import stages
     from vrm.config import ConfigError
     from vrm.records import RecordError
+    from vrm.training.watchdog import TrainingError
 
     try:
-        options.stage(options)
+        getattr(stages, options.command.replace("-", "_"))(options)
         if "config" in options and options.out is not None:
             _write_provenance(options, time.time() - started)
-    except (ConfigError, RecordError, FileNotFoundError) as error:
+    except (ConfigError, RecordError, TrainingError, FileNotFoundError) as error:
         print(f"vrm {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that a rule of the workflow calls; `vrm.stages` has the function of its name.
+
+    Args:
+        name: the command.
+        text: what it does, in a sentence.
+        options: keys of `OPTIONS`.
+        out: what `--out` is.
+    """
+
+    name: str
+    text: str
+    options: tuple[str, ...]
+    out: str
+
+
+FILL, MAKE, CSV = "directory to fill", "directory to make", "CSV to write"
+STAGES = (
+    Stage("world", "Write the offline preference world.", (), FILL),
+    Stage("read-scored", "Read scored prompts; set aside what can't be used.", (), FILL),
+    Stage("make-pairs", "Split prompts and make preference pairs.", (), "directory that holds scored.jsonl"),
+    Stage("normalise", "Normalise scores by the training split.", (), "directory that holds paired/"),
+    Stage("evaluation-set", "Read one evaluation set and audit its leakage.", ("name", "pairs"), FILL),
+    Stage("backbone", "Make and pretrain a small causal LM.", ("base", "pairs", "checkpoints"), MAKE),
+    Stage("train-reward", "Train a reward model.", ("variant", "seed", "backbone", "pairs", "checkpoints"), FILL),
+    Stage("score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "seed"), CSV),
+    Stage("sft", "Fine-tune a policy base on chosen responses.", ("of_base", "policy", *TRAINING), FILL),
+    Stage(
+        "train-preference",
+        "Train a policy on preference pairs.",
+        ("of_base", "method", "policy", "difficulty", *TRAINING),
+        FILL,
+    ),
+    Stage(
+        "difficulty-run",
+        "Train a reference run on half of the pairs; score the others.",
+        ("of_base", "method", "policy", "halving", "half", *TRAINING),
+        CSV,
+    ),
+    Stage("difficulty", "Average the reference runs' losses and select pairs.", ("losses",), CSV),
+    Stage("train-ppo", "Train a policy by PPO.", ("of_base", "method", "policy", "model", *TRAINING), FILL),
+    Stage(
+        "score-policy",
+        "Score every evaluation set with a policy.",
+        ("of_base", "method", "policy", "reference", "sets", "pairs"),
+        CSV,
+    ),
+    Stage(
+        "best-of-n",
+        "Draw many answers to each prompt and score them.",
+        ("of_base", "policy", "models", "pairs", "seed"),
+        "JSONL to write",
+    ),
+    Stage("gold", "Score a file of samples by the gold judge.", ("samples",), CSV),
+    Stage("evaluate", "Point estimates of every scorer.", ("scores",), CSV),
+    Stage("table", "Make one table.", ("name", "results"), FILL),
+    Stage("figure", "Draw one figure.", ("name", "results"), FILL),
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,198 +150,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    stages = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
-
-    def stage(name: str, run: Callable[[argparse.Namespace], None], text: str, *options: str, out: str) -> None:
-        sub = stages.add_parser(name, help=text, description=text)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    for stage in STAGES:
+        sub = commands.add_parser(stage.name, help=stage.text, description=stage.text)
         sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
-        for option in options:
-            sub.add_argument(f"--{option}", **OPTIONS[option])
-        sub.add_argument("--out", type=Path, required=True, help=out)
-        sub.set_defaults(stage=run)
-
-    stage("world", _world, "Write the offline preference world.", out="directory to fill")
-    stage("read-scored", _read_scored, "Read scored prompts; set aside what can't be used.", out="directory to fill")
-    stage(
-        "make-pairs", _make_pairs, "Split prompts and make preference pairs.", out="directory that holds scored.jsonl"
-    )
-    stage("normalise", _normalise, "Normalise scores by the training split.", out="directory that holds paired/")
-    stage(
-        "evaluation-set", _evaluation_set, "Read one evaluation set and audit its leakage.", "name", "pairs",
-        out="directory to fill",
-    )  # fmt: skip
-    stage("backbone", _backbone, "Make and pretrain a small backbone.", "pairs", "checkpoints", out="directory to make")
-    stage(
-        "train-reward", _train_reward, "Train one reward model.",
-        "variant", "seed", "backbone", "pairs", "checkpoints", out="directory to fill",
-    )  # fmt: skip
-    stage(
-        "score", _score, "Score every evaluation set with one reward model.", "model", "sets", "pairs", "seed",
-        out="CSV to write",
-    )  # fmt: skip
-    stage("evaluate", _evaluate, "Point estimates of every reward model.", "scores", out="CSV to write")
-    stage("table", _table, "Make one table.", "name", "results", out="directory to fill")
-    stage("figure", _figure, "Draw one figure.", "name", "results", out="directory to fill")
-
-    sub = stages.add_parser("score-file", help="Score a file of pairs with a trained reward model; prints a table.")
+        for option in stage.options:
+            flag, settings = OPTIONS[option]
+            sub.add_argument(flag, **settings)
+        sub.add_argument("--out", type=Path, required=True, help=stage.out)
+    sub = commands.add_parser("score-file", help="Score a file of pairs with a trained reward model; prints a table.")
     sub.add_argument("--model", type=Path, required=True, help="directory of a trained reward model")
     sub.add_argument("--pairs", type=Path, required=True, help=".jsonl or .parquet with prompt, chosen, rejected")
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
     sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
-    sub.set_defaults(stage=_score_file)
-    sub = stages.add_parser("schema", help="Print the JSON schema of config.yaml.")
+    sub = commands.add_parser("schema", help="Print the JSON schema of config.yaml.")
     sub.add_argument("--out", type=Path, help="write it to this file instead")
-    sub.set_defaults(stage=_schema)
     return parser
-
-
-OPTIONS: dict[str, dict] = {
-    "name": {"required": True, "help": "which one"},
-    "variant": {"required": True, "help": "a key of reward.variants"},
-    "seed": {"type": int, "default": 0, "help": "seed of this training"},
-    "backbone": {"required": True, "help": "directory or hub id of a causal LM"},
-    "pairs": {"type": Path, "required": True, "help": "directory of normalised pairs by split"},
-    "checkpoints": {"type": Path, "required": True, "help": "where resumable state lives"},
-    "model": {"type": Path, "required": True, "help": "directory of a trained reward model"},
-    "sets": {"type": Path, "nargs": "+", "required": True, "help": "files of evaluation sets"},
-    "scores": {"type": Path, "nargs": "+", "required": True, "help": "reward/<variant>/seed<seed>/scores.csv files"},
-    "results": {"type": Path, "required": True, "help": "results/<run>"},
-}
-
-
-def _config(options: argparse.Namespace):  # noqa: ANN202
-    from vrm.config import load
-
-    return load(options.config)
-
-
-def _known(known: Mapping[str, T], name: str, what: str) -> T:
-    """An entry by name; a wrong name is the user's mistake, and the right ones are listed."""
-    if name not in known:
-        from vrm.config import ConfigError
-
-        raise ConfigError(f"there is no {what} {name!r}; known are: {', '.join(known)}")
-    return known[name]
-
-
-def _world(options: argparse.Namespace) -> None:
-    from vrm.world.write import write_world
-
-    write_world(_config(options).world, options.out)
-
-
-def _read_scored(options: argparse.Namespace) -> None:
-    from vrm.data.scored import read_scored_prompts
-
-    read_scored_prompts(_config(options).data, options.out)
-
-
-def _make_pairs(options: argparse.Namespace) -> None:
-    from vrm.data.pairs import make_pairs
-
-    make_pairs(_config(options).data, options.out)
-
-
-def _normalise(options: argparse.Namespace) -> None:
-    from vrm.data.normalise import normalise_pairs
-
-    normalise_pairs(_config(options).data, options.out)
-
-
-def _evaluation_set(options: argparse.Namespace) -> None:
-    from vrm.data.preference_sets import read_preference_set
-
-    config = _config(options)
-    read_preference_set(
-        options.name,
-        _known(config.evaluation.sets, options.name, "evaluation set"),
-        options.pairs / "train.jsonl",
-        options.out,
-        config.data.aspects,
-    )
-
-
-def _backbone(options: argparse.Namespace) -> None:
-    from vrm.training.pretraining import pretrain_backbone
-
-    config = _config(options)
-    limits = config.reward.training.max_prompt_length, config.reward.training.max_length
-    pretrain_backbone(config.backbone.create, *limits, options.pairs / "train.jsonl", options.checkpoints, options.out)
-
-
-def _train_reward(options: argparse.Namespace) -> None:
-    from vrm.training.reward import RewardJob, train_reward_model
-
-    config = _config(options)
-    train_reward_model(
-        RewardJob(
-            variant=_known(config.reward.variants, options.variant, "variant"),
-            training=config.reward.training,
-            aspects=config.data.aspects,
-            seed=options.seed,
-            backbone=options.backbone,
-            revision=config.backbone.revision,
-            pairs=options.pairs,
-            checkpoints=options.checkpoints,
-            out=options.out,
-        )
-    )
-
-
-def _score(options: argparse.Namespace) -> None:
-    from vrm.evaluation.score_sets import score_sets
-    from vrm.models.scoring import load_reward_model
-
-    reward = _config(options).reward
-    model = load_reward_model(
-        options.model,
-        max_prompt_length=reward.training.max_prompt_length,
-        max_length=reward.training.max_length,
-        batch_size=reward.scoring_batch_size,
-        posterior_samples=reward.posterior_samples,
-        seed=options.seed,
-        progress=True,
-    )
-    score_sets(model, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from vrm.evaluation.reward_models import evaluate
-
-    sets = _config(options).evaluation.sets
-    scores = {(path.parts[-3], int(path.parts[-2].removeprefix("seed"))): path for path in options.scores}
-    evaluate(scores, {name: entry.format for name, entry in sets.items()}, options.out)
-
-
-def _table(options: argparse.Namespace) -> None:
-    from vrm.reporting import tables
-
-    config = _config(options)
-    _known(tables.TABLES, options.name, "table")(config, options.results, options.out)
-
-
-def _figure(options: argparse.Namespace) -> None:
-    from vrm.reporting import figures
-
-    config = _config(options)
-    _known(figures.FIGURES, options.name, "figure")(config, options.results, options.out)
-
-
-def _score_file(options: argparse.Namespace) -> None:
-    from vrm.evaluation.score_file import score_file
-
-    score_file(options.model, options.pairs, options.max_prompt_length, options.max_length, options.out)
-
-
-def _schema(options: argparse.Namespace) -> None:
-    from vrm.config import json_schema
-    from vrm.records import write_whole
-
-    if options.out:
-        write_whole(options.out, json_schema())
-    else:
-        print(json_schema(), end="")
 
 
 def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
@@ -253,7 +177,7 @@ def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
 
     extra = {
         "stage": options.command,
-        "arguments": {k: _plain(v) for k, v in vars(options).items() if k not in ("stage", "command")},
+        "arguments": {k: _plain(v) for k, v in vars(options).items() if k != "command"},
         "device": _device(),
         "seconds": round(seconds, 2),
     }

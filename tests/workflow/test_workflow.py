@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from paths import ROOT, SHARED
+from transformers import AutoTokenizer
+
+from vrm.records import read_jsonl
 
 DEFAULT = ROOT / "config.yaml"
 SMOKE = ROOT / "workflow" / "presets" / "smoke.yaml"
@@ -37,7 +40,11 @@ def planned(output):
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
     assert jobs["train_reward"] == jobs["score"] == 11 * 3
-    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 3, 1)
+    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 4, 1)
+    assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 4)
+    assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
+    assert (jobs["score_policy"], jobs["best_of_n"], jobs["overoptimisation"]) == (6, 2, 1)
+    assert jobs["gold"] == 2 * (4 + 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 
@@ -45,7 +52,7 @@ def test_own_data_needs_no_world(tmp_path):
     (tmp_path / "mine.jsonl").write_text("{}\n")
     preset = ROOT / "workflow" / "presets" / "own_data.yaml"
     output = snakemake("-n", "--config", "data={path: mine.jsonl}", directory=tmp_path, configs=(DEFAULT, preset))
-    assert "world" not in planned(output)
+    assert not {"world", "sft", "train_ppo", "gold"} & planned(output).keys()
     absent = snakemake(
         "-n", "--config", "data={path: absent.jsonl}", directory=tmp_path, configs=(DEFAULT, preset), check=False
     )
@@ -72,13 +79,13 @@ def plan(smoke, *config):
 
 def test_smoke_makes_every_table_and_figure(smoke):
     run = smoke / "results" / "smoke"
-    for table in ("table2", "world", "latents"):
+    for table in ("table2", "world", "latents", "training_summary"):
         for suffix in ("csv", "md", "tex"):
             assert (run / "tables" / f"{table}.{suffix}").stat().st_size > 100
         assert "synthetic world" in (run / "tables" / f"{table}.md").read_text()
-    for figure in range(1, 6):
+    for figure in (*(f"figure{number}" for number in range(1, 6)), "overoptimisation"):
         for suffix in ("pdf", "png"):
-            assert (run / "figures" / f"figure{figure}.{suffix}").stat().st_size > 5000
+            assert (run / "figures" / f"{figure}.{suffix}").stat().st_size > 5000
     assert {path.name for path in smoke.iterdir()} == {"results", ".snakemake"}
 
 
@@ -90,6 +97,11 @@ def test_smoke_leaves_provenance_beside_every_result(smoke):
         "tables/table2",
         "data/make-pairs",
         "backbone/backbone",
+        "policy/qwen3/sft/seed1/sft",
+        "policy/qwen3/kto/seed1/train-preference",
+        "policy/qwen2_5/ppo_vrm/seed1/train-ppo",
+        "policy/qwen2_5/ppo_vrm/seed1/samples.gold",
+        "policy/qwen2_5/dpo/seed1/scores",
     ):
         found = json.loads((run / f"{place}.provenance.json").read_text())
         assert {"commit", "config_sha256", "lock_sha256", "packages", "seconds", "device"} <= found.keys(), place
@@ -98,10 +110,22 @@ def test_smoke_leaves_provenance_beside_every_result(smoke):
 def test_smoke_estimates_cover_every_set(smoke):
     estimates = pd.read_csv(smoke / "results" / "smoke" / "evaluation" / "reward_models.csv")
     assert set(estimates.evaluation_set) == {"reward_bench", "uf_c", "noise_free", "probes"}
-    assert set(estimates.variant) == {"rm", "vrm", "vrm_anchored"}
+    policies = {"dpo", "ipo", "kto", "simpo", "wpo", "selective_dpo"}
+    assert set(estimates.variant) == policies | {"rm", "vrm", "vrm_lambda0", "vrm_anchored"}
     sections = estimates[estimates.metric.str.startswith("section/")]
-    assert len(sections) == 4 * 3
+    assert len(sections) == 4 * (6 + 4)
     assert sections.value.between(0, 1).all()
+
+
+def test_smoke_policies_of_both_bases_see_the_same_prompts_in_their_own_templates(smoke):
+    run = smoke / "results" / "smoke" / "policy"
+    prompts = []
+    for base, opening in (("qwen2_5", "<|im_start|>system"), ("qwen3", "<|im_start|>user")):
+        samples = [row for _, row in read_jsonl(run / base / "ppo" / "seed1" / "samples.jsonl")]
+        prompts.append([row["prompt_id"] for row in samples])
+        tokenizer = AutoTokenizer.from_pretrained(run / base / "ppo" / "seed1" / "model")
+        assert tokenizer.apply_chat_template(samples[0]["prompt"], tokenize=False).startswith(opening)
+    assert prompts[0] == prompts[1]
 
 
 def test_a_second_run_does_nothing(smoke):
@@ -116,13 +140,23 @@ def test_a_second_run_does_nothing(smoke):
         ("reward={variants: {vrm: {beta_z: 0.5}}}", {"train_reward", "score", "table"}, {"backbone", "world"}),
         ("data={pairing: best_vs_worst}", {"make_pairs", "train_reward"}, {"world"}),
         ("world={seed: 7}", {"world"}, set()),
+        ("policy={ppo: {kl_coefficient: 0.1}}", {"train_ppo", "gold"}, {"train_preference", "sft", "best_of_n"}),
+        ("policy={methods: {dpo: {label: Direct}}}", {"table"}, {"train_preference", "score_policy"}),
+        ("policy={difficulty: {keep: 0.25}}", {"difficulty", "train_preference"}, {"difficulty_run", "train_ppo"}),
+        ("policy={gold: null}", {"overoptimisation", "table"}, {"train_ppo", "best_of_n"}),
     ],
-    ids=["interval level", "label", "beta_z", "pairing", "world"],
+    ids=["interval level", "label", "beta_z", "pairing", "world", "PPO", "method label", "selection", "no gold"],
 )
 def test_a_change_reruns_what_depends_on_it(smoke, change, rerun, kept):
     jobs = planned(plan(smoke, change))
     assert rerun <= jobs.keys()
     assert not kept & jobs.keys()
+
+
+def test_changing_one_method_retrains_that_method_alone(smoke):
+    jobs = planned(plan(smoke, "policy={methods: {wpo: {beta: 0.2}}}"))
+    assert jobs["train_preference"] == 2  # one a base
+    assert "train_ppo" not in jobs
 
 
 def test_changing_one_variant_retrains_that_variant_alone(smoke):

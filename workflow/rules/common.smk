@@ -24,6 +24,10 @@ wildcard_constraints:
     run=r"[A-Za-z0-9_.-]+",
     variant=r"[a-z][a-z0-9_]*",
     seed=r"\d+",
+    base=r"[a-z][a-z0-9_]*",
+    method=r"[a-z][a-z0-9_]*",
+    halving=r"\d+",
+    half=r"[01]",
 
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
@@ -96,7 +100,8 @@ def get_reward_files(name, variants=None):
 def get_table_inputs(wildcards):
     """Files that a table is made of."""
     needs = {
-        "table2": get_reward_files("scores.csv"),
+        "table2": [*get_policy_scores(), *get_reward_files("scores.csv")],
+        "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
         "world": [
             "results/{run}/world/statistics.csv",
             *get_reward_files("scores.csv"),

@@ -1,4 +1,4 @@
-# Every reward model on every evaluation set.
+# Every scorer on every evaluation set; and how far a policy can be pushed against a reward model.
 
 
 rule evaluation_set:
@@ -50,9 +50,86 @@ rule score:
         " --pairs {params.train} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
+# A policy as a scorer: its implicit reward, or its own where it has no reference.
+rule score_policy:
+    input:
+        policy="results/{run}/policy/{base}/{method}/seed{seed}/model",
+        start=get_start_files,
+        train="results/{run}/data/pairs/train.jsonl",
+        sets=collect(
+            "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
+        ),
+    output:
+        "results/{run}/policy/{base}/{method}/seed{seed}/scores.csv",
+    log:
+        "results/{run}/logs/score_policy/{base}.{method}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/score_policy/{base}.{method}.seed{seed}.tsv"
+    wildcard_constraints:
+        method=PREFERENCE,
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    params:
+        settings=get_settings(
+            "reward.scoring_batch_size",
+            "policy.training.max_prompt_length",
+            "policy.training.max_length",
+        ),
+        start=get_start,
+        train=lambda wildcards, input: Path(input.train).parent,
+    shell:
+        "python -m vrm score-policy --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        " --method {wildcards.method} --policy {input.policy} --reference {params.start} --sets {input.sets}"
+        " --pairs {params.train} --out {output} > {log} 2>&1"
+
+
+rule best_of_n:
+    input:
+        validation="results/{run}/data/pairs/validation.jsonl",
+        start=get_start_files,
+        models=get_ppo_reward_models,
+    output:
+        "results/{run}/policy/{base}/best_of_n/seed{seed}/samples.jsonl",
+    log:
+        "results/{run}/logs/best_of_n/{base}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/best_of_n/{base}.seed{seed}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    params:
+        settings=get_best_of_n_settings,
+        start=get_start,
+        models=lambda wildcards, input: [
+            f"{name}={path}" for name, path in zip(get_ppo_rewards(), input.models)
+        ],
+        pairs=lambda wildcards, input: Path(input.validation).parent,
+    shell:
+        "python -m vrm best-of-n --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        " --seed {wildcards.seed} --policy {params.start} --models {params.models} --pairs {params.pairs}"
+        " --out {output} > {log} 2>&1"
+
+
+rule gold:
+    input:
+        "results/{run}/policy/{base}/{sampled}/seed{seed}/samples.jsonl",
+    output:
+        "results/{run}/policy/{base}/{sampled}/seed{seed}/samples.gold.csv",
+    log:
+        "results/{run}/logs/gold/{base}.{sampled}.seed{seed}.log",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=get_settings("policy.gold"),
+    shell:
+        "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input} --out {output}"
+        " > {log} 2>&1"
+
+
 rule evaluate:
     input:
-        get_reward_files("scores.csv"),
+        [*get_policy_scores(), *get_reward_files("scores.csv")],
     output:
         "results/{run}/evaluation/reward_models.csv",
     log:

@@ -18,7 +18,14 @@ rule table:
         "../../envs/train.yaml"
     params:
         settings=get_settings(
-            "report", "data.label", "reward.run", "reward.variants", "evaluation"
+            "report",
+            "data.label",
+            "reward.run",
+            "reward.variants",
+            "evaluation",
+            "policy.bases",
+            "policy.methods",
+            "policy.gold",
         ),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.csv).parent,
@@ -59,5 +66,22 @@ use rule schematic as curves with:
         figure="figure[345]",
     params:
         settings=get_settings("report", "data.label", "reward.variants"),
+        results="results/{run}",
+        out=lambda wildcards, output: Path(output.pdf).parent,
+
+
+# The reward-hacking claim put to the test: proxy and gold reward along PPO, and of best-of-n.
+use rule schematic as overoptimisation with:
+    input:
+        lambda wildcards: [
+            path.format(run=wildcards.run)
+            for path in get_samples([*CONFIG.policy.ppo_run, "best_of_n"])
+        ],
+    wildcard_constraints:
+        figure="overoptimisation",
+    params:
+        settings=get_settings(
+            "report", "data.label", "reward.variants", "policy.bases", "policy.methods"
+        ),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,

@@ -20,10 +20,11 @@ rule backbone:
             "reward.training.max_prompt_length",
             "reward.training.max_length",
         ),
+        which="",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/backbone",
     shell:
-        "python -m vrm backbone --config results/{wildcards.run}/config.yaml --pairs {params.pairs}"
+        "python -m vrm backbone --config results/{wildcards.run}/config.yaml {params.which} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {output} > {log} 2>&1"
 
 

@@ -18,7 +18,21 @@ from pydantic import Field, ValidationError, model_validator
 
 from .base import ConfigError, HubDataset, PositiveInt, Section, Source, require_known
 from .data import DataConfig, WorldConfig
-from .policy import Method, PolicyBase, PolicyConfig, PpoMethod, PpoTraining, PreferenceMethod
+from .policy import (
+    BestOfN,
+    Difficulty,
+    Generation,
+    Lora,
+    Method,
+    PolicyBase,
+    PolicyConfig,
+    PolicyTraining,
+    PpoLimits,
+    PpoMethod,
+    PpoTraining,
+    PreferenceMethod,
+    SftTraining,
+)
 from .report import EvaluationConfig, EvaluationSet, ReportConfig
 from .reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
 
@@ -132,16 +146,22 @@ def _fill_run(value: Any, run: str) -> Any:
 
 __all__ = [
     "BackboneConfig",
+    "BestOfN",
     "Config",
     "ConfigError",
     "CreatedBackbone",
     "DataConfig",
+    "Difficulty",
     "EvaluationConfig",
     "EvaluationSet",
+    "Generation",
     "HubDataset",
+    "Lora",
     "Method",
     "PolicyBase",
     "PolicyConfig",
+    "PolicyTraining",
+    "PpoLimits",
     "PpoMethod",
     "PpoTraining",
     "PreferenceMethod",
@@ -149,6 +169,7 @@ __all__ = [
     "RewardConfig",
     "RewardTraining",
     "Section",
+    "SftTraining",
     "Source",
     "Variant",
     "WorldConfig",
