@@ -50,3 +50,20 @@ def test_every_command_of_the_workflow_exists():
         with pytest.raises(SystemExit) as done:
             main([stage, "--help"])
         assert done.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-preference", "--method", "selective_dpo"], "selective_dpo needs it"),
+        (["train-preference", "--method", "ppo"], "policy.methods.ppo is ppo: another stage trains that"),
+        (["train-preference", "--method", "orpo"], "there is no policy method 'orpo'; known are: dpo, ipo"),
+        (["sft", "--base", "llama"], "there is no policy base 'llama'; known are: qwen2_5, qwen3"),
+    ],
+    ids=["no difficulties", "PPO in the wrong stage", "unknown method", "unknown base"],
+)
+def test_a_policy_stage_names_what_is_wrong(arguments, message, capsys, tmp_path):
+    common = {"--base": "qwen3", "--policy": "p", "--pairs": "d", "--checkpoints": "c", "--out": str(tmp_path)}
+    given = [part for pair in common.items() if pair[0] not in arguments for part in pair]
+    assert main([*arguments, "--config", str(ROOT / "config.yaml"), *given]) == 1
+    assert message in capsys.readouterr().err

@@ -39,6 +39,16 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"backbone": {"path": "Qwen/Qwen3-4B"}}, "set the other to null"),
         ({"reward": {"variants": {"vrm": {"decoder": "mlp", "score_anchor_weight": 1}}}}, "needs decoder: mixture"),
         ({"data": {"validation_fraction": 0.6, "test_fraction": 0.4}}, "leave nothing for training"),
+        ({"policy": {"methods": {"ppo": {"reward": "rn"}}}}, "policy.methods.ppo.reward names rn, known are: rm, vrm"),
+        ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
+        ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: Extra inputs"),
+        ({"policy": {"run": ["dpo", "orpo"]}}, "policy.run names orpo"),
+        ({"policy": {"seeds": [7]}}, "policy.seeds names 7, known are: 1, 2, 3"),
+        ({"policy": {"scorers_from": "llama"}}, "policy.scorers_from names llama"),
+        ({"policy": {"generation": {"max_new_tokens": 200}}}, "policy.training leaves 128 tokens for a response"),
+        ({"policy": {"methods": {"rm": {"label": "x", "method": "dpo"}}}}, "share the name rm"),
+        ({"policy": {"run_bases": [], "scorers_from": None}}, "which needs policies"),
+        ({"policy": {"run": ["dpo"]}}, "policy.run has no method that is ppo"),
         ({"run": "a/b"}, "run: String should match"),
         ({"run": ".."}, "run: String should match"),
     ],
@@ -69,12 +79,23 @@ def test_the_committed_schema_is_the_exported_one():
     assert committed.read_text() == json_schema(), f"run: vrm schema --out {committed.relative_to(ROOT)}"
 
 
+def parts(annotation):
+    """A type and everything inside its brackets."""
+    yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from parts(inner)
+
+
 def sections(model=Config):
     yield model
     for field in model.model_fields.values():
-        for part in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+        for part in parts(field.annotation):
             if isinstance(part, type) and issubclass(part, Section):
                 yield from sections(part)
+
+
+def test_every_section_is_looked_at():
+    assert {"Lora", "PpoLimits", "PpoMethod", "PreferenceMethod", "Variant"} <= {model.__name__ for model in sections()}
 
 
 def test_every_leaf_is_described():

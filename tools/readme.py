@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
-IMAGES = ("figure4.png",)
+IMAGES = ("figure4.png", "overoptimisation.png")
 
 
 def table() -> str:
@@ -56,6 +57,28 @@ def numbers() -> str:
     return "\n- ".join(lines).replace("- ", "\n- ", 1)
 
 
+def policies() -> str:
+    """How many trainings moved their objective, and what PPO did to proxy and gold reward, by base and reward model."""
+    rows = pd.read_csv(RUN / "tables" / "training_summary.csv")
+    labels = {name: base["label"] for name, base in _run_config()["policy"]["bases"].items()}
+    judged = rows[rows.verdict.notna()]
+    moved = int((judged.verdict == "yes").sum())
+    lines = [
+        f"{moved} of {len(judged)} trainings moved their own objective on held-out data as expected, beyond their 95 % "
+        "interval.",
+        "",
+        "| Base | PPO against | proxy reward | gold reward | KL, nats | length, tokens |",
+        "|:--|:--|--:|--:|--:|--:|",
+    ]
+    for (base, _), part in rows.groupby(["base", "method"], sort=False):
+        values = part.set_index("metric")
+        if "gold" in values.index:
+            cells = [f"{values.start[m]:.2f} → {values.end[m]:.2f}" for m in ("reward", "gold")]
+            cells += [f"{values.end['kl']:.1f}", f"{values.start['length']:.0f} → {values.end['length']:.0f}"]
+            lines.append(f"| {labels[base]} | {values.label.iloc[0]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def provenance() -> str:
     """Which run the README shows."""
     record = json.loads((RUN / "tables" / "table2.provenance.json").read_text(encoding="utf-8"))
@@ -66,11 +89,15 @@ def provenance() -> str:
     )
 
 
+def _run_config() -> dict:
+    return yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))
+
+
 def _interval(cell: pd.Series) -> str:
     return f"{cell.estimate:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
 
 
-BLOCKS = {"TABLE": table, "DAG": dag, "NUMBERS": numbers, "PROVENANCE": provenance}
+BLOCKS = {"TABLE": table, "DAG": dag, "NUMBERS": numbers, "POLICIES": policies, "PROVENANCE": provenance}
 
 
 def main() -> int:

@@ -81,7 +81,12 @@ use rule schematic as overoptimisation with:
         figure="overoptimisation",
     params:
         settings=get_settings(
-            "report", "data.label", "reward.variants", "policy.bases", "policy.methods"
+            "report",
+            "data.label",
+            "reward.variants",
+            "policy.bases",
+            "policy.methods",
+            "policy.gold",
         ),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,

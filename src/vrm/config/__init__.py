@@ -77,7 +77,7 @@ class Config(Section):
         for name in self.policy.ppo_run:
             require_known(f"policy.methods.{name}.reward", [self.policy.methods[name].reward], self.reward.run)
         if self.policy.ppo_run:
-            require_known("policy.seeds", map(str, self.policy.seeds), map(str, self.reward.seeds))
+            require_known("policy.seeds", [*map(str, self.policy.seeds)], [*map(str, self.reward.seeds)])
         return self
 
 
