@@ -7,7 +7,10 @@ from snakemake.exceptions import WorkflowError
 # `python -m vrm` must work in conda environments, where the package itself is not installed
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
-shell.prefix(f"set -euo pipefail; export PYTHONPATH='{SOURCE}'; ")
+# glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the time
+# goes there, unless it may keep it (other allocators ignore this)
+ALLOCATOR = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296"
+shell.prefix(f"set -euo pipefail; export PYTHONPATH='{SOURCE}' {ALLOCATOR}; ")
 
 from vrm import config as vrm_config
 
