@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         getattr(stages, options.command.replace("-", "_"))(options)
-        if "config" in options and options.out is not None:
+        main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
+        if "config" in options and options.out is not None and main_process:
             _write_provenance(options, time.time() - started)
     except (ConfigError, RecordError, TrainingError, FileNotFoundError) as error:
         print(f"vrm {options.command}: {error}", file=sys.stderr)

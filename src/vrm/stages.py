@@ -139,7 +139,8 @@ def difficulty_run(options: argparse.Namespace) -> None:
 
     config = _config(options)
     difficulty = config.policy.difficulty
-    job = _policy_job(options, config, epochs=difficulty.epochs, lora=difficulty.lora)
+    lora = difficulty.lora or config.policy.training.lora
+    job = _policy_job(options, config, epochs=difficulty.epochs, lora=lora)
     method = _method(config, options.method, PreferenceMethod)
     overrides = {"learning_rate": difficulty.learning_rate or method.learning_rate, "epochs": None}
     train_difficulty_run(job, method.model_copy(update=overrides), options.run, options.half)
@@ -169,13 +170,15 @@ def score_policy(options: argparse.Namespace) -> None:
     config = _config(options)
     training = config.policy.training
     method = _method(config, options.method, PreferenceMethod)
+    base = _base(config, options.base)
     scorer = load_policy_scorer(
         options.policy,
         options.reference if method.needs_reference else None,
+        reference_revision=_revision(base, options.reference),
         max_prompt_length=training.max_prompt_length,
         max_length=training.max_length,
-        batch_size=config.reward.scoring_batch_size,
-        chat_template_kwargs=_base(config, options.base).chat_template_kwargs,
+        batch_size=2 * training.batch_size,
+        chat_template_kwargs=base.chat_template_kwargs,
         progress=True,
     )
     score_sets(scorer, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
@@ -189,7 +192,7 @@ def best_of_n(options: argparse.Namespace) -> None:
     sample_best_of_n(
         BestOfNJob(
             policy=options.policy,
-            revision=None if Path(options.policy).is_dir() else base.revision,
+            revision=_revision(base, options.policy),
             chat_template_kwargs=base.chat_template_kwargs,
             rewards={name: Path(path) for name, path in (entry.split("=", 1) for entry in options.models)},
             pairs=options.pairs / "validation.jsonl",
@@ -197,6 +200,7 @@ def best_of_n(options: argparse.Namespace) -> None:
             best_of_n=policy.best_of_n,
             max_prompt_length=policy.training.max_prompt_length,
             max_length=policy.training.max_length,
+            scoring_batch_size=config.reward.scoring_batch_size,
             seed=options.seed,
             out=options.out,
         )
@@ -262,6 +266,11 @@ def _method(config: Config, name: str, kind: type[M]) -> M:
     return method
 
 
+def _revision(base: PolicyBase, model: str) -> str | None:
+    """The base's commit on the hub; what lies in a directory here has none."""
+    return None if Path(model).is_dir() else base.revision
+
+
 def _policy_job(options: argparse.Namespace, config: Config, **overrides: object) -> PolicyJob:
     """What every policy training has in common; `overrides` replace fields of `policy.training`."""
     from vrm.training.policies import PolicyJob
@@ -269,8 +278,7 @@ def _policy_job(options: argparse.Namespace, config: Config, **overrides: object
     base = _base(config, options.base)
     return PolicyJob(
         policy=options.policy,
-        # a revision is the hub's; what was trained here has none
-        revision=None if Path(options.policy).is_dir() else base.revision,
+        revision=_revision(base, options.policy),
         chat_template_kwargs=base.chat_template_kwargs,
         training=config.policy.training.model_copy(update=overrides),
         seed=options.seed,

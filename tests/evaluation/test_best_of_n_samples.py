@@ -37,6 +37,7 @@ def job(tiny_backbone, toy_pairs, rewards, tmp_path):
         best_of_n=BestOfN(samples=4, prompts=3),
         max_prompt_length=64,
         max_length=96,
+        scoring_batch_size=8,
         seed=1,
         out=tmp_path / "samples.jsonl",
     )
@@ -66,4 +67,4 @@ def test_every_prompt_is_answered_equally_often_and_scored_by_each_model(job, re
 def test_the_seed_decides(job, tmp_path):
     rows = sampled(job)
     assert sampled(replace(job, out=tmp_path / "again.jsonl")) == rows
-    assert sampled(replace(job, out=tmp_path / "other.jsonl", seed=2)) != rows
+    assert sampled(replace(job, out=tmp_path / "other.jsonl", scoring_batch_size=8, seed=2)) != rows

@@ -7,7 +7,7 @@ from contract import CHECKS, PROMPTS, RESPONSES, assert_same
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.models.base import RewardModel, as_prompt
-from vrm.models.policy_scoring import PolicyScorer, load_policy_scorer, response_log_probs
+from vrm.models.policy_scoring import PolicyScorer, load_policy_scorer
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 
@@ -76,18 +76,3 @@ def test_template_arguments_reach_the_text(model, tiny_backbone):
     tokenizer.chat_template = "{{ mood }} " + tokenizer.chat_template
     scorer = PolicyScorer(model.model, None, tokenizer, **LIMITS, chat_template_kwargs={"mood": "alpha"})
     assert tokenizer.decode(scorer.encoder.encode([as_prompt("beta")], ["mu"])[0].ids).startswith("alpha ")
-
-
-def test_log_probs_are_aligned_float32_and_have_gradients(tiny_backbone):
-    model = policy(tiny_backbone).to(torch.bfloat16)
-    ids = torch.randint(5, 300, (2, 9))
-    mask, response = torch.ones_like(ids), torch.zeros_like(ids)
-    response[0, 4:], response[1, 7:] = 1, 1
-    log_probs = response_log_probs(model, ids, mask, response)
-    assert log_probs.shape == (2, 8)
-    assert log_probs.dtype == torch.float32
-    assert torch.equal(log_probs != 0, response[:, 1:].bool())
-    expected = model(ids).logits[0].float().log_softmax(-1)[3, ids[0, 4]]
-    assert log_probs[0, 3].item() == pytest.approx(expected.item(), abs=1e-5)
-    log_probs.sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

@@ -197,10 +197,12 @@ def test_adapters_share_the_reference_and_are_merged(tiny_backbone, toy_pairs, t
 def test_a_run_that_blows_up_stops_with_the_reason_and_keeps_its_log(tiny_backbone, toy_pairs, tmp_path):
     job = policy_job(tiny_backbone, toy_pairs, tmp_path)
     limits = NEVER.model_copy(update={"response_length": 100.0, "patience": 2})
-    with pytest.raises(TrainingError, match="update 1: length is"):
+    with pytest.raises(TrainingError, match="update 1: length is") as error:
         train_ppo(job, PPO.model_copy(update={"limits": limits}), SHORT, LENGTH)
-    log = pd.read_csv(job.out / "training.csv")
+    assert str(job.checkpoints) in str(error.value)  # Snakemake deletes the outputs of a failed job
+    log = pd.read_csv(job.checkpoints / "training.csv")
     assert log[log.split == "batch"].step.max() == 2
+    assert (job.checkpoints / "samples.jsonl").exists()
     assert not (job.out / "model").exists()
 
 

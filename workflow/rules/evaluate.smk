@@ -71,11 +71,7 @@ rule score_policy:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_settings(
-            "reward.scoring_batch_size",
-            "policy.training.max_prompt_length",
-            "policy.training.max_length",
-        ),
+        settings=get_score_policy_settings,
         start=get_start,
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
@@ -113,17 +109,19 @@ rule best_of_n:
 
 rule gold:
     input:
-        "results/{run}/policy/{base}/{sampled}/seed{seed}/samples.jsonl",
+        samples="results/{run}/policy/{base}/{sampled}/seed{seed}/samples.jsonl",
+        judge=get_gold_model,
     output:
         "results/{run}/policy/{base}/{sampled}/seed{seed}/samples.gold.csv",
     log:
         "results/{run}/logs/gold/{base}.{sampled}.seed{seed}.log",
     conda:
         "../../envs/train.yaml"
+    threads: CONFIG.threads
     params:
         settings=get_settings("policy.gold"),
     shell:
-        "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input} --out {output}"
+        "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input.samples} --out {output}"
         " > {log} 2>&1"
 
 

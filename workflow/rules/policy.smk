@@ -66,7 +66,7 @@ rule train_preference:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_method_settings,
+        settings=get_preference_settings,
         start=get_start,
         difficulty=lambda wildcards, input: (
             f"--difficulty {input.difficulty}" if input.difficulty else ""

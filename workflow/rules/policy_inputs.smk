@@ -46,41 +46,63 @@ def get_policy_backbone_settings(wildcards):
     )
 
 
-def get_policy_settings(wildcards, *more):
-    """What every training of a policy depends on; labels are left out."""
-    return get_settings(
-        f"policy.bases.{wildcards.base}", "policy.training", *more, exclude=["label"]
-    )
+# What every policy stage takes of policy.training, and what only those take that are optimised by it.
+SIZES = ["max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"]
+LENGTHS = SIZES[:2]
+SPEED = ["epochs", "learning_rate"]
+
+
+def get_policy_settings(wildcards, *more, of_training=None, but=()):
+    """What a stage depends on: its base, fields of `policy.training` (all, `of_training`, or all `but` some), `more`."""
+    training = get_settings("policy.training")["policy.training"]
+    wanted = of_training or [field for field in training if field not in but]
+    base = get_settings(f"policy.bases.{wildcards.base}", *more, exclude=["label"])
+    return base | {field: training[field] for field in wanted}
+
+
+def get_method(wildcards, name=None):
+    """The settings of a method, without what it is called."""
+    name = name or wildcards.method
+    return get_settings(f"policy.methods.{name}", exclude=["label", "ours"])
 
 
 def get_sft_settings(wildcards):
-    return get_policy_settings(wildcards, "policy.sft")
+    return get_policy_settings(wildcards, "policy.sft", but=SPEED)
 
 
-def get_method_settings(wildcards):
-    method = get_settings(
-        f"policy.methods.{wildcards.method}", exclude=["label", "ours"]
-    )
-    return get_policy_settings(wildcards) | method
+def get_preference_settings(wildcards):
+    return get_policy_settings(wildcards) | get_method(wildcards)
 
 
 def get_difficulty_settings(wildcards):
-    method = get_settings(
-        f"policy.methods.{get_selective_method(wildcards)}", exclude=["label", "ours"]
-    )
-    return get_policy_settings(wildcards, "policy.difficulty") | method
+    """Neither how many halvings there are nor what is kept of them changes a run."""
+    method = get_method(wildcards, get_selective_method(wildcards))
+    own = get_settings("policy.difficulty", exclude=["runs", "keep"])
+    return get_policy_settings(wildcards, but=["epochs"]) | method | own
 
 
 def get_ppo_settings(wildcards):
-    return get_method_settings(wildcards) | get_settings(
-        "policy.ppo", "policy.generation", "reward.scoring_batch_size"
-    )
+    """Where a run is stopped changes nothing in one that was not."""
+    own = get_settings("policy.ppo", exclude=["limits"])
+    more = ["policy.generation", "reward.scoring_batch_size"]
+    shared = get_policy_settings(wildcards, *more, of_training=SIZES)
+    return shared | get_method(wildcards) | own
 
 
 def get_best_of_n_settings(wildcards):
-    return get_policy_settings(
-        wildcards, "policy.best_of_n", "policy.generation", "reward.scoring_batch_size"
-    )
+    more = ["policy.best_of_n", "policy.generation", "reward.scoring_batch_size"]
+    return get_policy_settings(wildcards, *more, of_training=LENGTHS)
+
+
+def get_score_policy_settings(wildcards):
+    lengths = [*LENGTHS, "batch_size"]
+    return get_policy_settings(wildcards, of_training=lengths)
+
+
+def get_gold_model(wildcards):
+    """The gold judge's directory, where it is a reward model and not a function."""
+    judge = CONFIG.policy.gold
+    return judge if judge and ":" not in judge else []
 
 
 def get_selective_method(wildcards):

@@ -135,10 +135,10 @@ def json_schema() -> str:
 
 
 def _fill_run(value: Any, run: str) -> Any:
-    """Replace `{run}` in the `path` entries of a dumped configuration."""
+    """Replace `{run}` in the entries of a dumped configuration that name files."""
     if isinstance(value, dict):
         return {
-            k: v.replace("{run}", run) if k == "path" and isinstance(v, str) else _fill_run(v, run)
+            k: v.replace("{run}", run) if k in ("path", "gold") and isinstance(v, str) else _fill_run(v, run)
             for k, v in value.items()
         }
     return value

@@ -96,7 +96,7 @@ class Difficulty(Section):
     keep: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of the pairs, the easiest, that is kept.")
     epochs: PositiveFloat = Field(1.0, description="Passes of a reference run over its half.")
     learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
-    lora: Lora | None = Field(None, description="Adapters for the reference runs alone.")
+    lora: Lora | None = Field(None, description="Instead of policy.training.lora.")
 
 
 class PpoLimits(Section):
@@ -155,6 +155,9 @@ class Generation(Section):
     temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 takes the likeliest token.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling.")
     batch_size: PositiveInt = Field(128, description="Prompts answered at once (transformers).")
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="Share of the GPU's memory that vLLM reserves; training needs the rest."
+    )
 
 
 class BestOfN(Section):
@@ -193,6 +196,21 @@ class PolicyConfig(Section):
         require_known("policy.run", self.run, self.methods)
         if self.scorers_from is not None:
             require_known("policy.scorers_from", [self.scorers_from], self.run_bases)
+        return self
+
+    @model_validator(mode="after")
+    def _samples_have_known_probabilities(self) -> PolicyConfig:
+        generation, training = self.generation, self.training
+        if self.run_bases and self.ppo_run and (generation.temperature == 0 or generation.top_p < 1):
+            raise ValueError(
+                "PPO learns from samples of the policy's own distribution: policy.generation needs a temperature above "
+                f"0 and top_p 1 (they are {generation.temperature:g} and {generation.top_p:g})"
+            )
+        if generation.engine == "vllm" and training.lora and training.bf16:
+            raise ValueError(
+                "policy.generation.engine vllm with policy.training.lora and bf16: adapters are merged into bfloat16 "
+                "weights and taken out again at every update, and the weights drift; use the transformers engine"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import BestOfN, Generation
 from vrm.generation import decode, make_engine
-from vrm.models.scoring import load_reward_model
+from vrm.models.scoring import load_reward_model, own_device
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_jsonl
 from vrm.training.answers import read_questions
@@ -31,6 +30,7 @@ class BestOfNJob:
         generation: how the policy answers; the engine is always transformers.
         best_of_n: how many prompts, and answers to each.
         max_prompt_length, max_length: limits of the policy, in tokens.
+        scoring_batch_size: texts a reward model reads at once.
         seed: of the sampling.
         out: the `samples.jsonl` to write.
     """
@@ -44,6 +44,7 @@ class BestOfNJob:
     best_of_n: BestOfN
     max_prompt_length: int
     max_length: int
+    scoring_batch_size: int
     seed: int
     out: Path
 
@@ -56,16 +57,19 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)
     asked = [question for question in questions for _ in range(job.best_of_n.samples)]
     model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, use_safetensors=True)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(own_device())
     # drawn once and not trained on in between: vLLM's start alone would take longer
     generation = job.generation.model_copy(update={"engine": "transformers"})
     engine = make_engine(generation, model, tokenizer, progress=True)
     answers = engine.generate([question.ids for question in asked], job.seed)
-    decoded = [decode(tokenizer, ids, engine.ends) for ids in answers]
+    ends = engine.ends
+    del engine, model  # one model at a time is in memory
+    decoded = [decode(tokenizer, ids, ends) for ids in answers]
     prompts, texts = [question.prompt for question in asked], [text for text, _ in decoded]
     rewards = {
-        # one reward model at a time is in memory
-        variant: load_reward_model(path, progress=True).score(prompts, texts).mean.tolist()
+        variant: load_reward_model(path, batch_size=job.scoring_batch_size, progress=True)
+        .score(prompts, texts)
+        .mean.tolist()
         for variant, path in job.rewards.items()
     }
     write_jsonl(

@@ -18,9 +18,6 @@ from vrm.generation.base import end_ids, seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-GPU_MEMORY = 0.3
-"""Share of the GPU's memory that vLLM reserves; training needs the rest. TRL's default for `colocate`."""
-
 
 class VllmEngine:
     """TRL's `VLLMGeneration` behind the contract of `Engine`.
@@ -60,7 +57,7 @@ class VllmEngine:
             Accelerator(),  # shares the state of the one that trains
             tokenizer,
             mode="colocate",
-            gpu_memory_utilization=GPU_MEMORY,
+            gpu_memory_utilization=settings.vllm_memory,
             max_model_length=max_prompt_length + settings.max_new_tokens if max_prompt_length else None,
             temperature=settings.temperature,
             top_p=settings.top_p,

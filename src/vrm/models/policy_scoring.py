@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
-from vrm.models.scoring import pad_batch
+from vrm.models.log_probs import ensure_fused_head, response_outputs
+from vrm.models.scoring import own_device, pad_batch
 from vrm.models.text import NO_KWARGS, TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import positions
 from vrm.records import Prompt
@@ -50,10 +50,14 @@ class PolicyScorer:
             chat_template_kwargs: passed to the chat template.
             progress: show a progress bar.
         """
-        self.model = policy.eval()
-        self.reference = None if reference is None else reference.eval()
+        self.model = ensure_fused_head(policy.eval())
+        self.reference = None if reference is None else ensure_fused_head(reference.eval())
         self.encoder = TextEncoder(
-            prepare_tokenizer(tokenizer), max_prompt_length, max_length, chat_template_kwargs=chat_template_kwargs
+            prepare_tokenizer(tokenizer),
+            max_prompt_length,
+            max_length,
+            chat_template_kwargs=chat_template_kwargs,
+            end_after_cut=False,
         )
         self.batch_size = batch_size
         self.progress = progress
@@ -75,43 +79,27 @@ class PolicyScorer:
         ids, mask = (part.to(self.model.device) for part in pad_batch([t.ids for t in texts], self.encoder.tokenizer))
         lengths = torch.tensor([text.prompt_length for text in texts], device=mask.device)
         response = mask.bool() & (positions(mask) >= lengths[:, None])  # (B, T)
-        log_probs = response_log_probs(self.model, ids, mask, response)
+        log_probs = response_outputs(self.model, ids, mask, response).log_probs
         if self.reference is None:
             return log_probs.sum(1) / response.sum(1)
-        return (log_probs - response_log_probs(self.reference, ids, mask, response)).sum(1)
+        return (log_probs - response_outputs(self.reference, ids, mask, response).log_probs).sum(1)
 
 
-def response_log_probs(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
-    """log p of each response token given what is before it, float32 nats, 0 elsewhere.
-
-    Args:
-        model: a causal LM, whatever its dtype.
-        ids: token ids, shape (B, T), padded on either side.
-        attention_mask: 1 on real tokens, shape (B, T).
-        response_mask: 1 or True on the tokens that count, shape (B, T).
-
-    Returns:
-        Shape (B, T - 1); column t belongs to token t + 1.
-    """
-    out = model(input_ids=ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False)
-    # text by text: a float32 copy of (B, T, V) logits is what would fill the memory
-    rows = zip(out.logits[:, :-1], ids[:, 1:], strict=True)
-    log_probs = torch.stack([-F.cross_entropy(logits.float(), target, reduction="none") for logits, target in rows])
-    return log_probs.masked_fill(~response_mask[:, 1:].bool(), 0.0)
-
-
-def load_policy_scorer(policy: str | Path, reference: str | Path | None, **options: Any) -> PolicyScorer:
+def load_policy_scorer(
+    policy: str | Path, reference: str | Path | None, *, reference_revision: str | None = None, **options: Any
+) -> PolicyScorer:
     """Load a policy, and what it is compared with, from directories or the hub.
 
     Args:
         policy: what `vrm train-preference` made, or any causal LM.
         reference: what it was trained from; None scores by mean log-probability.
+        reference_revision: commit of a reference on the hub.
         options: further keyword arguments of `PolicyScorer`.
     """
-    models = [path and _load(path) for path in (policy, reference)]
-    return PolicyScorer(*models, AutoTokenizer.from_pretrained(str(policy)), **options)
+    compared = None if reference is None else _load(reference, reference_revision)
+    return PolicyScorer(_load(policy), compared, AutoTokenizer.from_pretrained(str(policy)), **options)
 
 
-def _load(path: str | Path) -> PreTrainedModel:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(str(path), use_safetensors=True).to(device)
+def _load(path: str | Path, revision: str | None = None) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(str(path), revision=revision, use_safetensors=True)
+    return model.to(own_device())

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -149,8 +150,7 @@ def load_reward_model(
     Raises:
         ValueError: the model has more than one label.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).to(device)
+    model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).to(own_device())
     if model.config.num_labels != 1:
         raise ValueError(f"{path}: a reward model has one label, this one has {model.config.num_labels}")
     trained_with = getattr(model.config, "reward_limits", None) or {"max_prompt_length": 1024, "max_length": 2048}
@@ -161,6 +161,13 @@ def load_reward_model(
         max_length=max_length or trained_with["max_length"],
         **options,
     )
+
+
+def own_device() -> torch.device:
+    """This process's GPU, of several where a launcher started several processes; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def pad_batch(

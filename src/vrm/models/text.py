@@ -26,7 +26,14 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The template given to tokenizers that come without one; the same form as Qwen's."""
+"""The same form as Qwen's; given to tokenizers that know its tokens and come without a template."""
+
+PLAIN = (
+    "{{ bos_token if bos_token is defined and bos_token else '' }}"
+    "{% for message in messages %}{{ message.role }}\n{{ message.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+"""Given to tokenizers without a template to which ChatML's tokens would be ordinary text."""
 
 QWEN25 = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -85,6 +92,8 @@ class TextEncoder:
         max_prompt_length: tokens kept of a prompt.
         max_length: tokens kept of prompt + response.
         chat_template_kwargs: passed to the chat template, e.g. {"enable_thinking": False}.
+        end_after_cut: whether a response that had to be cut still ends in the end token. A reward model reads that
+            token; a policy must not learn to stop in the middle of a sentence.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -92,6 +101,7 @@ class TextEncoder:
     max_length: int
     truncation: Truncation = field(default_factory=Truncation)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    end_after_cut: bool = True
 
     def __post_init__(self) -> None:
         if self.max_prompt_length >= self.max_length:
@@ -101,7 +111,7 @@ class TextEncoder:
             )
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenisedText]:
-        """Token ids of N texts, each cut to the limits and ending in the end-of-sequence token."""
+        """Token ids of N texts, cut to the limits; a whole one ends in the end token, a cut one by default too."""
         if not prompts:
             return []
         kwargs = self.chat_template_kwargs
@@ -131,7 +141,7 @@ class TextEncoder:
         room = self.max_length - len(prompt_ids)
         response_cut = len(response_ids) > room
         if response_cut:
-            response_ids = [*response_ids[: room - 1], end]
+            response_ids = [*response_ids[: room - 1], end] if self.end_after_cut else response_ids[:room]
         self.truncation.add(prompt_cut, response_cut)
         return TokenisedText(prompt_ids + response_ids, len(prompt_ids), prompt_cut or response_cut)
 
@@ -195,7 +205,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; set eos_token")
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHATML
+        tokenizer.chat_template = CHATML if "<|im_end|>" in tokenizer.get_vocab() else PLAIN
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = _another_token(tokenizer)
     return tokenizer

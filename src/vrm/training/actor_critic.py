@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import disable_dropout_in_model
 
-from vrm.config import PpoTraining
+from vrm.config import ConfigError, PpoTraining
 from vrm.training.policies import PolicyJob, load_policy, weight_dtype, with_adapters
 
 ADAM_EPSILON = 1e-5
 """With 1e-8 the critic's first steps are erratic (Huang et al. 2022, "The 37 Implementation Details of PPO")."""
-OUTPUTS = ("log_probs", "entropy")
 
 
 class ActorCritic:
@@ -26,7 +26,10 @@ class ActorCritic:
         ppo: learning rates, and how many updates there are.
         tokenizer: the policy's.
         temperature: what the policy answers at; probabilities are those of what it samples from.
-        accelerator: places, wraps and shards.
+        accelerator: places and wraps.
+
+    Raises:
+        ConfigError: the launch asks for sharding, or the policy's family has no token classifier.
     """
 
     def __init__(
@@ -39,7 +42,12 @@ class ActorCritic:
     ) -> None:
         self.accelerator, self.updates = accelerator, ppo.updates
         self.rates = {"actor": ppo.learning_rate, "critic": ppo.critic_learning_rate}
-        actor = load_policy(job, tokenizer, OUTPUTS, temperature)
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(
+                "PPO runs one whole policy a GPU: accelerate shards no two models at once; launch it without FSDP and "
+                "DeepSpeed, and set policy.training.lora where the models are large"
+            )
+        actor = load_policy(job, tokenizer, "entropy", temperature=temperature)
         critic = load_critic(job, tokenizer.pad_token_id)
         if job.training.gradient_checkpointing:
             for model in (actor, critic):
@@ -49,8 +57,9 @@ class ActorCritic:
         self.optimizers = dict(zip(self.rates, optimizers, strict=True))
         self._reference: torch.nn.Module | None = None
         if not job.training.lora:
-            frozen = load_policy(job, tokenizer, OUTPUTS, temperature).requires_grad_(False).eval()
-            self._reference = accelerator.prepare_model(frozen, evaluation_mode=True)
+            frozen = load_policy(job, tokenizer, "entropy", temperature=temperature)
+            # not the accelerator's to prepare: it would be in every checkpoint
+            self._reference = frozen.requires_grad_(False).eval().to(accelerator.device)
         # transformers checkpoints activations in training mode alone; dropout is off, so nothing else depends on it
         self.actor.train()
         self.critic.train()
@@ -64,7 +73,8 @@ class ActorCritic:
     def reference(self) -> Iterator[torch.nn.Module]:
         """The reference policy, for as long as the block lasts."""
         if self._reference is not None:
-            yield self._reference
+            with self.accelerator.autocast():
+                yield self._reference
         else:
             with self.policy.disable_adapter():
                 yield self.actor
@@ -75,14 +85,14 @@ class ActorCritic:
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * (1 - update / self.updates)
 
-    def step(self, max_grad_norm: float, actor_learns: bool) -> dict[str, float]:
+    def step(self, max_grad_norm: float, actor_learns: bool) -> dict[str, Tensor]:
         """One step of both optimisers (of the critic's alone while it warms up); returns the gradients' norms."""
         norms = {}
         for name, optimizer in self.optimizers.items():
-            norms[f"{name}_gradient_norm"] = 0.0
+            norms[f"{name}_gradient_norm"] = torch.zeros((), device=self.accelerator.device)
             if name == "critic" or actor_learns:
                 parameters = getattr(self, name).parameters()
-                norms[f"{name}_gradient_norm"] = float(self.accelerator.clip_grad_norm_(parameters, max_grad_norm))
+                norms[f"{name}_gradient_norm"] = self.accelerator.clip_grad_norm_(parameters, max_grad_norm)
                 optimizer.step()
             optimizer.zero_grad()
         return norms
@@ -95,9 +105,13 @@ def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
     )
     disable_dropout_in_model(critic)  # its head comes with one of 0.1
     critic.config.pad_token_id = pad_token_id
+    if not hasattr(critic, "score"):
+        raise ConfigError(
+            f"{job.policy}: PPO's critic needs a token classifier with a `score` head, as Qwen and Llama have"
+        )
     for parameter in critic.score.parameters():
         torch.nn.init.zeros_(parameter)
-    return with_adapters(critic, job.training.lora, head="score")
+    return with_adapters(critic, job.training.lora, exclude="score", train_excluded=True)
 
 
 def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vrm.config import PolicyTraining, RewardTraining
+from vrm.config import ConfigError, PolicyTraining, RewardTraining
 
 
 def common_arguments(
@@ -22,8 +22,16 @@ def common_arguments(
         rows: training rows, of which `training.batch_size` go through a device at once.
         seed: seeds the order of the rows.
         checkpoints: where resumable state goes.
+
+    Raises:
+        ConfigError: several GPUs are visible, and no launcher started a process for each.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process, which would spread each batch over them; "
+            "make one visible (CUDA_VISIBLE_DEVICES=0), or start one process a GPU with accelerate launch"
+        )
     per_step = training.batch_size * training.gradient_accumulation * processes
     steps = max(1, math.ceil(training.epochs * rows / per_step))
     every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide
@@ -39,6 +47,7 @@ def common_arguments(
         "eval_strategy": "steps",
         "eval_steps": every,
         "logging_steps": every,
+        "logging_nan_inf_filter": False,  # it would write a diverged loss as 0
         "eval_on_start": True,
         "save_strategy": "steps" if training.checkpoints else "no",
         # at measurements, where the log's window ends: a resumed run then has the same windows

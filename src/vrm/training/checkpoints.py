@@ -15,27 +15,44 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from vrm.records import write_json
 
 FINGERPRINT = "made_from.json"
 
 
 def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
-    """What a training depends on: its settings and the content of its input files."""
-    hashes = {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
-    return json.loads(json.dumps({"settings": settings, "files": hashes}))
+    """What a training depends on: its settings, the number of processes, and the content of its input files."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    hashes = {str(path): _hash(path) for path in files}
+    return json.loads(json.dumps({"settings": settings, "processes": processes, "files": hashes}))
+
+
+def model_files(model: str | Path) -> list[Path]:
+    """Everything in a local model's directory that its behaviour depends on; a hub model is known by its revision."""
+    kinds = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+    files = Path(model).iterdir() if Path(model).is_dir() else []
+    return sorted(path for path in files if path.suffix in kinds and not path.name.endswith(".provenance.json"))
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def resumable(directory: Path, made_from: dict[str, Any]) -> str | None:
     """The newest whole checkpoint in `directory` that may be continued, or None.
 
-    Anything made from other settings or data is deleted, and the directory is marked as made from these.
+    Anything made from other settings or data is deleted, and the directory is marked as made from these. Of several
+    processes the main one does that, and the others find it done.
     """
     marker = directory / FINGERPRINT
-    if directory.exists() and (not marker.exists() or json.loads(marker.read_text()) != made_from):
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(marker, made_from)
+    with PartialState().main_process_first():
+        if directory.exists() and (not marker.exists() or json.loads(marker.read_text()) != made_from):
+            shutil.rmtree(directory)
+        if not marker.exists():
+            write_json(marker, made_from)
     whole = [path for path in directory.glob("checkpoint-*") if _is_whole(path)]
     newest = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
     return str(newest) if newest else None

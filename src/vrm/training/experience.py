@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import pad
 
+from vrm.models.log_probs import response_outputs
 from vrm.models.vrm import positions
 
 
@@ -53,15 +54,9 @@ def pad_texts(prompts: list[list[int]], responses: list[list[int]], pad_token_id
 
 def token_log_probs(model: torch.nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
     """log pi of each response token and the policy's entropy before it, nats, both (B, T); `model` has a fused head."""
-    labels = texts.ids.masked_fill(texts.attention == 0, -100)
-    labels[:, : texts.width] = -100
-    out = model(
-        input_ids=texts.ids,
-        attention_mask=texts.attention,
-        position_ids=positions(texts.attention),
-        labels=labels,
-        fused_lm_head=True,
-    )
+    response = texts.attention.clone()
+    response[:, : texts.width] = 0
+    out = response_outputs(model, texts.ids, texts.attention, response)
     # column t of the head's output belongs to token t + 1
     return out.log_probs[:, texts.width - 1 :], out.entropy[:, texts.width - 1 :]
 

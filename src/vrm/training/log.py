@@ -1,14 +1,15 @@
 """The training log as a tidy CSV: step, epoch, split, metric, value.
 
-`split` is `batch` (means over the logging window, under sampled latents: what was optimised), `train` or `validation`
-(measured with posterior means on a fixed subset). The file is rewritten at every evaluation, so that it can be
-watched, and is derived from the trainer's own history, so that a resumed run has one log.
+`split` is `batch` (means over the logging window or the update: what was optimised; a VRM's latents are sampled then),
+`train` or `validation` (measured on a fixed subset; a VRM with posterior means). The file is rewritten at every
+evaluation, so that it can be watched, and is derived from the trainer's own history, so that a resumed run has one log.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from vrm.records import write_whole
+from vrm.training.watchdog import TrainingError
 
 COLUMNS = ("step", "epoch", "split", "metric", "value")
 BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "preparation_time")
@@ -53,10 +55,20 @@ def write_rows(rows: list[tuple[int, float, str, str, float]], path: Path) -> No
 
 
 class LogWriter(TrainerCallback):
-    """Keeps `training.csv` up to date while training goes on."""
+    """Keeps `training.csv` up to date while training goes on, and stops a training that has diverged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:
+        """Look at the loss.
+
+        Raises:
+            TrainingError: it is not a finite number.
+        """
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Rewrite the log after each evaluation."""

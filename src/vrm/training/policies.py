@@ -7,19 +7,23 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl.trainer.utils import disable_dropout_in_model
 
 from vrm.config import Lora, PolicyTraining
+from vrm.models.log_probs import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.records import write_whole
-from vrm.training.checkpoints import fingerprint
+from vrm.records import write_json, write_whole
+from vrm.training.checkpoints import fingerprint, model_files, place
+from vrm.training.log import write_log
 
 HELD_OUT = "held_out.csv"
 HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")
@@ -56,42 +60,42 @@ class PolicyJob:
     def encoder(self, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
         """Encodes with this job's limits and template arguments, and counts what it cuts."""
         limits = self.training.max_prompt_length, self.training.max_length
-        return TextEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs)
+        return TextEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs, end_after_cut=False)
 
-    def made_from(self, settings: dict[str, Any], *files: Path) -> dict[str, Any]:
-        """What the result depends on: `settings`, this job, the pairs, the policy's weights, and further files."""
+    def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
+        """What the result depends on: `settings`, this job, the pairs, the policy, and further files.
+
+        Args:
+            settings: what the stage has of its own.
+            files: what it reads besides.
+            unused: fields of `training` that it does not look at.
+        """
         own = {
-            "training": self.training.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json", exclude=set(unused)),
             "seed": self.seed,
             "policy": self.policy,
             "revision": self.revision,
             "chat_template_kwargs": self.chat_template_kwargs,
         }
         pairs = [self.pairs / "train.jsonl", self.pairs / "validation.jsonl"]
-        return fingerprint(own | settings, [*pairs, *weight_files(self.policy), *files])
-
-
-def weight_files(model: str | Path) -> list[Path]:
-    """The weights in a local directory; a hub model is known by its revision."""
-    return sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+        return fingerprint(own | settings, [*pairs, *model_files(self.policy), *files])
 
 
 def load_policy(
-    job: PolicyJob, tokenizer: PreTrainedTokenizerBase, outputs: tuple[str, ...], temperature: float = 1.0
+    job: PolicyJob, tokenizer: PreTrainedTokenizerBase, *outputs: str, temperature: float = 1.0
 ) -> PreTrainedModel:
     """A causal LM to be trained, without dropout and with a fused head, wrapped in adapters if the job wants them.
 
     Args:
         job: names the model and the adapters.
         tokenizer: its pad token becomes the model's.
-        outputs: what the fused head computes a token: `log_probs`, `entropy`, `log_sum_sq_probs`.
-        temperature: what the head divides logits by.
+        outputs, temperature: see `fuse_head`.
     """
     model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, dtype=weight_dtype(job.training))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     disable_dropout_in_model(model)
-    add_fused_lm_head(model, temperature=temperature, outputs=outputs)
-    return with_adapters(model, job.training.lora)
+    fuse_head(model, *outputs, temperature=temperature)
+    return with_adapters(model, job.training.lora, exclude="lm_head")
 
 
 def weight_dtype(training: PolicyTraining) -> torch.dtype:
@@ -99,13 +103,16 @@ def weight_dtype(training: PolicyTraining) -> torch.dtype:
     return torch.bfloat16 if training.lora and training.bf16 else torch.float32
 
 
-def with_adapters(model: PreTrainedModel, lora: Lora | None, head: str = "lm_head") -> PreTrainedModel:
-    """Low-rank adapters on every linear layer but the head; until they are trained they change nothing.
+def with_adapters(
+    model: PreTrainedModel, lora: Lora | None, exclude: str, train_excluded: bool = False
+) -> PreTrainedModel:
+    """Low-rank adapters on every linear layer but one; until they are trained they change nothing.
 
     Args:
         model: the model; it is returned as it is where `lora` is None.
         lora: rank and scale.
-        head: name of the head; one that is not the language model's is trained in full.
+        exclude: name of the layer without an adapter, the head.
+        train_excluded: whether that layer is trained in full; otherwise it is frozen like all other weights.
     """
     if lora is None:
         return model
@@ -115,19 +122,50 @@ def with_adapters(model: PreTrainedModel, lora: Lora | None, head: str = "lm_hea
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=sorted(linear - {head}),
-        modules_to_save=None if head == "lm_head" else [head],
+        target_modules=sorted(linear - {exclude}),
+        modules_to_save=[exclude] if train_excluded else None,
     )
     model.enable_input_require_grads()  # or activation checkpointing has nothing to pass back
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write an ordinary Hugging Face directory; adapters are merged into the weights."""
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        # merged into bfloat16 weights, a small change would be rounded away
+        model = model.float().merge_and_unload()
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def leave(
+    job: PolicyJob,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: list[tuple[str, str, str, float, float]],
+    counts: dict[str, Any],
+) -> None:
+    """Write what a training leaves behind; its checkpoints are no longer needed. Of several processes one writes.
+
+    Args:
+        job: says where to.
+        trainer: has the policy and the log.
+        tokenizer: the policy's.
+        held_out: rows of `write_held_out`.
+        counts: for `counts.json`.
+    """
+    if trainer.accelerator.is_main_process:
+        write_held_out(held_out, job.out / HELD_OUT)
+        write_log(trainer.state.log_history, job.out / "training.csv")
+        write_json(job.out / "counts.json", counts)
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        place(job.out / "model", lambda directory: save_policy(policy, tokenizer, directory))
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
 
 
 def write_held_out(rows: list[tuple[str, str, str, float, float]], path: Path) -> None:

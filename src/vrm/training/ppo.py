@@ -28,16 +28,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import set_seed
 
-from vrm.config import ConfigError, Generation, PpoTraining
+from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
 from vrm.generation import make_engine
 from vrm.models.base import RewardModel
 from vrm.records import write_json, write_jsonl
 from vrm.training.actor_critic import ActorCritic
 from vrm.training.answers import MEASURES, Answerer, Answers, Question, read_questions
-from vrm.training.checkpoints import place, resumable
+from vrm.training.checkpoints import model_files, place, resumable
 from vrm.training.experience import Experience, token_log_probs, token_values
 from vrm.training.log import write_rows
-from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, weight_files, write_held_out
+from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
     approximate_kl,
@@ -48,7 +48,10 @@ from vrm.training.ppo_math import (
     value_loss,
     whiten,
 )
-from vrm.training.watchdog import Watchdog
+from vrm.training.watchdog import TrainingError, Watchdog
+
+USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
+"""What PPO takes of `policy.training`; it has optimisation settings of its own."""
 
 
 def train_ppo(
@@ -65,10 +68,16 @@ def train_ppo(
 
     Raises:
         ConfigError: a batch can't be dealt out evenly to processes and optimiser steps.
-        TrainingError: the run has blown up; the log and the samples so far are written.
+        TrainingError: the run has blown up; the log and the samples so far are kept beside the checkpoints.
     """
-    settings = {"ppo": ppo.model_dump(mode="json"), "generation": generation.model_dump(mode="json")}
-    made_from = job.made_from(settings, *(weight_files(reward_path) if reward_path else []))
+    # raising a limit after a run has blown up continues that run
+    settings = {
+        "ppo": ppo.model_dump(mode="json", exclude={"limits"}),
+        "generation": generation.model_dump(mode="json"),
+    }
+    reward_files = model_files(reward_path) if reward_path else []
+    unused = set(PolicyTraining.model_fields) - USED
+    made_from = job.made_from(settings, *reward_files, unused=unused)
     run = PpoRun(job, ppo, generation, reward)
     run.train(resumable(job.checkpoints, made_from))
     run.finish()
@@ -82,11 +91,16 @@ class PpoRun:
         self.job, self.ppo = job, ppo
         precision = "bf16" if job.training.bf16 else "no"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-        self.local_batch = _local_batch(ppo, self.accelerator.num_processes)
+        processes = self.accelerator.num_processes
+        self.local_batch = _local_batch(ppo, processes)
         self.tokenizer = job.tokenizer()
         encoder, held_out_encoder = job.encoder(self.tokenizer), job.encoder(self.tokenizer)
         self.questions = read_questions(job.pairs / "train.jsonl", encoder)
         self.held_out = read_questions(job.pairs / "validation.jsonl", held_out_encoder, ppo.evaluation_prompts)
+        if len(self.held_out) < processes:
+            raise ConfigError(
+                f"{len(self.held_out)} held-out prompts for {processes} processes: raise evaluation_prompts"
+            )
         self.counts = {
             "prompts": len(self.questions),
             "prompts_cut": encoder.truncation.prompts_cut,
@@ -95,7 +109,7 @@ class PpoRun:
             "answers": 0,
             "answers_cut_by_reward_model": 0,
         }
-        self.models = ActorCritic(job, ppo, self.tokenizer, generation.temperature or 1.0, self.accelerator)
+        self.models = ActorCritic(job, ppo, self.tokenizer, generation.temperature, self.accelerator)
         limit = job.training.max_prompt_length
         engine = make_engine(generation, self.models.policy, self.tokenizer, max_prompt_length=limit)
         self.answerer = Answerer(self.models, engine, reward, self.tokenizer, ppo.minibatch_size)
@@ -119,9 +133,10 @@ class PpoRun:
             progress.set_postfix({name: f"{measures[name]:.3g}" for name in MEASURES})
             try:
                 self.watchdog.check(update, measures)
-            except Exception:
-                self._write()
-                raise
+            except TrainingError as error:
+                # Snakemake deletes the outputs of a failed job; what is beside the checkpoints stays
+                self._write(self.job.checkpoints)
+                raise TrainingError(f"{error}; the log and the samples so far are in {self.job.checkpoints}") from None
             if (update + 1) % saved == 0 and update + 1 < total:
                 self._save(update + 1)
         self.evaluate(total)
@@ -149,7 +164,7 @@ class PpoRun:
             "score": self.accelerator.gather(scores).mean().item(),
             "missing_end": 1 - self.accelerator.gather(answers.ended.float()).mean().item(),
             "explained_variance": self.accelerator.gather(variance.reshape(1)).mean().item(),
-            **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
+            **{name: torch.stack([step[name] for step in steps]).mean().item() for name in steps[0]},
         }
 
     def evaluate(self, update: int) -> None:
@@ -213,8 +228,11 @@ class PpoRun:
         advantages = whiten(advantages, mask, mean, variance)
         return Experience(answers.texts, answers.log_probs, values, advantages, returns), scores
 
-    def _step(self, experience: Experience, rows: Tensor, actor_learns: bool) -> dict[str, float]:
-        """One optimiser step of actor and critic on some rows; losses are means over all processes' tokens."""
+    def _step(self, experience: Experience, rows: Tensor, actor_learns: bool) -> dict[str, Tensor]:
+        """One optimiser step of actor and critic on some rows; losses are means over all processes' tokens.
+
+        The host does not wait for the device here.
+        """
         ppo = self.ppo
         tokens = self._sum(experience.texts.mask[rows].sum())
         scale = self.accelerator.num_processes / tokens  # gradients are averaged over processes
@@ -222,18 +240,19 @@ class PpoRun:
         for part in rows.split(ppo.minibatch_size):
             old = experience.rows(part)
             mask = old.texts.mask
-            log_probs, _ = token_log_probs(self.models.actor, old.texts)
+            with torch.set_grad_enabled(actor_learns):
+                log_probs, _ = token_log_probs(self.models.actor, old.texts)
             values = token_values(self.models.critic, old.texts)
             surrogate, clipped = policy_loss(log_probs, old.log_probs, old.advantages, mask, ppo.clip)
             error = value_loss(values, old.values, old.returns, mask, ppo.value_clip)
-            loss = ppo.value_coefficient * error.sum() + (surrogate.sum() if actor_learns else 0.0)
-            self.accelerator.backward(loss * scale)
+            # while the critic warms up, the surrogate is a constant
+            self.accelerator.backward((ppo.value_coefficient * error.sum() + surrogate.sum()) * scale)
             moved = approximate_kl(log_probs.detach() - old.log_probs) * mask
             terms = {"policy_loss": surrogate, "value_loss": error, "clipped": clipped, "approximate_kl": moved}
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().sum()
         norms = self.models.step(ppo.max_grad_norm, actor_learns)
-        return {name: (self._sum(total) / tokens).item() for name, total in totals.items()} | norms
+        return {name: self._sum(total) / tokens for name, total in totals.items()} | norms
 
     def _questions(self, update: int) -> list[Question]:
         """This process's prompts of an update: all prompts are dealt out in a new order at each pass."""
@@ -254,10 +273,11 @@ class PpoRun:
         epoch = round(step * self.ppo.prompts_per_update / len(self.questions), 6)
         self.history += [(step, epoch, split, name, value) for name, value in measures.items()]
 
-    def _write(self) -> None:
+    def _write(self, directory: Path | None = None) -> None:
+        directory = directory or self.job.out
         if self.accelerator.is_main_process:
-            write_rows(self.history, self.job.out / "training.csv")
-            write_jsonl(self.job.out / "samples.jsonl", self.samples)
+            write_rows(self.history, directory / "training.csv")
+            write_jsonl(directory / "samples.jsonl", self.samples)
 
     def _save(self, update: int) -> None:
         """A checkpoint; the state is its last file, so a readable one means that all others are there."""

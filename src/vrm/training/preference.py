@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,19 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import TrainOutput
 
 from vrm.config import PreferenceMethod
-from vrm.records import RecordError, read_pairs, write_json
+from vrm.models.log_probs import response_outputs
+from vrm.records import RecordError, read_pairs
 from vrm.training import preference_losses as losses
 from vrm.training.arguments import common_arguments
-from vrm.training.checkpoints import place, resumable
-from vrm.training.log import LogWriter, write_log
+from vrm.training.checkpoints import resumable
+from vrm.training.log import LogWriter
 from vrm.training.objectives import EVIDENCE, pair_table, read_responses, rewards, row_losses
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
-from vrm.training.policies import HELD_OUT, PolicyJob, load_policy, save_policy, write_held_out
-from vrm.training.preference_rows import REFERENCES, SIDES, RowCollator, paired_rows, unpaired_rows
+from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.preference_rows import REFERENCES, SIDES, RowCollator, measured_rows, paired_rows, unpaired_rows
 
 
 class PreferenceTrainer(Trainer):
@@ -87,7 +87,8 @@ class PreferenceTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the window's means; the only place where training waits for the device."""
         if "loss" in logs:
-            logs |= {name: torch.cat(values).mean().item() for name, values in self._window.items()}
+            means = {name: torch.cat(values).mean() for name, values in self._window.items()}
+            logs |= {name: self.accelerator.gather(mean).mean().item() for name, mean in means.items()}
             self._window.clear()
         super().log(logs, start_time)
 
@@ -98,6 +99,14 @@ class PreferenceTrainer(Trainer):
             return self.predict(rows).predictions
         finally:
             self.compute_metrics = measure
+
+    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
+        """See `Trainer.train`."""
+        # `observe` has marked the model as prepared, for evaluation; left so, each of several processes would train a
+        # model of its own
+        self.accelerator.free_memory()
+        self.model._is_accelerate_prepared = False
+        return super().train(*arguments, **options)
 
     def _evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
@@ -150,12 +159,8 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    write_held_out(_changes(held_out, start, measure(trainer)), job.out / HELD_OUT)
-    write_log(trainer.state.log_history, job.out / "training.csv")
-    write_json(job.out / "counts.json", counts)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    place(job.out / "model", lambda directory: save_policy(model, tokenizer, directory))
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    changes = _changes(held_out, start, measure(trainer))
+    leave(job, trainer, tokenizer, changes, counts)
 
 
 def make_trainer(
@@ -178,21 +183,13 @@ def make_trainer(
     overrides = {"learning_rate": method.learning_rate, "epochs": method.epochs}
     training = job.training.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     unpaired = method.method == "kto"
-    if unpaired:
-        rows = unpaired_rows(train, training.batch_size, orders=math.ceil(training.epochs), seed=job.seed)
-        passes = {"epochs": training.epochs / math.ceil(training.epochs)}  # the rows hold every pass already
-        training = training.model_copy(update=passes)
-    else:
-        rows = paired_rows(train)
+    rows = unpaired_rows(train, training.batch_size, job.seed) if unpaired else paired_rows(train)
     measured = {"train": train[: len(held_out)], "validation": held_out}
-    measured = {
-        name: unpaired_rows(part, training.batch_size) if unpaired else paired_rows(part)
-        for name, part in measured.items()
-    }
+    measured = {name: measured_rows(part) if unpaired else paired_rows(part) for name, part in measured.items()}
     sequential = {"train_sampling_strategy": "sequential"} if unpaired or ordered else {}
     trainer = PreferenceTrainer(
         method=method,
-        model=load_policy(job, tokenizer, outputs=("log_probs", "log_sum_sq_probs")),
+        model=load_policy(job, tokenizer, "log_sum_sq_probs"),
         args=TrainingArguments(
             **common_arguments(training, len(rows), job.seed, job.checkpoints),
             **sequential,
@@ -230,20 +227,24 @@ def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[Tokenise
     """The pairs that `difficulty.csv` keeps, in its order.
 
     Raises:
-        RecordError: it does not know one of the pairs.
+        RecordError: it is about other pairs.
     """
     table = pd.read_csv(difficulty, dtype={"pair_id": str})
-    unknown = {pair.record.pair_id for pair in pairs} - set(table.pair_id)
-    if unknown:
-        raise RecordError(f"{difficulty}: lacks {len(unknown)} training pairs, e.g. {min(unknown)}; make it again")
     by_id = {pair.record.pair_id: pair for pair in pairs}
-    return [by_id[pair_id] for pair_id in table.pair_id[table.kept == 1] if pair_id in by_id]
+    unknown = by_id.keys() ^ set(table.pair_id)
+    if unknown:
+        raise RecordError(
+            f"{difficulty}: {len(unknown)} pairs are only there or only in the training split, e.g. {min(unknown)}; "
+            "make it again"
+        )
+    return [by_id[pair_id] for pair_id in table.pair_id[table.kept == 1]]
 
 
 def _log_probs(model: torch.nn.Module, texts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Total, length and exponent of the labelled part of R texts, each of shape (R,)."""
-    out = model(**texts, fused_lm_head=True)
-    mask = (texts["labels"][:, 1:] != -100).float()  # (R, T - 1), as the head's outputs
+    response = texts["labels"] != -100
+    out = response_outputs(model, texts["input_ids"], texts["attention_mask"], response)
+    mask = response[:, 1:].float()  # (R, T - 1), as the head's outputs
     length = mask.sum(1)
     exponent = ((out.log_probs - out.log_sum_sq_probs).detach() * mask).sum(1) / length
     return {"total": (out.log_probs * mask).sum(1), "length": length, "exponent": exponent}

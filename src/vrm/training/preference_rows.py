@@ -7,6 +7,7 @@ which estimates the KL term.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.utils import pad
 
+from vrm.config import ConfigError
+from vrm.models.text import TokenisedText
 from vrm.training.pairs import TokenisedPair
 
 SIDES = ("first", "second")
@@ -27,38 +30,62 @@ def paired_rows(pairs: list[TokenisedPair]) -> Dataset:
     return Dataset.from_list([_row(pair.chosen.ids, pair.rejected.ids, pair.chosen.prompt_length) for pair in pairs])
 
 
-def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, orders: int = 1, seed: int | None = None) -> Dataset:
-    """Two rows a pair, each with a mismatched response, in batches of both kinds.
+def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dataset:
+    """Two rows a pair in a new order, each with a mismatched response, in batches of both kinds; to be read in order.
 
-    Within each batch of the given order the responses are moved on by one, so that the mismatched responses of a batch
-    are the very ones that it learns from (Ethayarajh et al. 2024); rows must therefore be read in this order.
+    The mismatched responses of a batch are the very ones that it learns from, moved on by one row (Ethayarajh et al.
+    2024), or by more where the next row has the same prompt.
 
     Args:
         pairs: N pairs.
-        batch_size: rows a batch.
-        orders: how often all rows are dealt out, each time in a new order: passes over the data.
-        seed: seed of those orders; None keeps chosen and rejected of a pair side by side, for measuring.
+        batch_size: rows a batch, at least 2.
+        seed: seed of the order.
 
     Returns:
-        2N rows an order.
+        2N rows.
+
+    Raises:
+        ConfigError: a batch of one row has nothing to mismatch it with.
     """
-    texts = [(pair.chosen, True) for pair in pairs] + [(pair.rejected, False) for pair in pairs]
-    rows = []
-    for order in _orders(len(pairs), orders, seed):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            for here, other in zip(batch, np.roll(batch, 1), strict=True):
-                text, desirable = texts[here]
-                mismatched = text.ids[: text.prompt_length] + texts[other][0].ids[texts[other][0].prompt_length :]
-                rows.append(_row(text.ids, mismatched, text.prompt_length) | {"desirable": desirable})
-    return Dataset.from_list(rows)
+    if batch_size < 2:
+        raise ConfigError(
+            "kto estimates its KL term from the other responses of a batch: policy.training.batch_size is to be at "
+            "least 2"
+        )
+    order = np.random.default_rng(seed).permutation(2 * len(pairs))
+    texts = _responses(pairs)
+    shuffled = [texts[place] for place in order]
+    starts = range(0, len(shuffled), batch_size)
+    return Dataset.from_list([row for start in starts for row in _mismatched(shuffled[start : start + batch_size])])
 
 
-def _orders(pairs: int, orders: int, seed: int | None) -> list[np.ndarray]:
-    if seed is None:
-        return [np.arange(2 * pairs).reshape(2, pairs).T.ravel()]  # chosen 0, rejected 0, chosen 1, ...
-    rng = np.random.default_rng(seed)
-    return [rng.permutation(2 * pairs) for _ in range(orders)]
+def measured_rows(pairs: list[TokenisedPair]) -> Dataset:
+    """As `unpaired_rows`, in one batch and with the chosen and the rejected response of a pair side by side."""
+    return Dataset.from_list(list(_mismatched(_responses(pairs))))
+
+
+@dataclass(frozen=True)
+class _Response:
+    prompt_id: str
+    text: TokenisedText
+    desirable: bool
+
+
+def _responses(pairs: list[TokenisedPair]) -> list[_Response]:
+    """Chosen and rejected of the first pair, of the second, ..."""
+    sides = ((pair, side) for pair in pairs for side in ("chosen", "rejected"))
+    return [_Response(pair.record.prompt_id, getattr(pair, side), side == "chosen") for pair, side in sides]
+
+
+def _mismatched(batch: list[_Response]) -> Iterator[dict[str, Any]]:
+    longest = max(len(response.text.ids) for response in batch)
+    for place, response in enumerate(batch):
+        earlier = [batch[place - step] for step in range(1, len(batch))]
+        # a last batch of one prompt alone has no better one
+        other = next((o for o in earlier if o.prompt_id != response.prompt_id), earlier[0] if earlier else response)
+        start = response.text.prompt_length
+        mismatched = response.text.ids[:start] + other.text.ids[other.text.prompt_length :]
+        yield _row(response.text.ids, mismatched[:longest], start) | {"desirable": response.desirable}
 
 
 def _row(first: list[int], second: list[int], prompt_length: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenize
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
 from vrm.training.arguments import common_arguments
-from vrm.training.checkpoints import fingerprint, place, resumable
+from vrm.training.checkpoints import fingerprint, model_files, place, resumable
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
 
@@ -263,5 +263,5 @@ def _made_from(job: RewardJob) -> dict[str, Any]:
         "backbone": job.backbone,
         "revision": job.revision,
     }
-    weights = sorted(Path(job.backbone).glob("*.safetensors")) if Path(job.backbone).is_dir() else []
-    return fingerprint(settings, [job.pairs / "train.jsonl", job.pairs / "validation.jsonl", *weights])
+    pairs = [job.pairs / f"{split}.jsonl" for split in ("train", "validation")]
+    return fingerprint(settings, [*pairs, *model_files(job.backbone)])

@@ -43,12 +43,15 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
     rows = with_reference(trainer, paired_rows(rest))
-    made_from = job.made_from({"beta": method.beta, "run": run, "half": half})
+    settings = {"method": method.model_dump(mode="json", exclude={"label", "ours"}), "run": run, "half": half}
+    made_from = job.made_from(settings)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     losses = measure(trainer, rows).loss
-    table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
-    write_whole(job.out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    if trainer.accelerator.is_main_process:
+        table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
+        write_whole(job.out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
 
 
 def split_in_half(pairs: Sequence[TokenisedPair], run: int) -> tuple[list[TokenisedPair], list[TokenisedPair]]:

@@ -14,7 +14,7 @@ MENDS = {
     "missing_end": "responses do not end: raise policy.ppo.missing_end_penalty or policy.generation.max_new_tokens, or "
     "train the SFT policy longer",
     "explained_variance": "the critic is lost: lower policy.ppo.critic_learning_rate or raise policy.ppo.value_clip",
-    "length": "responses are empty: the reward pays for silence; look at samples.jsonl and at the reward model",
+    "length": "responses are empty: the reward pays for silence; look at what samples.jsonl is paid for",
 }
 
 
@@ -48,10 +48,7 @@ class Watchdog:
         """
         for name, value in measures.items():
             if not math.isfinite(value) and name != "explained_variance":
-                raise TrainingError(
-                    f"update {update}: {name} is {value}; lower policy.ppo.learning_rate, and look at the last rows "
-                    "of training.csv and samples.jsonl"
-                )
+                raise TrainingError(f"update {update}: {name} is {value}; lower policy.ppo.learning_rate")
         for name, beyond, limit in self._verdicts(update, measures):
             self.streaks[name] = self.streaks[name] + 1 if beyond else 0
             if self.streaks[name] >= self.limits.patience:
