@@ -93,7 +93,6 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-7b")
     parser.add_argument("--lora", action="store_true", help="adapters of rank 16 instead of full fine-tuning")
     parser.add_argument("--batch", type=int, default=4, help="pairs or answers a forward pass")
-    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/vrm-benchmark"), help="weights go here (15 GB)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results.jsonl"))
     options = parser.parse_args()
@@ -103,7 +102,7 @@ def main() -> None:
     prepared = {"dpo_step": lambda: dpo_step(job), "ppo_update": lambda: ppo_update(job, reward, shape, options)}
     for name, prepare_step in prepared.items():
         record = measure(name, prepare_step(), tokens)
-        record |= {"shape": options.shape, "lora": options.lora, "batch": options.batch, "engine": options.engine}
+        record |= {"shape": options.shape, "lora": options.lora, "batch": options.batch}
         print(json.dumps(record))
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with options.out.open("a", encoding="utf-8") as out:
@@ -202,7 +201,7 @@ def ppo_update(
         checkpoints=0,
         limits=PpoLimits(kl=1e9, entropy=0, missing_end=1.0, explained_variance=-1e9, response_length=1e-9),
     )
-    generation = Generation(engine=options.engine, max_new_tokens=shape.response, batch_size=answers)
+    generation = Generation(max_new_tokens=shape.response, batch_size=answers)
     run = PpoRun(job, ppo, generation, reward)
     return lambda: run.update(1)
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from .base import ConfigError, HubDataset, PositiveInt, Section, Source, require_known
+from .base import ConfigError, HubDataset, Optimisation, PositiveInt, Section, Source, require_known
 from .data import DataConfig, WorldConfig
 from .policy import (
     BestOfN,
@@ -158,6 +158,7 @@ __all__ = [
     "HubDataset",
     "Lora",
     "Method",
+    "Optimisation",
     "PolicyBase",
     "PolicyConfig",
     "PolicyTraining",

@@ -46,6 +46,27 @@ class Source(Section):
         return self
 
 
+class Optimisation(Section):
+    """What every training by gradient descent on pairs has: its steps, its lengths, its measurements."""
+
+    epochs: PositiveFloat = Field(1.0, description="Passes over the training pairs.")
+    batch_size: PositiveInt = Field(16, description="Pairs (KTO, SFT: texts) per device and forward pass.")
+    gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
+    learning_rate: PositiveFloat = Field(5e-4, description="Peak learning rate (AdamW, cosine to zero).")
+    warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate.")
+    max_prompt_length: PositiveInt = Field(
+        256, description="Tokens kept of a prompt; its beginning is cut, and counted."
+    )
+    max_length: PositiveInt = Field(
+        512, description="Tokens kept of prompt + response; a reward model's end token always stays."
+    )
+    evaluations: PositiveInt = Field(4, description="How often, evenly spaced, fixed pairs are measured.")
+    evaluation_pairs: PositiveInt = Field(200, description="Pairs of each split used for those measurements.")
+    checkpoints: int = Field(1, ge=0, description="How many resumable checkpoints a training writes.")
+    bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
+    gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
+
+
 def require_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError where `names`, the entries of `key`, hold one that is not known."""
     unknown = [name for name in names if name not in known]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Fraction, Name, NonNegativeFloat, PositiveFloat, PositiveInt, Section, require_known
+from .base import Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
 from .reward import BackboneConfig
 
 
@@ -27,24 +27,10 @@ class PolicyBase(BackboneConfig):
     )
 
 
-class PolicyTraining(Section):
+class PolicyTraining(Optimisation):
     """Optimisation, shared by SFT and the preference methods; each of them may override parts of it."""
 
-    epochs: PositiveFloat = Field(1.0, description="Passes over the training pairs.")
-    batch_size: PositiveInt = Field(16, description="Pairs (KTO, SFT: texts) per device and forward pass.")
-    gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
-    learning_rate: PositiveFloat = Field(5e-4, description="Peak learning rate (AdamW, cosine to zero).")
-    warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
-    max_prompt_length: PositiveInt = Field(
-        256, description="Tokens kept of a prompt; its beginning is cut, and counted."
-    )
-    max_length: PositiveInt = Field(512, description="Tokens kept of prompt + response; the end token always stays.")
-    evaluations: PositiveInt = Field(4, description="How often, evenly spaced, held-out pairs are measured.")
-    evaluation_pairs: PositiveInt = Field(200, description="Validation pairs used for those measurements.")
-    checkpoints: int = Field(1, ge=0, description="How many resumable checkpoints a training writes.")
-    bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
-    gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
     lora: Lora | None = Field(None, description="Train adapters instead of all weights.")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .base import Fraction, Name, NonNegativeFloat, PositiveFloat, PositiveInt, Section, require_known
+from .base import Fraction, Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
 
 
 class CreatedBackbone(Section):
@@ -74,24 +74,15 @@ class Variant(Section):
         return self
 
 
-class RewardTraining(Section):
+class RewardTraining(Optimisation):
     """Optimisation of a reward model, the same for every variant so that rows compare."""
 
     epochs: PositiveFloat = Field(2.0, description="Passes over the training pairs.")
-    batch_size: PositiveInt = Field(16, description="Pairs per device and forward pass.")
-    gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
     learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate (AdamW, cosine to zero).")
-    warmup: Fraction = Field(0.1, description="Share of the steps with rising learning rate.")
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW weight decay.")
-    max_prompt_length: PositiveInt = Field(
-        256, description="Tokens kept of a prompt; its beginning is cut, and counted."
-    )
-    max_length: PositiveInt = Field(512, description="Tokens kept of prompt + response; the end token always stays.")
     evaluations: PositiveInt = Field(10, description="How often, evenly spaced, accuracy is measured while training.")
     evaluation_pairs: PositiveInt = Field(400, description="Pairs of each split used for those measurements.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
-    bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
-    gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
 
 
 class RewardConfig(Section):

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
-from vrm.config import ConfigError, PolicyTraining, RewardTraining
+from vrm.config import ConfigError, Optimisation
 
 
-def common_arguments(
-    training: RewardTraining | PolicyTraining, rows: int, seed: int, checkpoints: Path
-) -> dict[str, Any]:
+def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: Path) -> dict[str, Any]:
     """Keyword arguments of `TrainingArguments` and its subclasses.
 
     Args:

@@ -57,8 +57,6 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch; with `return_outputs` also what the policy says of both texts of each row."""
         evidence = self._evidence(model, inputs)
-        if REFERENCES[0] not in inputs:  # the pass over the data that computes the reference
-            return (evidence["first_total"].sum() * 0, evidence) if return_outputs else evidence["first_total"].sum()
         first, second = (read_responses(side, evidence, inputs) for side in SIDES)
         kl = None
         if self._unpaired:
@@ -80,7 +78,11 @@ class PreferenceTrainer(Trainer):
         """Evidence and references of a batch, so that `_measure` sees whole sets."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            loss, evidence = self.compute_loss(model, inputs, return_outputs=True)
+            if REFERENCES[0] in inputs:
+                loss, evidence = self.compute_loss(model, inputs, return_outputs=True)
+            else:  # the pass over the data that computes the reference
+                evidence = self._evidence(model, inputs)
+                loss = torch.zeros_like(evidence["first_total"][0])
         known = {name: inputs[name] for name in ("desirable", *REFERENCES) if name in inputs}
         return loss, evidence, known or {"none": evidence["first_length"]}
 
