@@ -151,3 +151,34 @@ def test_prompts_to_be_answered_are_cut_as_prompts_and_counted(tokenizer):
     assert encoder.encode_prompts([PROMPT, long])[1] == encoder.encode([long], ["beta"])[0].ids[:40]
     assert encoder.truncation.as_dict() == {"texts": 3, "prompts_cut": 2, "responses_cut": 0}
     assert encoder.encode_prompts([]) == []
+
+
+def test_a_policys_cut_response_does_not_end(tokenizer):
+    long = "alpha " * 200
+    for keeps_end in (True, False):
+        encoder = TextEncoder(tokenizer, 16, 40, end_after_cut=keeps_end)
+        cut, whole = encoder.encode([[{"role": "user", "content": "beta"}]] * 2, [long, "mu"])
+        assert len(cut.ids) == 40
+        assert (cut.ids[-1] == tokenizer.eos_token_id) == keeps_end
+        assert whole.ids[-1] == tokenizer.eos_token_id
+        assert encoder.truncation.responses_cut == 1
+
+
+def test_a_tokenizer_that_does_not_know_chatml_gets_turns_in_its_own_tokens():
+    """As Llama-2's, Mistral's and Pythia's bases: ChatML's marks would be ordinary text, which a judge would read."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        ["alpha beta"], trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    )
+    tokenizer = prepare_tokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>"))
+    text = TextEncoder(tokenizer, 32, 64).encode([[{"role": "user", "content": "alpha"}]], ["beta"])[0]
+    assert text.ids.count(tokenizer.bos_token_id) == 1
+    assert text.ids[0] == tokenizer.bos_token_id
+    assert text.ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(text.ids[text.prompt_length :], skip_special_tokens=True) == "beta"

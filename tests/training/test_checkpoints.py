@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vrm.training.checkpoints import fingerprint, place, resumable
+from vrm.training.checkpoints import fingerprint, model_files, place, resumable
 
 
 @pytest.fixture
@@ -49,3 +49,19 @@ def test_a_directory_comes_into_place_whole_or_not_at_all(tmp_path):
     place(tmp_path / "model", lambda directory: (directory / "a").write_text("2"))
     assert (tmp_path / "model" / "a").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_another_number_of_processes_is_another_training(data, monkeypatch):
+    alone = fingerprint({}, [data])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fingerprint({}, [data]) != alone
+
+
+def test_a_model_is_its_weights_its_configuration_and_its_tokenizer(tmp_path):
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "backbone.provenance.json").write_text("when and where")
+    names = [path.name for path in model_files(tmp_path)]
+    assert len(names) == 5
+    assert "backbone.provenance.json" not in names
+    assert model_files("Qwen/Qwen3-0.6B") == []  # known by its revision

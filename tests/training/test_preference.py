@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from vrm.config import Lora, PreferenceMethod
 from vrm.models.policy_scoring import load_policy_scorer
-from vrm.records import read_pairs
+from vrm.records import RecordError, read_pairs
 from vrm.training import preference
 from vrm.training.preference import train_preference
+from vrm.training.watchdog import TrainingError
 
 METHODS = {
     "dpo": PreferenceMethod(label="DPO", method="dpo"),
@@ -127,3 +128,32 @@ def test_adapters_are_merged_and_leave_the_start_as_reference(tiny_backbone, toy
     assert model.state_dict().keys() == start.state_dict().keys()
     embedding = "model.embed_tokens.weight"
     assert torch.equal(model.state_dict()[embedding], start.state_dict()[embedding])
+
+
+def test_a_diverged_training_stops_instead_of_looking_perfect(tiny_backbone, toy_pairs, tmp_path):
+    job = policy_job(tiny_backbone, toy_pairs, tmp_path, learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan; lower the learning rate"):
+        train_preference(job, METHODS["dpo"])
+    assert not (job.out / "model").exists()
+
+
+def test_difficulties_of_other_pairs_are_refused(tiny_backbone, toy_pairs, tmp_path):
+    pd.DataFrame({"pair_id": ["a"], "difficulty": [0.5], "runs": [1], "kept": [1]}).to_csv(tmp_path / "d.csv")
+    method = PreferenceMethod(label="S", method="selective_dpo")
+    with pytest.raises(RecordError, match=r"d\.csv: 97 pairs are only there"):
+        train_preference(policy_job(tiny_backbone, toy_pairs, tmp_path), method, tmp_path / "d.csv")
+
+
+def test_adapters_in_bfloat16_save_the_policy_that_was_measured(tiny_backbone, toy_pairs, tmp_path):
+    job = policy_job(tiny_backbone, toy_pairs, tmp_path, lora=Lora(rank=4, alpha=8), learning_rate=1e-3, bf16=True)
+    train_preference(job, METHODS["dpo"])
+    scorer = load_policy_scorer(job.out / "model", tiny_backbone, max_prompt_length=64, max_length=96)
+    pairs = read_pairs(toy_pairs / "validation.jsonl")
+    prompts = [pair.prompt for pair in pairs]
+    chosen, rejected = (
+        scorer.score(prompts, [getattr(p, side) for p in pairs]).mean for side in ("chosen", "rejected")
+    )
+    by_id = dict(zip([pair.pair_id for pair in pairs], 0.1 * (chosen - rejected), strict=True))
+    margin = held_out(job)["end"].margin
+    # measured in bfloat16, saved in float32
+    assert margin.to_numpy() == pytest.approx([by_id[str(key)] for key in margin.index], abs=0.03)

@@ -184,7 +184,22 @@ def test_real_human_scores_from_file_to_table(tmp_path):
             "run": ["held_out", "reward_bench"],
             "sets": {"reward_bench": {"path": str(SHARED / "data" / "reward_bench_shape" / "pairs.jsonl")}},
         },
-        "report": {"figure3": ["vrm"], "figure5": ["vrm"], "bootstrap_samples": 100},
+        "policy": {
+            "run_bases": ["mine"],
+            "scorers_from": "mine",
+            "bases": {"mine": {"label": "mine", "create": {"pretraining_steps": 2, "layers": 1, "hidden_size": 32}}},
+            "run": ["dpo", "ppo_vrm"],
+            "training": {"epochs": 0.5, "max_prompt_length": 96, "max_length": 128, "evaluations": 1},
+            "generation": {"max_new_tokens": 16},
+            "ppo": {"updates": 2, "prompts_per_update": 8, "minibatch_size": 8, "limits": {"missing_end": 1.0}},
+            "gold": None,
+        },
+        "report": {
+            "tables": ["table2", "latents", "training_summary"],
+            "figure3": ["vrm"],
+            "figure5": ["vrm"],
+            "bootstrap_samples": 100,
+        },
     }
     (tmp_path / "mine.yaml").write_text(json.dumps(overlay))
     preset = ROOT / "workflow" / "presets" / "own_data.yaml"
@@ -194,5 +209,12 @@ def test_real_human_scores_from_file_to_table(tmp_path):
     assert "synthetic" not in table
     for subset in ("math-prm", "hep-python", "donotanswer"):
         assert subset in table, "a missing RewardBench subset is not named"
+    summary = pd.read_csv(tmp_path / "results" / "own_data" / "tables" / "training_summary.csv")
+    assert set(summary.method) == {"sft", "dpo", "ppo_vrm"}
+    assert "gold" not in set(summary.metric)  # there is no gold judge of summaries
+    counts = json.loads(
+        (tmp_path / "results" / "own_data" / "policy" / "mine" / "dpo" / "seed1" / "counts.json").read_text()
+    )
+    assert counts["train"]["prompts_cut"] > 0  # articles are long, and it is said
     audit = json.loads((tmp_path / "results" / "own_data" / "evaluation" / "sets" / "reward_bench.json").read_text())
     assert audit["pairs"] == 989
