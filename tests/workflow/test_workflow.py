@@ -13,6 +13,8 @@ from paths import ROOT, SHARED
 from transformers import AutoTokenizer
 
 from vrm.records import read_jsonl
+from vrm.reporting.figures import FIGURES
+from vrm.reporting.tables import TABLES
 
 DEFAULT = ROOT / "config.yaml"
 SMOKE = ROOT / "workflow" / "presets" / "smoke.yaml"
@@ -126,6 +128,20 @@ def test_smoke_policies_of_both_bases_see_the_same_prompts_in_their_own_template
         tokenizer = AutoTokenizer.from_pretrained(run / base / "ppo" / "seed1" / "model")
         assert tokenizer.apply_chat_template(samples[0]["prompt"], tokenize=False).startswith(opening)
     assert prompts[0] == prompts[1]
+
+
+def test_the_report_holds_every_table_and_figure_with_its_caption(smoke, tmp_path):
+    snakemake("--report", tmp_path / "report.html", directory=smoke, configs=(DEFAULT, SMOKE))
+    page = (tmp_path / "report.html").read_text()
+    for opening in ("Pairwise accuracy of every scorer", "What every policy training did", "Over-optimisation: gains"):
+        assert opening in page
+    assert "snakemake.wildcards" not in page  # captions are rendered
+
+
+def test_every_table_and_figure_has_a_caption():
+    for kind, names in (("table", TABLES), ("figure", FIGURES)):
+        captions = (ROOT / "workflow" / "report" / f"{kind}.rst").read_text()
+        assert set(re.findall(r'== "(\w+)"', captions)) == set(names)
 
 
 def test_a_second_run_does_nothing(smoke):

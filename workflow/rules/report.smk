@@ -8,7 +8,7 @@ rule table:
         csv="results/{run}/tables/{table}.csv",
         md=report(
             "results/{run}/tables/{table}.md",
-            caption="../report/{table}.rst",
+            caption="../report/table.rst",
             category="Tables",
         ),
         tex="results/{run}/tables/{table}.tex",
@@ -40,7 +40,7 @@ rule schematic:
         pdf="results/{run}/figures/{figure}.pdf",
         png=report(
             "results/{run}/figures/{figure}.png",
-            caption="../report/{figure}.rst",
+            caption="../report/figure.rst",
             category="Figures",
         ),
         csv="results/{run}/figures/{figure}.csv",
