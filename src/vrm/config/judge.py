@@ -1,0 +1,58 @@
+"""The judge: any OpenAI-compatible endpoint, how hard it may be asked, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field, field_validator
+
+from .base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+
+
+class Prices(Section):
+    """What the endpoint charges, in dollars per million tokens."""
+
+    prompt: NonNegativeFloat = Field(description="Dollars per million prompt tokens.")
+    completion: NonNegativeFloat = Field(description="Dollars per million completion tokens.")
+
+
+class JudgeConfig(Section):
+    """The model that judges, and the manners of asking it. Its key is only ever in the environment."""
+
+    # somebody may paste the key itself into api_key_env or base_url: an error must not repeat it
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    base_url: str = Field(description="Up to and without /chat/completions, e.g. https://api.openai.com/v1.")
+    model: str = Field(description="Model name at that endpoint; a dated one, so that the numbers can be had again.")
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = Field(
+        "OPENAI_API_KEY", description="NAME of the environment variable that holds the key; null: no key is sent."
+    )
+    concurrency: PositiveInt = Field(8, description="Requests under way at once.")
+    requests_per_minute: PositiveFloat | None = Field(None, description="At most so many, a process; null: no limit.")
+    timeout: PositiveFloat = Field(120.0, description="Seconds until an unanswered request is given up.")
+    attempts: PositiveInt = Field(
+        6, description="Tries of one request; replies that were paid for and unusable count over all runs."
+    )
+    backoff: PositiveFloat = Field(
+        1.0, description="Longest wait before the second try, in seconds; doubles with every further one."
+    )
+    longest_wait: PositiveFloat = Field(
+        120.0, description="Seconds; no wait between tries is longer, and an endpoint that asks for more fails."
+    )
+    prices: Prices | None = Field(None, description="What tokens cost; null: tokens are counted, cost is unknown.")
+    temperature: NonNegativeFloat = Field(0.0, description="Sampling temperature, where a benchmark sets none.")
+    max_tokens: PositiveInt = Field(2048, description="Longest reply in tokens, where a benchmark sets none.")
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="Ask for log-probabilities of so many likeliest tokens; null: don't ask for any."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("give an http:// or https:// address with a host")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("give an address without user, password, query and fragment; keys go into the environment")
+        return url.rstrip("/")

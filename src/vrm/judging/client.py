@@ -1,0 +1,296 @@
+"""The judge: requests in, a reply or a named failure for each out, in the caller's order.
+
+* What the store has is not asked again. What is asked is reserved there first, so that two threads or processes pay
+  once; a request that somebody else is asking goes to the end of the queue.
+* HTTP 200 is paid for. It is in the store, usable or not, before anything else happens.
+* Worth another try: 429, 408, 409, 425, 5xx, lost connections, time-outs, and paid replies that can't be used. Paid
+  ones count over all runs: a rerun pays for no more than `attempts` in all.
+* Not worth one: a prompt that is too long, or that the endpoint's filter refuses, is a failure of its own. Every other
+  4xx and a spent quota concern all requests: the run stops with a `JudgeError` that says what to look at.
+* A stop, an error or Ctrl-C lets what is under way come in and be stored; it is paid for. So that a killed process
+  does so too, `vrm.judging.courier` runs all this in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from tqdm import tqdm
+
+from vrm.config import ConfigError
+from vrm.config.judge import JudgeConfig
+from vrm.judging.exchange import (
+    Failed,
+    Reply,
+    Request,
+    Unanswered,
+    Unusable,
+    longest_usage,
+    payload,
+    read_reply,
+    request_key,
+    unreadable,
+)
+from vrm.judging.pacing import Pace, backoff, retry_after
+from vrm.judging.store import Reservation, Store
+from vrm.judging.transport import Answer, ApiKey, NoAnswer, make_opener, post
+
+HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
+TOO_LONG = ("context_length_exceeded", "string_above_max_length", "maximum context length")
+FILTERED = ("content_filter", "content_policy_violation")
+CHECKS = {
+    400: "judge.model and the parameters it takes (some models want max_completion_tokens, or no temperature)",
+    401: "the key in the environment variable {key}, and that it belongs to judge.base_url",
+    402: "the account's balance",
+    403: "that the key in {key} may use judge.model, from this country and network",
+    404: "judge.base_url (it usually ends in /v1) and judge.model",
+}
+
+
+class JudgeError(RuntimeError):
+    """No request can succeed; the message says what to check. Replies that came before are in the store."""
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """A try without a usable reply; `final`: another one would be no better; `wait`: seconds the endpoint asks for."""
+
+    reason: str
+    detail: str = ""
+    wait: float | None = None
+    final: bool = False
+
+
+@dataclass
+class _Run:
+    """What the workers of one `ask` share."""
+
+    waiting: deque[tuple[str, Request]]
+    progress: Any
+    outcomes: dict[str, Reply | Failed] = field(default_factory=dict)
+    held_since: dict[str, float] = field(default_factory=dict)
+    stop: Event = field(default_factory=Event)
+    unreachable: int = 0
+
+
+class Judge:
+    """Asks an OpenAI-compatible endpoint; what it said is in the store.
+
+    Args:
+        config: the endpoint and the manners of asking it.
+        store: where replies are kept.
+        seed: of the jitter; it decides nothing but waiting times.
+        progress: show a progress bar.
+        stop: setting it ends `ask` as soon as what is under way has come in.
+        on_outcome: called, from any thread, whenever a request is done with.
+
+    Raises:
+        ConfigError: the environment variable with the key is missing, empty, or can't be a key.
+    """
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        store: Store,
+        *,
+        seed: int = 0,
+        progress: bool = False,
+        stop: Event | None = None,
+        on_outcome: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config, self.store, self.seed, self.progress = config, store, seed, progress
+        self._stop, self._on_outcome = stop, on_outcome
+        self._key = _read_key(config)
+        self._pace = Pace(config.requests_per_minute)
+        self._opener = make_opener(config.base_url)
+        self._url = f"{config.base_url}/chat/completions"
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply | Failed]:
+        """A reply or a named failure for each request, in the caller's order; equal requests share one.
+
+        Raises:
+            JudgeError: the endpoint refuses every request, can't be reached at all, or `stop` was set.
+            StoreError: a reply can't be written.
+        """
+        keys = [request_key(request, self.config) for request in requests]
+        wanted = dict(zip(reversed(keys), reversed(requests), strict=True))  # the first of equal ones pays
+        queue = deque((key, wanted[key]) for key in dict.fromkeys(keys))
+        with tqdm(total=len(queue), desc="judging", unit="request", disable=not self.progress) as progress:
+            run = _Run(queue, progress, stop=self._stop or Event())
+            self._work_through(run, min(self.config.concurrency, len(queue)))
+        if len(run.outcomes) < len(wanted):
+            raise JudgeError(
+                f"stopped with {len(wanted) - len(run.outcomes)} requests to go; a rerun goes on from there"
+            )
+        return [run.outcomes[key] for key in keys]
+
+    def _work_through(self, run: _Run, threads: int) -> None:
+        if not threads:
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="judge") as pool:
+            workers = [pool.submit(self._work, run) for _ in range(threads)]
+            try:
+                for worker in as_completed(workers):
+                    worker.result()
+            except BaseException:
+                run.stop.set()  # leaving the pool waits for what is under way
+                raise
+
+    def _work(self, run: _Run) -> None:
+        """Take requests until none is left."""
+        while not run.stop.is_set():
+            try:
+                key, request = run.waiting.popleft()
+            except IndexError:
+                return
+            try:
+                outcome = self._outcome(key, request, run)
+            except BaseException:
+                run.stop.set()
+                raise
+            if outcome is None:
+                run.waiting.append((key, request))
+                run.stop.wait(HELD_POLL)
+            else:
+                run.outcomes[key] = outcome
+                run.progress.update()
+                self._on_outcome()
+
+    def _outcome(self, key: str, request: Request, run: _Run) -> Reply | Failed | None:
+        """None: somebody else is asking, or the run stops."""
+        if reply := self.store.find(key):
+            return reply
+        with self.store.reserve(key) as reservation:
+            if reservation:
+                return self.store.find(key) or self._try_often(key, request, reservation, run)
+        waited = time.monotonic() - run.held_since.setdefault(key, time.monotonic())
+        if waited > self.config.attempts * (2 * self.config.timeout + self.config.longest_wait):
+            return Failed("held elsewhere", 0, key, request.benchmark, f"{waited:.0f} s, by a process that hangs")
+        return None
+
+    def _try_often(self, key: str, request: Request, reservation: Reservation, run: _Run) -> Reply | Failed | None:
+        config, rng = self.config, random.Random(f"{self.seed} {key}")
+        paid = self.store.unusable(key)
+        trouble, tries = _Trouble(paid[-1].reason if paid else "", "in an earlier run"), len(paid)
+        while tries < config.attempts:
+            if run.stop.is_set():
+                return None
+            outcome = self._try(key, request, reservation, run)
+            if not isinstance(outcome, _Trouble):
+                return outcome
+            trouble, tries = outcome, tries + 1
+            self._mind_unreachable(trouble, run)
+            if trouble.final:
+                break
+            if tries < config.attempts:
+                # after a pause that the endpoint wants, all who wait for it should not come at once either
+                run.stop.wait((trouble.wait or 0) + backoff(tries - 1, config.backoff, config.longest_wait, rng))
+        return Failed(trouble.reason, tries, key, request.benchmark, trouble.detail)
+
+    def _try(self, key: str, request: Request, reservation: Reservation, run: _Run) -> Reply | _Trouble | None:
+        """One exchange; None: the run stops."""
+        sent = payload(request, self.config)
+        most = longest_usage(request, self.config.max_tokens)
+        # gateways that know this header bill a repeated request once; after an unusable reply it has to be a new one
+        headers = {"Idempotency-Key": f"{key}-{len(self.store.unusable(key))}"}
+        self._pace.wait(run.stop)
+        if run.stop.is_set():
+            return None
+        reservation.sending(request.benchmark, most, self.store.count(key))
+        try:
+            body = json.dumps(sent).encode()
+            answer = post(self._opener, self._url, body, self._key, headers, self.config.timeout)
+        except NoAnswer as lost:
+            if lost.sent:
+                self.store.append(Unanswered(key, request.benchmark, lost.reason, most))
+            reservation.settled()
+            return _Trouble(lost.reason, self._key.hide(lost.detail))
+        if answer.status != 200:
+            reservation.settled()
+            return self._refusal(answer)
+        entry = self._read(key, request, answer, bool(sent.get("logprobs")))
+        self.store.append(entry)
+        reservation.settled()
+        return self.store.find(key) if isinstance(entry, Reply) else _Trouble(entry.reason, "HTTP 200")
+
+    def _read(self, key: str, request: Request, answer: Answer, wants_logprobs: bool) -> Reply | Unusable:
+        text = answer.body.decode("utf-8", "replace")
+        try:
+            value = self._key.scrub(json.loads(text)) if answer.broken is None else None
+        except (ValueError, RecursionError):
+            value = None
+        if value is None:
+            return unreadable(key, request, answer.broken or "malformed JSON", self._key.scrub(text))
+        return read_reply(key, request, value, wants_logprobs=wants_logprobs)
+
+    def _refusal(self, answer: Answer) -> _Trouble:
+        """What a status other than 200 means for this request.
+
+        Raises:
+            JudgeError: it means the same for all of them.
+        """
+        status, (code, said) = answer.status, _error(answer.body)
+        detail = self._key.hide(f"HTTP {status}: {said}" if said else f"HTTP {status}")
+        if status in (400, 413, 422) and (status == 413 or any(sign in f"{code} {said}" for sign in TOO_LONG)):
+            return _Trouble("too long", detail, final=True)
+        if status == 400 and code in FILTERED:
+            return _Trouble("refused", detail, final=True)
+        if code == "insufficient_quota" or (status < 500 and status not in (408, 409, 425, 429)):
+            check = "the account's balance" if code == "insufficient_quota" else CHECKS.get(status, "judge.base_url")
+            check = check.format(key=self.config.api_key_env or "that judge.api_key_env should name")
+            raise JudgeError(f"the judge at {self.config.base_url} answers {detail}. Check {check}.")
+        wait = retry_after(answer.headers)
+        reason = "rate limited" if status == 429 else "server error"
+        if wait is not None and wait > self.config.longest_wait:
+            detail += f"; it asks to wait {wait:.0f} s, and judge.longest_wait is {self.config.longest_wait:g} s"
+            return _Trouble(reason, detail, final=True)
+        if wait is not None:
+            self._pace.hold(wait)
+        return _Trouble(reason, detail, wait)
+
+    def _mind_unreachable(self, trouble: _Trouble, run: _Run) -> None:
+        """Nothing but refused connections, more than a restart explains: nobody is there."""
+        run.unreachable = run.unreachable + 1 if trouble.reason == "unreachable" else 0
+        if run.unreachable > self.config.attempts * self.config.concurrency:
+            raise JudgeError(
+                f"nobody answers at {self.config.base_url} ({trouble.detail}). Check judge.base_url and the network."
+            )
+
+
+def _read_key(config: JudgeConfig) -> ApiKey:
+    """The key from the environment.
+
+    Raises:
+        ConfigError: it is missing, empty, or can't be a key.
+    """
+    name = config.api_key_env
+    if name is None:
+        return ApiKey("")
+    if not os.environ.get(name):
+        raise ConfigError(
+            f"the judge's key: the environment variable {name} is not set; set it, or let judge.api_key_env name "
+            "another one (null where the endpoint needs no key)"
+        )
+    try:
+        return ApiKey(os.environ[name])
+    except ValueError as error:
+        raise ConfigError(f"the judge's key in the environment variable {name}: {error}") from None
+
+
+def _error(body: bytes) -> tuple[str, str]:
+    """Code and message of an error body, as far as it has them."""
+    text = body.decode("utf-8", "replace")
+    try:
+        error = json.loads(text)["error"]
+        return str(error.get("code") or ""), str(error.get("message") or "")[:300]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return "", " ".join(text.split())[:300]

@@ -1,0 +1,120 @@
+"""What judging has cost, from the store, and what it will cost at most, before the first call.
+
+The store's tokens are the endpoint's own counts, except where it gave none; those are estimated as characters / 4 and
+reported beside the others. Estimates before a call are all characters / 4.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from vrm.config.judge import JudgeConfig, Prices
+from vrm.judging.exchange import Reply, Request, Unanswered, Unusable, Usage, longest_usage, request_key
+from vrm.judging.store import Store
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What the store says of one benchmark.
+
+    Args:
+        replies: usable ones.
+        unusable: replies that were paid for in vain.
+        unanswered: requests whose reply never came (time-outs, lost connections, killed runs); perhaps billed.
+        prompt_tokens: of `replies` and `unusable`.
+        completion_tokens: likewise.
+        estimated_tokens: how many of those are characters / 4, because the endpoint did not count.
+        cost: dollars, of `replies` and `unusable`; None: prices are unknown.
+        perhaps: dollars that `unanswered` can have cost on top, at most.
+    """
+
+    replies: int = 0
+    unusable: int = 0
+    unanswered: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated_tokens: int = 0
+    cost: float | None = 0.0
+    perhaps: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What requests will use, if each of them is answered at the first try.
+
+    Args:
+        requests: how many.
+        prompt_tokens: characters / 4.
+        completion_tokens: the most: every reply as long as it may be.
+        cost: dollars, at most; None: prices are unknown.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+
+    def __str__(self) -> str:
+        dollars = "prices unknown" if self.cost is None else f"at most ${self.cost:.2f}"
+        return (
+            f"{self.requests} requests, about {self.prompt_tokens} prompt tokens (characters / 4), "
+            f"at most {self.completion_tokens} completion tokens, {dollars}, retries not counted"
+        )
+
+
+Row = TypeVar("Row", Spending, Estimate)
+
+
+def spending(store: Store, prices: Prices | None) -> dict[str, Spending]:
+    """What each benchmark has paid, by name in alphabetical order."""
+    parts: dict[str, list[Spending]] = defaultdict(list)
+    for entry in store.entries():
+        parts[entry.benchmark].append(_spending(entry, prices))
+    return {name: total(parts[name]) for name in sorted(parts)}
+
+
+def estimate(requests: Iterable[Request], prices: Prices | None, *, max_tokens: int) -> dict[str, Estimate]:
+    """What each benchmark's requests will use, by name in alphabetical order; tokens are characters / 4.
+
+    Args:
+        requests: which are to be paid for; `not_stored` gives those.
+        prices: None leaves the cost unknown.
+        max_tokens: the longest reply where a request sets none, `JudgeConfig.max_tokens`.
+    """
+    parts: dict[str, list[Estimate]] = defaultdict(list)
+    for request in requests:
+        most = longest_usage(request, max_tokens)
+        tokens = (most.prompt_tokens, most.completion_tokens)
+        parts[request.benchmark].append(Estimate(1, *tokens, _dollars(most, prices)))
+    return {name: total(parts[name]) for name in sorted(parts)}
+
+
+def not_stored(requests: Iterable[Request], config: JudgeConfig, store: Store) -> list[Request]:
+    """The requests that would be asked, each once: those to which the store has no reply."""
+    unique = {request_key(request, config): request for request in requests}
+    return [request for key, request in unique.items() if store.find(key) is None]
+
+
+def total(parts: Iterable[Row] | Mapping[str, Row]) -> Row:
+    """The sum of at least one; an unknown cost makes the sum's unknown."""
+    rows = list(parts.values() if isinstance(parts, Mapping) else parts)
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(rows[0])}
+    return type(rows[0])(**{name: None if None in column else sum(column) for name, column in columns.items()})
+
+
+def _spending(entry: Reply | Unusable | Unanswered, prices: Prices | None) -> Spending:
+    usage, none = entry.usage, _dollars(Usage(0, 0), prices)
+    if isinstance(entry, Unanswered):
+        return Spending(unanswered=1, cost=none, perhaps=_dollars(usage, prices))
+    tokens = (usage.prompt_tokens, usage.completion_tokens)
+    usable = isinstance(entry, Reply)
+    return Spending(usable, not usable, 0, *tokens, usage.estimated * sum(tokens), _dollars(usage, prices), none)
+
+
+def _dollars(usage: Usage, prices: Prices | None) -> float | None:
+    if prices is None:
+        return None
+    return (usage.prompt_tokens * prices.prompt + usage.completion_tokens * prices.completion) / 1e6

@@ -1,0 +1,248 @@
+"""Every reply that was paid for, in an append-only file that several processes share.
+
+    <directory>/replies.jsonl   one `Reply`, `Unusable` or `Unanswered` a line
+    <directory>/held/<key>      a request that is being asked right now
+
+* A line is written under a file lock, with one `write` at the end of the file, and is on the disk (`fsync`) before
+  anybody sees it: what callers get is what is read back.
+* A writer that dies in the middle leaves a line without its end. Readers wait for line ends, and the next writer
+  begins a new line; what is left of the old one is no JSON object (no prefix of one is), is set aside and counted.
+* Whoever asks a request holds a lock on its file in `held/`. The kernel frees the lock of a dead process, so nobody
+  waits for it. The file says whether the request had gone out: if so, an `Unanswered` line is written in its name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from vrm.judging.exchange import Reply, Unanswered, Unusable, Usage
+
+Entry = Reply | Unusable | Unanswered
+KINDS: dict[str, type[Entry]] = {"reply": Reply, "unusable": Unusable, "unanswered": Unanswered}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+class StoreError(RuntimeError):
+    """The store can't be written or read; the message names the file and the mend."""
+
+
+class Reservation:
+    """The right to ask one request, and the note that tells others how far its holder came."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def sending(self, benchmark: str, most: Usage, entries: int) -> None:
+        """Note that the request goes out now.
+
+        Args:
+            benchmark: who asks.
+            most: what the exchange can use at most.
+            entries: lines of this request in the store so far; one more of them settles this note.
+        """
+        note = json.dumps({"benchmark": benchmark, "most": asdict(most), "entries": entries}).encode()
+        self.settled()
+        os.pwrite(self._descriptor, note, 0)
+
+    def settled(self) -> None:
+        """Note that the store knows how it ended."""
+        os.ftruncate(self._descriptor, 0)
+
+    def note(self) -> dict[str, Any] | None:
+        """What the last holder left; None: it had nothing under way."""
+        try:
+            return json.loads(os.pread(self._descriptor, 65536, 0))
+        except ValueError:
+            return None
+
+
+class Store:
+    """Replies by key, shared by the threads of a process and by processes.
+
+    Args:
+        directory: made if it is not there. Give it to nothing that deletes its outputs.
+
+    Raises:
+        StoreError: it can't be made, read, or locked.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.path, self._held = self.directory / "replies.jsonl", self.directory / "held"
+        self._lock, self._offset, self._damaged = RLock(), 0, 0
+        self._replies: dict[str, Reply] = {}
+        self._entries: list[Entry] = []
+        self._unusable: dict[str, list[Unusable]] = {}
+        self._counts: Counter[str] = Counter()
+        try:
+            self._held.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            _sync_directory(self.directory)
+            self._refresh()
+            left = [path.name for path in self._held.iterdir()]
+        except OSError as error:
+            raise StoreError(f"{self.directory}: not usable as a store of replies ({error.strerror})") from None
+        for key in left:
+            with self.reserve(key):
+                pass  # taking over from the dead is all that there is to do
+
+    def find(self, key: str) -> Reply | None:
+        """The usable reply to a request, whoever paid for it; the first, should there be several."""
+        with self._lock:
+            self._refresh()
+            return self._replies.get(key)
+
+    def entries(self) -> list[Entry]:
+        """All lines, in the order in which they were written."""
+        with self._lock:
+            self._refresh()
+            return list(self._entries)
+
+    def unusable(self, key: str) -> list[Unusable]:
+        """The replies to a request that were paid for in vain."""
+        with self._lock:
+            self._refresh()
+            return list(self._unusable.get(key, ()))
+
+    def count(self, key: str) -> int:
+        """Lines of a request, of all kinds."""
+        with self._lock:
+            self._refresh()
+            return self._counts[key]
+
+    @property
+    def damaged(self) -> int:
+        """Lines that were set aside, because a writer died in the middle of them."""
+        with self._lock:
+            self._refresh()
+            return self._damaged
+
+    def append(self, entry: Entry) -> None:
+        """Write a line; it is on the disk when this returns.
+
+        Raises:
+            StoreError: the disk is full, or the file can't be written.
+        """
+        # ASCII, because a reply may hold half a surrogate pair, which has no UTF-8
+        line = json.dumps({"kind": NAMES[type(entry)], **asdict(entry)}).encode("ascii") + b"\n"
+        with self._lock:
+            try:
+                _append(self.path, line)
+            except OSError as error:
+                raise StoreError(f"{self.path}: a reply can't be written ({error.strerror}); make room") from None
+            self._refresh()
+
+    @contextmanager
+    def reserve(self, key: str) -> Iterator[Reservation | None]:
+        """The sole right to ask a request while the context lasts; None: somebody else has it now.
+
+        Whoever gets it looks into the store again before asking: the last holder may have written a reply.
+
+        Raises:
+            StoreError: the file system has no locks.
+        """
+        path = self._held / key
+        try:
+            descriptor = _try_lock(path)
+        except OSError as error:
+            raise StoreError(f"{path}: can't be locked ({error.strerror})") from None
+        if descriptor is None:
+            yield None
+            return
+        try:
+            reservation = Reservation(descriptor)
+            self._take_over(key, reservation)
+            yield reservation
+            path.unlink(missing_ok=True)  # left in place after an exception: its note still tells the next one
+        finally:
+            os.close(descriptor)
+
+    def _take_over(self, key: str, reservation: Reservation) -> None:
+        """Write down what a dead holder had sent and nobody has seen the answer of."""
+        note = reservation.note()
+        if note and self.count(key) <= note["entries"]:
+            self.append(Unanswered(key, note["benchmark"], "lost with its process", Usage(**note["most"])))
+        reservation.settled()
+
+    def _refresh(self) -> None:
+        """Read the lines that have come to their end since the last time."""
+        with open(self.path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
+            file.seek(self._offset)
+            text = file.read()
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        for line in text[:end].split(b"\n"):
+            if line:
+                self._take_in(_parse(line))
+
+    def _take_in(self, entry: Entry | None) -> None:
+        if entry is None:
+            self._damaged += 1
+            return
+        self._entries.append(entry)
+        self._counts[entry.key] += 1
+        if isinstance(entry, Reply):
+            self._replies.setdefault(entry.key, entry)
+        if isinstance(entry, Unusable):
+            self._unusable.setdefault(entry.key, []).append(entry)
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a line; None: it is not one."""
+    try:
+        row = json.loads(line)
+        return KINDS[row.pop("kind")](**{**row, "usage": Usage(**row["usage"])})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _append(path: Path, line: bytes) -> None:
+    """One write at the end of the file, alone, and down to the disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        if end and os.pread(descriptor, 1, end - 1) != b"\n":  # its writer is dead: we hold the lock
+            line = b"\n" + line
+        if os.write(descriptor, line) != len(line):
+            raise OSError(0, "the disk took only a part")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of the file at `path`; None: somebody else's does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # its last holder may have removed the file after we opened it: that lock would keep out nobody
+        if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _sync_directory(directory: Path) -> None:
+    """Bring the names in a directory down to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

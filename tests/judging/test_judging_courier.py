@@ -1,0 +1,57 @@
+"""The courier: a run that is killed at any moment loses no reply, and pays for none twice."""
+
+import signal
+import traceback
+
+import pytest
+from judging_jobs import KEY, TWENTY_PERCENT, VARIABLE, config, is_complete, requests, scores, start, wait_for
+from server import Server
+
+from vrm.config import ConfigError
+from vrm.judging import Failed, JudgeError, Store, Unanswered, ask_apart
+
+
+def test_gives_what_the_judge_gives(tmp_path):
+    with Server(TWENTY_PERCENT) as server:
+        asked = [*requests(0, 30), *requests(5, 10)]
+        replies = ask_apart(config(server.url), Store(tmp_path), asked)
+    assert [reply.text for reply in replies] == scores(0, 30) + scores(5, 10)
+    is_complete(tmp_path, server, 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_killed_leaves_its_replies_in_the_store(tmp_path, number):
+    """The endpoint bills what was under way whether anybody takes it or not; somebody does."""
+    with Server(hold_after=10, bills_the_gone=True) as server:
+        victim = start(server, tmp_path, 0, 30, "apart")
+        wait_for(lambda: server.parked == 4)
+        victim.send_signal(number)
+        if number == signal.SIGINT:  # Python's own end waits for the courier
+            server.released.set()
+        output = victim.communicate(timeout=10)
+        server.released.set()
+        assert KEY not in str(output)
+        replies = ask_apart(config(server.url), Store(tmp_path), requests(0, 30))
+        assert [reply.text for reply in replies] == scores(0, 30)
+    is_complete(tmp_path, server, 30)
+    assert not [entry for entry in Store(tmp_path).entries() if isinstance(entry, Unanswered)]
+
+
+def test_failures_and_errors_come_back_as_they_are(tmp_path, monkeypatch):
+    with Server(always=500) as server:
+        failed = ask_apart(config(server.url, attempts=2), Store(tmp_path), requests(0, 1))[0]
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.attempts, failed.benchmark) == ("server error", 2, "arena_hard")
+    with Server(always=401, says={"error": {"message": KEY}}) as server, pytest.raises(JudgeError) as caught:
+        ask_apart(config(server.url), Store(tmp_path), requests(0, 1))
+    assert VARIABLE in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(ConfigError, match=VARIABLE):
+        ask_apart(config("http://127.0.0.1:1/v1"), Store(tmp_path), requests(0, 1))
+
+
+def test_a_courier_that_can_not_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(RuntimeError, match="ended early"):
+        ask_apart(config("http://127.0.0.1:1/v1"), Store(tmp_path), requests(0, 1))
