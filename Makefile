@@ -11,7 +11,8 @@ help:            ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(READY)   ## the main job on the embedded synthetic world: Table 2 and Figures 1-5 in results/demo/
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet rules host
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet host
+	@echo "Done: results/demo/tables/table2.md, results/demo/tables/training_summary.md, results/demo/figures/"
 
 test: $(READY)   ## lint the workflow and run the tests
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(MAKE) --no-print-directory lint

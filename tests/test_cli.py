@@ -67,3 +67,15 @@ def test_a_policy_stage_names_what_is_wrong(arguments, message, capsys, tmp_path
     given = [part for pair in common.items() if pair[0] not in arguments for part in pair]
     assert main([*arguments, "--config", str(ROOT / "config.yaml"), *given]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_missing_directory_is_named_with_its_option(capsys, tmp_path):
+    pairs = tmp_path / "pairs"
+    common = ["--config", str(ROOT / "config.yaml"), "--base", "qwen3", "--checkpoints", "c", "--out", str(tmp_path)]
+    start = ["train-ppo", "--method", "ppo", "--model", "results/demo/rm/model", "--policy", "results/demo/sft/model"]
+    assert main([*start, *common, "--pairs", str(pairs)]) == 1
+    assert f"--pairs {pairs}: there is no train.jsonl" in capsys.readouterr().err
+    pairs.mkdir()
+    (pairs / "train.jsonl").touch()
+    assert main([*start, *common, "--pairs", str(pairs)]) == 1
+    assert "--policy results/demo/sft/model: there is no such directory" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The configuration says what is wrong with it, and its presets are usable."""
 
+import re
+
 import pytest
 import yaml
 from paths import ROOT
@@ -43,7 +45,12 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
         ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: Extra inputs"),
         ({"policy": {"run": ["dpo", "orpo"]}}, "policy.run names orpo"),
-        ({"policy": {"seeds": [7]}}, "policy.seeds names 7, known are: 1, 2, 3"),
+        (
+            {"policy": {"seeds": [7]}},
+            "policy.seeds names 7: PPO takes the reward model of the same seed, and reward.seeds are 1, 2, 3",
+        ),
+        ({"policy": {"ppo": {"updates": 3}}}, "leaves the actor none of the 3 updates"),
+        ({"policy": {"generation": {"temperature": 0}}}, "needs a temperature above 0"),
         ({"policy": {"scorers_from": "llama"}}, "policy.scorers_from names llama"),
         ({"policy": {"generation": {"max_new_tokens": 200}}}, "policy.training leaves 128 tokens for a response"),
         ({"policy": {"methods": {"rm": {"label": "x", "method": "dpo"}}}}, "share the name rm"),
@@ -106,3 +113,12 @@ def test_every_leaf_is_described():
         if not field.description and section is not Config
     ]
     assert bare == []
+
+
+def test_the_readmes_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL) if "policy:" in part)
+    (tmp_path / "mine.yaml").write_text("data: {path: my_scores.jsonl}\n" + snippet)
+    config = load([DEFAULT, ROOT / "workflow" / "presets" / "own_data.yaml", tmp_path / "mine.yaml"])
+    assert config.policy.run == ["dpo", "simpo", "ppo_vrm"]
+    assert config.policy.gold is None

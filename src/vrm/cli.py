@@ -23,7 +23,8 @@ EPILOG = """examples:
                  --pairs results/demo/data/pairs --checkpoints /tmp/ckpt --out results/demo/policy/qwen3/ppo_vrm/seed1
   vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl
 
-Every command takes what the workflow's rule of that name takes; `snakemake -n -p` prints them all."""
+Every command takes what the workflow's rule of that name takes; `snakemake -n -p` prints them all. There they read
+results/<run>/config.yaml, which a real run writes; before that, name your own YAML files."""
 
 
 TRAINING = ("seed", "pairs", "checkpoints")
@@ -35,7 +36,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("--base", {"help": "a key of policy.bases; without it, the reward models' backbone"}),
     "of_base": ("--base", {"required": True, "help": "a key of policy.bases"}),
     "method": ("--method", {"required": True, "help": "a key of policy.methods"}),
-    "seed": ("--seed", {"type": int, "default": 0, "help": "seed of this training"}),
+    "seed": ("--seed", {"type": int, "default": 0, "help": "seed of this training (default: 0)"}),
     "backbone": ("--backbone", {"required": True, "help": "directory or hub id of a causal LM"}),
     "policy": ("--policy", {"required": True, "help": "directory or hub id of the policy to start from, or to score"}),
     "reference": ("--reference", {"required": True, "help": "directory or hub id of the policy it was trained from"}),

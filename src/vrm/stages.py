@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vrm.config import Config, ConfigError, PolicyBase, PpoMethod, PreferenceMethod, load
+from vrm.records import RecordError
 
 if TYPE_CHECKING:
     from vrm.training.policies import PolicyJob
@@ -158,8 +159,8 @@ def train_ppo(options: argparse.Namespace) -> None:
 
     config = _config(options)
     _method(config, options.method, PpoMethod)
-    reward = load_reward_model(options.model, batch_size=config.reward.scoring_batch_size)
     job = _policy_job(options, config)
+    reward = load_reward_model(_local(options.model, "--model"), batch_size=config.reward.scoring_batch_size)
     train_ppo(job, config.policy.ppo, config.policy.generation, reward, options.model)
 
 
@@ -271,13 +272,29 @@ def _revision(base: PolicyBase, model: str) -> str | None:
     return None if Path(model).is_dir() else base.revision
 
 
+def _may_be_hub_id(model: str) -> bool:
+    """Whether a model's name can be `name` or `owner/name` on the hub, rather than a path."""
+    return model.count("/") < 2 and not model.startswith((".", "/"))
+
+
+def _local(directory: str | Path, option: str) -> Path:
+    """A directory that has to be here."""
+    if not Path(directory).is_dir():
+        raise RecordError(
+            f"{option} {directory}: there is no such directory; train that model first, or correct the path"
+        )
+    return Path(directory)
+
+
 def _policy_job(options: argparse.Namespace, config: Config, **overrides: object) -> PolicyJob:
     """What every policy training has in common; `overrides` replace fields of `policy.training`."""
     from vrm.training.policies import PolicyJob
 
     base = _base(config, options.base)
+    if not (options.pairs / "train.jsonl").is_file():
+        raise RecordError(f"--pairs {options.pairs}: there is no train.jsonl; name the directory of normalised pairs")
     return PolicyJob(
-        policy=options.policy,
+        policy=options.policy if _may_be_hub_id(options.policy) else str(_local(options.policy, "--policy")),
         revision=_revision(base, options.policy),
         chat_template_kwargs=base.chat_template_kwargs,
         training=config.policy.training.model_copy(update=overrides),

@@ -76,8 +76,12 @@ class Config(Section):
             raise ValueError("report.figures names overoptimisation, but policy.run has no method that is ppo")
         for name in self.policy.ppo_run:
             require_known(f"policy.methods.{name}.reward", [self.policy.methods[name].reward], self.reward.run)
-        if self.policy.ppo_run:
-            require_known("policy.seeds", [*map(str, self.policy.seeds)], [*map(str, self.reward.seeds)])
+        lacking = [str(seed) for seed in self.policy.seeds if seed not in self.reward.seeds]
+        if self.policy.ppo_run and lacking:
+            raise ValueError(
+                f"policy.seeds names {', '.join(lacking)}: PPO takes the reward model of the same seed, and "
+                f"reward.seeds are {', '.join(map(str, self.reward.seeds))}"
+            )
         return self
 
 

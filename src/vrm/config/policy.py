@@ -130,6 +130,14 @@ class PpoTraining(Section):
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
     limits: PpoLimits = Field(default_factory=PpoLimits, description="When a run has blown up.")
 
+    @model_validator(mode="after")
+    def _actor_learns(self) -> PpoTraining:
+        if self.critic_warmup >= self.updates:
+            raise ValueError(
+                f"critic_warmup ({self.critic_warmup}) leaves the actor none of the {self.updates} updates; lower it"
+            )
+        return self
+
 
 class Generation(Section):
     """How policies answer."""

@@ -23,7 +23,7 @@ from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.latents import dirichlet_mean
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
-from vrm.records import Prompt, prompt_id
+from vrm.records import Prompt, RecordError, prompt_id
 
 
 class HuggingFaceRewardModel:
@@ -148,11 +148,14 @@ def load_reward_model(
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
-        ValueError: the model has more than one label.
+        RecordError: the model has more than one label.
     """
     model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).to(own_device())
     if model.config.num_labels != 1:
-        raise ValueError(f"{path}: a reward model has one label, this one has {model.config.num_labels}")
+        raise RecordError(
+            f"{path}: a reward model has one label, this one has {model.config.num_labels}: it is a policy, or another "
+            "classifier"
+        )
     trained_with = getattr(model.config, "reward_limits", None) or {"max_prompt_length": 1024, "max_length": 2048}
     return HuggingFaceRewardModel(
         model,

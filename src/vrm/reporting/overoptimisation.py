@@ -22,7 +22,7 @@ from vrm.config import Config
 from vrm.records import RecordError
 
 from . import style
-from .overoptimisation_curves import overoptimisation_curves
+from .overoptimisation_curves import PPO, overoptimisation_curves
 from .policy_results import BEST_OF_N
 from .results import row_label
 
@@ -110,15 +110,19 @@ def _draw_panel(panel: Axes, config: Config, data: pd.DataFrame, measure: str) -
         drawn.add(reward)
         _draw(panel, data[data["method"] == name].sort_values("step"), measure, **_ppo_look(index))
     if measure == "gold":
-        start = data.loc[data["n"] == 1, "gold_mean"].iloc[0]
-        panel.set_title(f"gold reward at start: {start:.2f}", loc="left", fontsize=7, color=style.MUTED, pad=3)
+        drawn_once = data.loc[data["n"] == 1, "gold_mean"].iloc[0]
+        ppo = data[data["optimiser"] == PPO]
+        start = ppo.loc[ppo["step"] == ppo["step"].min(), "gold_mean"].iloc[0]
+        title = f"gold reward at start: {start:.2f} (PPO), {drawn_once:.2f} (all best-of-n answers)"
+        panel.set_title(title, loc="left", fontsize=7, color=style.MUTED, pad=3)
 
 
 def _draw(panel: Axes, curve: pd.DataFrame, measure: str, **keywords: Any) -> None:
     kl = curve["kl"].clip(lower=0)  # an estimate from samples may fall below
     low, high = curve[f"{measure}_low"], curve[f"{measure}_high"]
     if low.notna().any():
-        panel.fill_between(kl, low, high, color=keywords["color"], alpha=0.12, linewidth=0, zorder=2)
+        # bars, not a band: along a training the KL may fall again, and a band would fold over itself
+        panel.vlines(kl, low, high, color=keywords["color"], alpha=0.35, linewidth=1.1, zorder=2)
     panel.plot(kl, curve[measure], zorder=3, **keywords)
 
 
@@ -133,7 +137,6 @@ def _best_of_n_look(look: dict[str, Any]) -> dict[str, Any]:
 
 def _legend(config: Config, data: pd.DataFrame) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     names = config.policy.ppo_run
     handles: list[Any] = [Line2D([], [], **_ppo_look(index)) for index in range(len(names))]
@@ -141,7 +144,7 @@ def _legend(config: Config, data: pd.DataFrame) -> tuple[list[Any], list[str]]:
     handles.append(Line2D([], [], **_best_of_n_look(style.look(0) | {"color": style.MUTED})))
     labels.append(f"best-of-n (dashed, n ≤ {data['n'].max():.0f})")
     if data["proxy_low"].notna().any():
-        handles.append(Patch(color=style.MUTED, alpha=0.25, linewidth=0))
+        handles.append(Line2D([], [], color=style.MUTED, alpha=0.5, linewidth=1.1))
         labels.append(f"{100 * config.report.level:g} % interval")
     return handles, labels
 
@@ -163,5 +166,5 @@ def _statement(config: Config) -> str:
     gold = "" if config.policy.gold else " No gold judge (policy.gold): proxy alone."
     return (
         "Gain over the start on the same prompts. "
-        f"Bands: {100 * config.report.level:g}\u00a0% bootstrap interval over {over}.{gold}"
+        f"Bars: {100 * config.report.level:g}\u00a0% bootstrap interval over {over}.{gold}"
     )
