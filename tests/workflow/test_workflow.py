@@ -207,7 +207,13 @@ def test_real_human_scores_from_file_to_table(tmp_path):
             "run": ["dpo", "ppo_vrm"],
             "training": {"epochs": 0.5, "max_prompt_length": 96, "max_length": 128, "evaluations": 1},
             "generation": {"max_new_tokens": 16},
-            "ppo": {"updates": 2, "prompts_per_update": 8, "minibatch_size": 8, "limits": {"missing_end": 1.0}},
+            "ppo": {
+                "updates": 2,
+                "critic_warmup": 1,
+                "prompts_per_update": 8,
+                "minibatch_size": 8,
+                "limits": {"missing_end": 1.0},
+            },
             "gold": None,
         },
         "report": {
