@@ -173,8 +173,8 @@ def score_policy(options: argparse.Namespace) -> None:
     method = _method(config, options.method, PreferenceMethod)
     base = _base(config, options.base)
     scorer = load_policy_scorer(
-        options.policy,
-        options.reference if method.needs_reference else None,
+        _causal_lm(options.policy, "--policy"),
+        _causal_lm(options.reference, "--reference") if method.needs_reference else None,
         reference_revision=_revision(base, options.reference),
         max_prompt_length=training.max_prompt_length,
         max_length=training.max_length,
@@ -192,10 +192,12 @@ def best_of_n(options: argparse.Namespace) -> None:
     policy, base = config.policy, _base(config, options.base)
     sample_best_of_n(
         BestOfNJob(
-            policy=options.policy,
+            policy=_causal_lm(options.policy, "--policy"),
             revision=_revision(base, options.policy),
             chat_template_kwargs=base.chat_template_kwargs,
-            rewards={name: Path(path) for name, path in (entry.split("=", 1) for entry in options.models)},
+            rewards={
+                name: _local(path, "--models") for name, path in (entry.split("=", 1) for entry in options.models)
+            },
             pairs=options.pairs / "validation.jsonl",
             generation=policy.generation,
             best_of_n=policy.best_of_n,
@@ -272,11 +274,6 @@ def _revision(base: PolicyBase, model: str) -> str | None:
     return None if Path(model).is_dir() else base.revision
 
 
-def _may_be_hub_id(model: str) -> bool:
-    """Whether a model's name can be `name` or `owner/name` on the hub, rather than a path."""
-    return model.count("/") < 2 and not model.startswith((".", "/"))
-
-
 def _local(directory: str | Path, option: str) -> Path:
     """A directory that has to be here."""
     if not Path(directory).is_dir():
@@ -284,6 +281,12 @@ def _local(directory: str | Path, option: str) -> Path:
             f"{option} {directory}: there is no such directory; train that model first, or correct the path"
         )
     return Path(directory)
+
+
+def _causal_lm(model: str, option: str) -> str:
+    """A directory that has to be here, unless the name can be `name` or `owner/name` on the hub."""
+    may_be_hub_id = model.count("/") < 2 and not model.startswith((".", "/"))
+    return model if may_be_hub_id else str(_local(model, option))
 
 
 def _policy_job(options: argparse.Namespace, config: Config, **overrides: object) -> PolicyJob:
@@ -294,7 +297,7 @@ def _policy_job(options: argparse.Namespace, config: Config, **overrides: object
     if not (options.pairs / "train.jsonl").is_file():
         raise RecordError(f"--pairs {options.pairs}: there is no train.jsonl; name the directory of normalised pairs")
     return PolicyJob(
-        policy=options.policy if _may_be_hub_id(options.policy) else str(_local(options.policy, "--policy")),
+        policy=_causal_lm(options.policy, "--policy"),
         revision=_revision(base, options.policy),
         chat_template_kwargs=base.chat_template_kwargs,
         training=config.policy.training.model_copy(update=overrides),

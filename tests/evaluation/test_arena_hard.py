@@ -5,24 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+from arena_answers import answer, sigmoid
 from paths import SHARED
 
 from vrm.evaluation.arena_hard import LABELS, REASONS, SCALE, battles, leaderboard, parse_verdict, standardise
-from vrm.evaluation.arena_style import Style, count_markdown, style, style_difference
+from vrm.evaluation.arena_style import Style, style, style_difference
 from vrm.evaluation.logistic import fit_logistic
 
 ARENA_HARD = SHARED / "data" / "benchmarks" / "arena_hard_v0.1"
 needs_arena_hard = pytest.mark.skipif(not ARENA_HARD.exists(), reason="../shared, with Arena-Hard's files, is not here")
 BASELINE = "gpt-4-0314"
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
-
-
-def answer(model, question, text="Yes.", tokens=10):
-    turn = {"content": text} if tokens is None else {"content": text, "token_len": tokens}
-    return {"model_id": model, "question_id": question, "choices": [{"index": 0, "turns": [turn]}]}
 
 
 def judged(model, question, *labels):
@@ -165,35 +157,7 @@ def test_no_bootstraps_no_intervals():
     assert board.rows["win_rate"].tolist() == [50.0]
 
 
-# ---- style
-
-
-def test_markdown_is_counted_outside_code_blocks():
-    text = "# One\n###### Six\n####### seven\n#none\n\n1. a\n2. b\n* c\n  - d\n+ e\n-f\n**x** and __y__ and **\n**\n"
-    assert count_markdown(text) == (2, 5, 2)
-    assert count_markdown("# One\n```python\n# two\n- three\n**four**\n```\n- five") == (1, 1, 0)
-    assert count_markdown("```\n# open") == (1, 0, 0)  # a block that never closes is none
-    assert count_markdown("") == (0, 0, 0)
-
-
-def test_upstream_deletes_a_block_s_text_wherever_it_stands():
-    assert count_markdown("```- a```\n- a\n- b") == (0, 1, 0)
-
-
-def test_token_length_is_read_never_estimated():
-    assert style(answer("m", "q", "**a**", tokens=7)) == Style(7, 0, 0, 1)
-    later = answer("m", "q", "# a", tokens=None) | {"conv_metadata": {"token_len": 3, "header_count": {"h1": 1}}}
-    assert style(later) == Style(3, 1, 0, 0)
-    with pytest.raises(ValueError, match="the answer of m to q has no token_len"):
-        style(answer("m", "q", tokens=None))
-    with pytest.raises(ValueError, match="the answer of m to q has no text"):
-        style(answer("m", "q", text=None))
-
-
-def test_style_differences_are_antisymmetric_and_at_most_1():
-    a, b = Style(99, 0, 3, 1), Style(0, 0, 3, 2)
-    assert style_difference(a, b).tolist() == [0.99, 0.0, 0.0, -0.25]
-    assert style_difference(b, a).tolist() == [-0.99, 0.0, 0.0, 0.25]
+# ---- style control
 
 
 def test_standardise_is_over_battles_and_constant_columns_are_zero():
@@ -202,44 +166,6 @@ def test_standardise_is_over_battles_and_constant_columns_are_zero():
     copies = np.repeat(values[:, 0], weights.astype(int))
     np.testing.assert_allclose(got[:, 0], (values[:, 0] - copies.mean()) / copies.std())
     assert got[:, 1].tolist() == [0.0] * 3
-
-
-# ---- the fit
-
-
-@pytest.mark.parametrize("l2", [0.0, 1.0, 30.0])
-def test_newton_s_method_ends_where_the_gradient_vanishes(l2):
-    rng = np.random.default_rng(0)
-    design = rng.normal(size=(200, 5)) * [1, 2, 0.1, 1, 1]
-    wins, losses = rng.integers(0, 4, (2, 200)).astype(float)
-    w = fit_logistic(design, wins, losses, l2=l2)
-    p = sigmoid(design @ w)
-    gradient = l2 * w + design.T @ (losses * p - wins * (1 - p))
-    np.testing.assert_allclose(gradient, 0, atol=1e-7)
-    elsewhere = fit_logistic(design, wins, losses, l2=l2, start=np.full(5, 3.0))
-    np.testing.assert_allclose(elsewhere, w, atol=1e-7)
-
-
-def test_newton_s_method_recovers_the_truth_from_exact_probabilities():
-    rng = np.random.default_rng(1)
-    design, truth = rng.normal(size=(50, 4)), np.array([2.0, -1.0, 0.0, 0.5])
-    p = sigmoid(design @ truth)
-    np.testing.assert_allclose(fit_logistic(design, 10 * p, 10 * (1 - p), l2=0.0), truth, atol=1e-8)
-
-
-def test_separable_outcomes_have_a_penalised_minimum():
-    design = np.array([[1.0], [2.0]])
-    w = fit_logistic(design, np.array([1e6, 1e6]), np.zeros(2), l2=1.0)
-    assert w[0] == pytest.approx(1e6 * (sigmoid(-w[0]) + 2 * sigmoid(-2 * w[0])), rel=1e-4)
-
-
-def test_newton_s_method_agrees_with_scikit_learn():
-    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed by default")
-    rng = np.random.default_rng(2)
-    design, wins, losses = rng.normal(size=(60, 3)), *rng.integers(0, 3, (2, 60)).astype(float)
-    theirs = linear_model.LogisticRegression(fit_intercept=False, tol=1e-10, max_iter=10_000)
-    theirs.fit(np.vstack([design, design]), np.repeat([1, 0], 60), sample_weight=np.concatenate([wins, losses]))
-    np.testing.assert_allclose(fit_logistic(design, wins, losses, l2=1.0), theirs.coef_[0], atol=1e-5)
 
 
 # ---- on the published answers
