@@ -17,7 +17,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from .base import ConfigError, HubDataset, Optimisation, PositiveInt, Section, Source, require_known
+from .benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, MtBench
 from .data import DataConfig, WorldConfig
+from .judge import JudgeConfig, Prices
 from .policy import (
     BestOfN,
     Difficulty,
@@ -50,6 +52,8 @@ class Config(Section):
     reward: RewardConfig
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig
+    benchmarks: BenchmarksConfig = Field(default_factory=BenchmarksConfig)
+    judge: JudgeConfig | None = Field(None, description="Who judges the answers to the benchmarks.")
     report: ReportConfig = Field(default_factory=ReportConfig)
 
     @model_validator(mode="after")
@@ -61,6 +65,15 @@ class Config(Section):
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks_have_a_judge(self) -> Config:
+        if self.benchmarks.run and self.judge is None:
+            raise ValueError("benchmarks.run names some, but there is no judge: set judge.base_url and judge.model")
+        if self.benchmarks.run and not self.policy.run_bases:
+            raise ValueError("benchmarks.run names some, but no policy is trained: name some in policy.run_bases")
+        require_known("benchmarks.alpaca_eval.references", self.benchmarks.alpaca_eval.references, self.policy.bases)
         return self
 
     @model_validator(mode="after")
@@ -142,14 +155,21 @@ def _fill_run(value: Any, run: str) -> Any:
     """Replace `{run}` in the entries of a dumped configuration that name files."""
     if isinstance(value, dict):
         return {
-            k: v.replace("{run}", run) if k in ("path", "gold") and isinstance(v, str) else _fill_run(v, run)
+            k: v.replace("{run}", run)
+            if k in ("path", "gold", "store", "benchmarks_dir") and isinstance(v, str)
+            else _fill_run(v, run)
             for k, v in value.items()
         }
     return value
 
 
 __all__ = [
+    "AlpacaEval",
+    "Answering",
+    "ArenaHard",
     "BackboneConfig",
+    "Benchmark",
+    "BenchmarksConfig",
     "BestOfN",
     "Config",
     "ConfigError",
@@ -160,8 +180,10 @@ __all__ = [
     "EvaluationSet",
     "Generation",
     "HubDataset",
+    "JudgeConfig",
     "Lora",
     "Method",
+    "MtBench",
     "Optimisation",
     "PolicyBase",
     "PolicyConfig",
@@ -170,6 +192,7 @@ __all__ = [
     "PpoMethod",
     "PpoTraining",
     "PreferenceMethod",
+    "Prices",
     "ReportConfig",
     "RewardConfig",
     "RewardTraining",

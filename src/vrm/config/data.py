@@ -32,6 +32,11 @@ class DataConfig(Source):
     validation_fraction: Fraction = Field(0.1, description="Share of prompts in the validation split.")
     test_fraction: Fraction = Field(0.1, description="Share of prompts in the test split.")
     seed: int = Field(0, description="Seed of every random choice in data preparation.")
+    benchmarks_dir: str | None = Field(
+        None,
+        description="Directory of the judged benchmarks' files, laid out as docs/data.md says; null: fetch them from "
+        "pinned revisions. `{run}` stands for the run's name.",
+    )
 
     @model_validator(mode="after")
     def _training_gets_something(self) -> DataConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from .base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
@@ -23,7 +23,14 @@ class JudgeConfig(Section):
     # somebody may paste the key itself into api_key_env or base_url: an error must not repeat it
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    base_url: str = Field(description="Up to and without /chat/completions, e.g. https://api.openai.com/v1.")
+    base_url: str | None = Field(
+        None, description="Up to and without /chat/completions, e.g. https://api.openai.com/v1."
+    )
+    serve: str | None = Field(
+        None,
+        description="Instead of base_url: a command that serves one on this machine. It prints its address as first "
+        "line, and leaves when its standard input closes; each judging job starts one and stops it.",
+    )
     model: str = Field(description="Model name at that endpoint; a dated one, so that the numbers can be had again.")
     api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = Field(
         "OPENAI_API_KEY", description="NAME of the environment variable that holds the key; null: no key is sent."
@@ -40,6 +47,10 @@ class JudgeConfig(Section):
     longest_wait: PositiveFloat = Field(
         120.0, description="Seconds; no wait between tries is longer, and an endpoint that asks for more fails."
     )
+    store: str = Field(
+        "results/{run}/replies",
+        description="Directory of all replies; jobs and runs that share it pay once. `{run}` is the run's name.",
+    )
     prices: Prices | None = Field(None, description="What tokens cost; null: tokens are counted, cost is unknown.")
     temperature: NonNegativeFloat = Field(0.0, description="Sampling temperature, where a benchmark sets none.")
     max_tokens: PositiveInt = Field(2048, description="Longest reply in tokens, where a benchmark sets none.")
@@ -47,9 +58,17 @@ class JudgeConfig(Section):
         None, description="Ask for log-probabilities of so many likeliest tokens; null: don't ask for any."
     )
 
+    @model_validator(mode="after")
+    def _exactly_one(self) -> JudgeConfig:
+        if (self.base_url is None) == (self.serve is None):
+            raise ValueError("give exactly one of `base_url` and `serve`")
+        return self
+
     @field_validator("base_url")
     @classmethod
-    def _is_plain(cls, url: str) -> str:
+    def _is_plain(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("give an http:// or https:// address with a host")

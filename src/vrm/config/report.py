@@ -33,15 +33,16 @@ class EvaluationConfig(Section):
 class ReportConfig(Section):
     """Which tables and figures are made, and of which variants."""
 
-    tables: list[Literal["table2", "world", "latents", "training_summary"]] = Field(
+    tables: list[Literal["table1", "table2", "world", "latents", "training_summary"]] = Field(
         ["table2"], description="Tables to make."
     )
-    figures: list[Literal["figure1", "figure2", "figure3", "figure4", "figure5", "overoptimisation"]] = Field(
-        ["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make."
-    )
+    figures: list[
+        Literal["figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "win_rate_length", "overoptimisation"]
+    ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
     figure3: list[Name] = Field([], description="Variants of Figure 3: the supervision losses.")
     figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
+    figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
     bootstrap_samples: PositiveInt = Field(2000, description="Resamples of every interval.")
     seed: int = Field(0, description="Seed of the resampling.")
