@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from .base import ConfigError, HubDataset, Optimisation, PositiveInt, Section, Source, require_known
-from .benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, MtBench
+from .benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, JudgedPolicy, MtBench
 from .data import DataConfig, WorldConfig
 from .judge import JudgeConfig, Prices
 from .policy import (
@@ -96,6 +96,18 @@ class Config(Section):
                 f"reward.seeds are {', '.join(map(str, self.reward.seeds))}"
             )
         return self
+
+    @property
+    def judged_policies(self) -> list[JudgedPolicy]:
+        """Every policy whose answers are judged: of each base the SFT model, then the methods, each with every seed."""
+        if not self.benchmarks.run:
+            return []
+        return [
+            JudgedPolicy(base, method, seed)
+            for base in self.policy.run_bases
+            for method in [*(["sft"] if self.policy.bases[base].sft else []), *self.policy.run]
+            for seed in self.policy.seeds
+        ]
 
 
 def parse(raw: dict[str, Any]) -> Config:
@@ -181,6 +193,7 @@ __all__ = [
     "Generation",
     "HubDataset",
     "JudgeConfig",
+    "JudgedPolicy",
     "Lora",
     "Method",
     "MtBench",

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from .base import Name, NonNegativeFloat, PositiveInt, Section
 
 BenchmarkName = Literal["alpaca_eval", "arena_hard", "mt_bench"]
+
+
+class JudgedPolicy(NamedTuple):
+    """A policy whose answers are judged; `method` is a key of policy.methods, or `sft`: what training started from."""
+
+    base: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What the benchmarks' files call the model."""
+        return f"{self.base}.{self.method}.seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Its directory in the run's."""
+        return f"policy/{self.base}/{self.method}/seed{self.seed}"
 
 
 class Answering(Section):
