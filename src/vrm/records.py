@@ -131,6 +131,11 @@ def normalise_text(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().lower()
 
 
+def count_words(text: str) -> int:
+    """Words and punctuation marks: a token count that needs no tokenizer."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
 def prompt_id(prompt: Prompt) -> str:
     """16 hexadecimal digits, equal for prompts that are equal after normalisation."""
     turns = "\x1e".join(f"{m['role']}\x1f{normalise_text(m['content'])}" for m in prompt)

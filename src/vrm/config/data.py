@@ -55,6 +55,9 @@ class WorldConfig(Section):
     evaluation_prompts: PositiveInt = Field(600, description="Prompts of the held-out UF-C-like sets.")
     pairs_per_subset: PositiveInt = Field(40, description="Pairs in each RewardBench-shaped subset.")
     pairs_per_probe: PositiveInt = Field(150, description="Pairs in each probe of one objective or spurious feature.")
+    instructions: PositiveInt = Field(160, description="Prompts of the AlpacaEval-shaped set.")
+    arena_prompts: PositiveInt = Field(120, description="Prompts of the Arena-Hard-shaped set.")
+    mt_bench_questions: PositiveInt = Field(80, description="Two-turn questions of the MT-Bench-shaped set.")
     rating_noise: NonNegativeFloat = Field(0.7, description="Standard deviation of a rating, in rating points.")
     preference_noise: NonNegativeFloat = Field(
         0.3, description="Standard deviation of the overall judgment of one response, in rating points."

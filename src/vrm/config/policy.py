@@ -21,6 +21,7 @@ class PolicyBase(BackboneConfig):
     """A model that policies start from, with its own tokenizer and chat template."""
 
     label: str = Field(description="What tables and figures call it.")
+    paper: str | None = Field(None, description="The policy of the paper's Table 1 that it stands for; null: none.")
     sft: bool = Field(True, description="Fine-tune it on chosen responses first; false for a base that already is.")
     chat_template_kwargs: dict[str, bool | str | int] = Field(
         {}, description="Passed to the chat template in training and generation alike, e.g. {enable_thinking: false}."

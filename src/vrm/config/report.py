@@ -43,6 +43,7 @@ class ReportConfig(Section):
     figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
     figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
+    explorer_pairs: PositiveInt = Field(1000, description="Most pairs of an evaluation set that the explorer shows.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
     bootstrap_samples: PositiveInt = Field(2000, description="Resamples of every interval.")
     seed: int = Field(0, description="Seed of the resampling.")
