@@ -3,37 +3,78 @@
     python tools/envs.py            write them
     python tools/envs.py --check    exit 1 if they differ (a test does this)
 
-conda brings Python and pip; the packages come from PyPI in the very versions of the lock.
+conda brings Python and pip; the packages come from PyPI in the very versions of the lock. What an environment needs
+beside its roots is read from the metadata of the packages that are installed here.
 """
 
 from __future__ import annotations
 
 import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 
-# packages of the lock that an environment does not need: tools of development, and the judged benchmarks' own
-NOT_FOR_TRAINING = {
-    *("pytest", "iniconfig", "pluggy", "ruff", "snakefmt", "black", "mypy_extensions", "pathspec", "pytokens"),
-    *("shfmt-py", "alpaca_eval", "scikit-learn", "scipy", "joblib", "threadpoolctl", "openai", "jiter", "distro"),
-    *("tiktoken", "fire", "termcolor", "patsy", "narwhals"),
+TARGET = {
+    "python_version": "3.12",
+    "python_full_version": "3.12.0",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "os_name": "posix",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
 }
+"""Where the environments are used; requirements may depend on it."""
+
+JUDGE = ("alpaca-eval", "scikit-learn", "setuptools")
+"""Dependencies that only judging has."""
+
+LIGHT = ("numpy", "pandas", "pydantic", "pyyaml", "tqdm")
+"""What every stage imports."""
 
 
-def pins() -> list[str]:
-    """The lines of the lock."""
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def pins() -> dict[str, str]:
+    """The lines of the lock by package."""
+    lines = [line.strip() for line in LOCK.read_text(encoding="utf-8").splitlines()]
+    return {canonicalize_name(line.split("==")[0]): line for line in lines if line and not line.startswith("#")}
 
 
-def train_environment() -> str:
-    """envs/train.yaml: data, training, scoring and reporting."""
-    wanted = [pin for pin in pins() if pin.split("==")[0] not in NOT_FOR_TRAINING]
+def needed(roots: Iterable[str]) -> set[str]:
+    """The roots, and whatever they require on `TARGET`.
+
+    Raises:
+        SystemExit: one of them is not installed.
+    """
+    found: set[tuple[str, tuple[str, ...]]] = set()
+    todo = [Requirement(root) for root in roots]
+    while todo:
+        package = todo.pop()
+        key = canonicalize_name(package.name), tuple(sorted(package.extras))
+        if key in found:
+            continue
+        found.add(key)
+        try:
+            children = [Requirement(text) for text in requires(package.name) or []]
+        except PackageNotFoundError:
+            raise SystemExit(f"{package.name} is not installed; run `make lock`, which uses .venv") from None
+        extras = [TARGET | {"extra": extra} for extra in ("", *package.extras)]
+        todo += [c for c in children if c.marker is None or any(c.marker.evaluate(extra) for extra in extras)]
+    return {name for name, _ in found}
+
+
+def environment(name: str, roots: Iterable[str]) -> str:
+    """One conda environment."""
+    wanted = needed(roots)
     head = [
         "# Written by tools/envs.py from requirements.lock; edit that, then `make lock`.",
-        "name: vrm-train",
+        f"name: vrm-{name}",
         "channels:",
         "  - conda-forge",
         "dependencies:",
@@ -41,23 +82,31 @@ def train_environment() -> str:
         "  - pip",
         "  - pip:",
     ]
-    return "\n".join(head + [f"      - {pin}" for pin in wanted]) + "\n"
+    return "\n".join(head + [f"      - {line}" for package, line in pins().items() if package in wanted]) + "\n"
 
 
-ENVIRONMENTS = {"envs/train.yaml": train_environment}
+def environments() -> dict[str, str]:
+    """All of them by path: what the package itself depends on less the judge's own, and what judging needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    judge = [root for root in project["dependencies"] if canonicalize_name(Requirement(root).name) in JUDGE]
+    train = [root for root in project["dependencies"] if root not in judge]
+    return {
+        "envs/train.yaml": environment("train", train),
+        "envs/judge.yaml": environment("judge", [*LIGHT, *judge]),
+    }
 
 
 def main() -> int:
     """Write, or with --check compare."""
     stale = []
-    for name, make in ENVIRONMENTS.items():
+    for name, text in environments().items():
         path = ROOT / name
         if "--check" in sys.argv[1:]:
-            if not path.exists() or path.read_text(encoding="utf-8") != make():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
                 stale.append(name)
         else:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(make(), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     if stale:
         print(f"{', '.join(stale)} differ from requirements.lock: run `make lock`", file=sys.stderr)
     return 1 if stale else 0

@@ -29,7 +29,7 @@ def write_world(config: WorldConfig, out: Path) -> None:
     """
     streams = np.random.SeedSequence(config.seed).spawn(6)
     train_rng, held_out_rng, bench_rng, probe_rng, fault_rng, statistics_rng = map(np.random.default_rng, streams)
-    training = _training(config, train_rng)
+    training = [annotate_prompt(r, config, train_rng) for r in training_requests(config, train_rng)]
     known = [p.request for p in training]
     held_out = _held_out(known, config, held_out_rng)
     bench_pool = PromptPool(known, config.leaked_share, bench_rng)
@@ -51,13 +51,13 @@ def write_world(config: WorldConfig, out: Path) -> None:
     write_whole(out / "statistics.csv", to_csv(facts))
 
 
-def _training(config: WorldConfig, rng: np.random.Generator) -> list[AnnotatedPrompt]:
-    """Annotated prompts with distinct texts."""
+def training_requests(config: WorldConfig, rng: np.random.Generator) -> list[Request]:
+    """The prompts of the training file, with distinct texts; `rng` is of the first stream."""
     requests: dict[str, Request] = {}
     while len(requests) < config.prompts:
         request = prompts.draw(rng)
         requests.setdefault(request.text, request)
-    return [annotate_prompt(request, config, rng) for request in requests.values()]
+    return list(requests.values())
 
 
 def _held_out(training: list[Request], config: WorldConfig, rng: np.random.Generator) -> list[HeldOutPair]:
