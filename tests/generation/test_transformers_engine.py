@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm.config import Generation
-from vrm.generation import decode, make_engine
+from vrm.generation import Sampling, decode, load_engine, make_engine
 from vrm.generation.base import end_ids, seeded
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
@@ -106,6 +106,20 @@ def test_top_p_cuts_the_tail(model, tokenizer, prompts):
     assert {token for answer in drawn for token in answer} <= kept
 
 
+def test_a_call_may_sample_otherwise(model, tokenizer, prompts):
+    usual = engine(model, tokenizer, temperature=0.7, top_p=0.9)
+    before = usual.generate(prompts, 1)
+    for temperature, limit in ((0, 5), (1.5, 9)):
+        expected = engine(model, tokenizer, temperature=temperature, max_new_tokens=limit, top_p=0.9)
+        assert usual.generate(prompts, 1, Sampling(temperature, limit)) == expected.generate(prompts, 1)
+    assert usual.generate(prompts, 1) == before
+
+
+def test_a_finished_policy_is_read_from_its_files(model, tokenizer, prompts, tiny_backbone):
+    loaded = load_engine(Generation(max_new_tokens=12), str(tiny_backbone), None, tokenizer)
+    assert loaded.generate(prompts, 1) == engine(model, tokenizer).generate(prompts, 1)
+
+
 def test_random_state_mode_and_checkpointing_are_left_alone(model, tokenizer, prompts):
     expected = engine(model, tokenizer).generate(prompts, 3)
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -156,7 +170,7 @@ def test_decoding_tells_an_end_from_a_limit(tokenizer):
 def test_end_ids_are_the_tokenizers_and_the_models(model, tokenizer):
     for declared, more in ((None, set()), (5, {5}), ([5, 6], {5, 6})):
         model.generation_config.eos_token_id = declared
-        assert end_ids(model, tokenizer) == {tokenizer.eos_token_id} | more
+        assert end_ids(model.generation_config, tokenizer) == {tokenizer.eos_token_id} | more
 
 
 def test_seeded_is_a_stream_of_its_own():

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+class Sampling(NamedTuple):
+    """How the answers of one call are sampled.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        max_new_tokens: the longest answer, its end token included; at most what the engine was made with.
+    """
+
+    temperature: float
+    max_new_tokens: int
 
 
 class Engine(Protocol):
@@ -17,11 +29,18 @@ class Engine(Protocol):
     ends: frozenset[int]
     """Ids of the tokens that end an answer."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+    ) -> list[list[int]]:
         """Token ids of one answer to each of N prompts, in the caller's order.
 
-        An answer's last token is an end token, unless it was too long; padding is never part of it. The same prompts
-        and seed give the same answers, and the global random state is left alone.
+        An answer's last token is an end token, unless it was too long; padding is never part of it. The same prompts,
+        seed and sampling give the same answers, and the global random state is left alone.
+
+        Args:
+            prompts: token ids, each of them as long as it likes.
+            seed: of this call.
+            sampling: of this call; None: as the engine's settings have it.
         """
         ...
 
@@ -44,9 +63,9 @@ def decode(
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), ended
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_ids(declared_by: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokenizer's end token and those that the model declares, e.g. the end of a turn beside that of a text."""
-    declared = model.generation_config.eos_token_id
+    declared = declared_by.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in (tokenizer.eos_token_id, *declared) if token is not None)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.config import Generation
-from vrm.generation.base import end_ids, seeded
+from vrm.generation.base import Sampling, end_ids, seeded
 from vrm.models.scoring import pad_batch
 
 
@@ -40,47 +41,53 @@ class TransformersEngine:
         # adapters sit inside the layers; the wrapper around them would only hand its generation_config down
         self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.tokenizer, self.batch_size, self.progress = tokenizer, settings.batch_size, progress
-        self.ends = end_ids(self.model, tokenizer)
-        sampling = {"do_sample": False}
-        if settings.temperature > 0:
-            # top_k would be 50
-            sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-        self.generation_config = GenerationConfig(
-            **sampling,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=sorted(self.ends),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        self.ends = end_ids(self.model.generation_config, tokenizer)
+        self.sampling, self.top_p = Sampling(settings.temperature, settings.max_new_tokens), settings.top_p
 
     def sync(self) -> None:
         """Nothing to do: the policy itself answers."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+    ) -> list[list[int]]:
         """See `Engine.generate`; sampled answers depend on `batch_size` and on the other prompts, greedy ones don't."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         starts = range(0, len(order), self.batch_size)
         answers: dict[int, list[int]] = {}
-        with self._answering(), seeded(seed, self.model.device):
+        config = self._generation_config(sampling or self.sampling)
+        with self._answering(config), seeded(seed, self.model.device):
             for start in tqdm(starts, desc="generating", unit="batch", disable=not self.progress):
                 rows = order[start : start + self.batch_size]
-                answers |= zip(rows, self._batch([prompts[i] for i in rows]), strict=True)
+                answers |= zip(rows, self._batch([prompts[i] for i in rows], config), strict=True)
         return [answers[i] for i in range(len(prompts))]
 
-    def _batch(self, prompts: list[Sequence[int]]) -> Iterator[list[int]]:
+    def _generation_config(self, sampling: Sampling) -> GenerationConfig:
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            # top_k would be 50
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": self.top_p, "top_k": 0}
+        return GenerationConfig(
+            **how,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    def _batch(self, prompts: list[Sequence[int]], config: GenerationConfig) -> Iterator[list[int]]:
         ids, mask = (part.to(self.model.device) for part in pad_batch(prompts, self.tokenizer, side="left"))
-        out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self.generation_config)
+        out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for row in out[:, ids.shape[1] :].tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in self.ends), len(row))
             yield row[:end]
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, config: GenerationConfig) -> Iterator[None]:
         """Evaluation mode, in which activations are not checkpointed either, and our generation config alone."""
-        model, training, config = self.model, self.model.training, self.model.generation_config
+        model, training, own = self.model, self.model.training, self.model.generation_config
         model.eval()
-        model.generation_config = self.generation_config
+        model.generation_config = config
         try:
             yield
         finally:
             model.train(training)
-            model.generation_config = config
+            model.generation_config = own

@@ -65,7 +65,8 @@ def create_model(config: CreatedBackbone, tokenizer: PreTrainedTokenizerFast, ma
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.key_value_heads,
-        "max_position_embeddings": max_length,
+        # rotary positions have no weights: a second turn may go beyond what is trained on
+        "max_position_embeddings": 2 * max_length,
         "tie_word_embeddings": True,
         # Qwen's 0.02 is meant for widths of 1000 and more; at 64 it starves the first hundred steps
         "initializer_range": config.hidden_size**-0.5,
