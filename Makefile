@@ -4,15 +4,19 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
-.PHONY: demo test lint clean lock help
+.PHONY: demo report test lint clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(READY)   ## the main job on the embedded synthetic world: Table 2 and Figures 1-5 in results/demo/
+demo: $(READY)   ## the main job on the embedded synthetic world: Tables 1 and 2, Figures 1-6 in results/demo/
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) --rerun-incomplete --show-failed-logs --quiet host
-	@echo "Done: results/demo/tables/table2.md, results/demo/tables/training_summary.md, results/demo/figures/"
+	@echo "Done: results/demo/tables/table1.md, results/demo/tables/table2.md, results/demo/figures/"
+
+report: $(READY) ## one HTML file of everything that `make demo` made: results/demo/report.html
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --report results/demo/report.html --quiet all
+	@echo "Open results/demo/report.html in a browser"
 
 test: $(READY)   ## lint the workflow and run the tests
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(MAKE) --no-print-directory lint
@@ -35,5 +39,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert v >= (3, 11), "Python 3.11 or newer is needed, this is %d.%d; name another: make PYTHON=python3.12" % v[:2]'
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,report]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,report,slurm]'
 	@touch $@

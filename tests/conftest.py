@@ -58,3 +58,13 @@ def tiny_backbone(tmp_path_factory, toy_pairs):
     directory = tmp_path_factory.mktemp("backbone")
     save_backbone(create_model(config, tokenizer, 128), tokenizer, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """Directory of a finished run of the smoke preset; tests copy what they change."""
+    from runs import DEFAULT, SMOKE, snakemake
+
+    directory = tmp_path_factory.mktemp("smoke")
+    snakemake(directory=directory, configs=(DEFAULT, SMOKE))
+    return directory

@@ -15,7 +15,7 @@ PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_overlay_the_default(preset):
     merged = merge(yaml.safe_load(DEFAULT.read_text()), yaml.safe_load(preset.read_text()))
-    if merged["data"]["path"] is None:
+    if merged["data"]["path"] is None and not merged["data"].get("hub"):
         merged["data"]["path"] = "my_scores.jsonl"
     config = parse(merged)
     assert config.run != "demo"
@@ -54,7 +54,10 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"policy": {"scorers_from": "llama"}}, "policy.scorers_from names llama"),
         ({"policy": {"generation": {"max_new_tokens": 200}}}, "policy.training leaves 128 tokens for a response"),
         ({"policy": {"methods": {"rm": {"label": "x", "method": "dpo"}}}}, "share the name rm"),
-        ({"policy": {"run_bases": [], "scorers_from": None}}, "which needs policies"),
+        ({"policy": {"run_bases": [], "scorers_from": None}, "benchmarks": {"run": []}}, "which needs policies"),
+        ({"policy": {"run_bases": [], "scorers_from": None}}, "no policy is trained"),
+        ({"judge": None}, "there is no judge"),
+        ({"judge": {"base_url": "http://localhost:1/v1"}}, "say `serve: null`"),
         ({"policy": {"run": ["dpo"]}}, "policy.run has no method that is ppo"),
         ({"run": "a/b"}, "run: String should match"),
         ({"run": ".."}, "run: String should match"),

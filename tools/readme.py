@@ -1,13 +1,14 @@
-"""Fill the README's marked blocks from the files of a finished `make demo`: no number in it is typed by hand.
+"""Fill the marked blocks of README and docs from the files of a finished `make demo`: no number is typed by hand.
 
     python tools/readme.py
 
-writes README.md and docs/images/. A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
+writes README.md, docs/theory.md and docs/images/. A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
-IMAGES = ("figure4.png", "overoptimisation.png")
+IMAGES = ("figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
 
 
 def table() -> str:
@@ -79,39 +80,132 @@ def policies() -> str:
     return "\n".join(lines)
 
 
+def elbo() -> str:
+    """What unit KL weights did to the VRM, beside the reference weights."""
+    latents = pd.read_csv(RUN / "tables" / "latents.csv").set_index(["variant", "metric"])
+    accuracy = pd.read_csv(RUN / "tables" / "table2.csv").set_index(["variant", "evaluation_set"])
+    variants = _run_config()["reward"]["variants"]
+    lines = [
+        "| | β_w, β_z | -ELBO at the end of training, nats | KL of w, nats | KL of z, nats | active units of z "
+        "| accuracy, annotated | accuracy, true preference |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in ("vrm_strict_elbo", "vrm"):
+        metrics = latents.loc[name]
+        cells = [f"{variants[name]['beta_w']:g}, {variants[name]['beta_z']:g}"]
+        cells += [_interval(metrics.loc["negative_elbo"], 3)]
+        cells += [f"{metrics.estimate[metric]:.2g}" for metric in ("kl_w", "kl_z", "active_units")]
+        cells += [_interval(accuracy.loc[(name, column)]) for column in ("uf_c", "noise_free")]
+        lines.append(f"| {metrics.label.iloc[0]} | " + " | ".join(cells) + " |")
+    seeds = int(latents.n_seeds.iloc[0])
+    lines += ["", f"*`results/demo/tables/latents.csv` and `table2.csv`: means of {seeds} seeds, 95 % intervals.*"]
+    return "\n".join(lines)
+
+
+def bound() -> str:
+    """The terms of Theorem 5.1, and what held-out pairs alone show."""
+    table = pd.read_csv(RUN / "tables" / "bound.csv")
+    terms = table.pivot(index="variant", columns="term", values="estimate")
+    labels = table.drop_duplicates("variant").set_index("variant").label
+    lines = [
+        "| | empirical risk | KL, nats a pair | bound | vacuous | KL allowed | held-out risk | held-out certificate |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in ("vrm", "vrm_anchored", "vrm_strict_elbo"):
+        row = terms.loc[name]
+        certificate = row.held_out_risk + math.sqrt(math.log(1 / row.delta) / (2 * row.held_out_pairs))
+        cells = [f"{row.empirical_risk:.3f}", f"{row.kl_per_pair:.2g}", f"{row.bound:.2f}"]
+        cells += ["yes" if row.vacuous == 1 else "no" if row.vacuous == 0 else "in some seeds"]
+        cells += [f"{row.largest_kl_per_pair:.2f}", f"{row.held_out_risk:.3f}", f"{certificate:.3f}"]
+        lines.append(f"| {labels[name]} | " + " | ".join(cells) + " |")
+    first, seeds = terms.iloc[0], int(table.n_seeds.iloc[0])
+    lines += [
+        "",
+        f"*`results/demo/tables/bound.csv`: means of {seeds} seeds, {first.pairs:,.0f} training and "
+        f"{first.held_out_pairs:,.0f} held-out pairs, δ = {first.delta:g}. KL allowed: nats a pair below which the "
+        "bound would be under 1.*",
+    ]
+    return "\n".join(lines)
+
+
 def provenance() -> str:
-    """Which run the README shows."""
+    """Which run the README shows: where its models come from, and where its tables do."""
     record = json.loads((RUN / "tables" / "table2.provenance.json").read_text(encoding="utf-8"))
-    commit = f"commit `{record['commit'][:10]}`" + (" with uncommitted changes" if record["dirty"] else "")
+    models = [json.loads(p.read_text(encoding="utf-8")) for p in RUN.glob("*/**/train-*.provenance.json")]
+    trained, made = (" and ".join(sorted({_commit(r) for r in records})) for records in (models, [record]))
+    commit = made if trained == made else f"{made}, whose models were trained at {trained},"
     return (
         f"*From a run of {commit} on {record['device']}, torch {record['packages']['torch']}, "
         f"transformers {record['packages']['transformers']}, trl {record['packages']['trl']}.*"
     )
 
 
+def _commit(record: dict) -> str:
+    return f"commit `{record['commit'][:10]}`" + (" with uncommitted changes" if record["dirty"] else "")
+
+
+def judged() -> str:
+    """Table 1's own rows, and its notes on what the numbers are not."""
+    cells = pd.read_csv(RUN / "tables" / "table1.csv")
+    config = _run_config()
+    titles = {"win_rate": "WR", "lc_win_rate": "LC", "lc_without_difficulty": "LC, no difficulty term*"}
+    titles |= {"sc_win_rate": "SC", "score": "score"}
+    columns = list(dict.fromkeys(zip(cells.benchmark, cells.metric, strict=True)))
+    head = [f"{config['benchmarks'][name]['label']} {titles[metric]}" for name, metric in columns]
+    lines = ["| Base | Method | " + " | ".join(head) + " |", "|:--|:--|" + "--:|" * len(head)]
+    for (base, _), part in cells.groupby(["base", "method"], sort=False):
+        own = part.set_index(["benchmark", "metric"])
+        values = [_interval(own.loc[column], 2 if column[0] == "mt_bench" else 1) for column in columns]
+        name = config["policy"]["bases"][base]["label"]
+        lines.append(f"| {name} | {part.label.iloc[0]} | " + " | ".join(values) + " |")
+    why = "\\* Not AlpacaEval's LC: that needs the official 805 instructions and their difficulties."
+    return "\n".join([*lines, "", why])
+
+
+def claims() -> str:
+    """How the page of the paper's claims ends."""
+    entries = pd.read_csv(RUN / "tables" / "paper.csv")
+    said = ", ".join(f"{n} {verdict}" for verdict, n in entries.verdict.value_counts().sort_index().items())
+    shown = [f"- {row['what']}: {row.ours} ({row.verdict})" for _, row in entries.iterrows() if row.verdict[0] in "ad"]
+    lines = [f"{len(entries)} entries: {said}. The decided ones:", "", *shown]
+    return "\n".join(lines)
+
+
 def _run_config() -> dict:
     return yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))
 
 
-def _interval(cell: pd.Series) -> str:
-    return f"{cell.estimate:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+def _interval(cell: pd.Series, digits: int = 1) -> str:
+    return f"{cell.estimate:.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 
-BLOCKS = {"TABLE": table, "DAG": dag, "NUMBERS": numbers, "POLICIES": policies, "PROVENANCE": provenance}
+PAGES = {
+    "README.md": {
+        "TABLE": table,
+        "JUDGED": judged,
+        "CLAIMS": claims,
+        "DAG": dag,
+        "NUMBERS": numbers,
+        "POLICIES": policies,
+        "PROVENANCE": provenance,
+    },
+    "docs/theory.md": {"ELBO": elbo, "BOUND": bound},
+}
 
 
 def main() -> int:
     """Fill every block."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name, make in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- {name}:[^>]*-->\n).*?(<!-- end {name} -->)", flags=re.DOTALL)
-        if not pattern.search(text):
-            print(f"README.md has no block {name}", file=sys.stderr)
-            return 1
-        filled = make()
-        text = pattern.sub(lambda found, filled=filled: f"{found[1]}{filled}\n{found[2]}", text)
-    path.write_text(text, encoding="utf-8")
+    for page, blocks in PAGES.items():
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        for name, make in blocks.items():
+            pattern = re.compile(rf"(<!-- {name}:[^>]*-->\n).*?(<!-- end {name} -->)", flags=re.DOTALL)
+            if not pattern.search(text):
+                print(f"{page} has no block {name}", file=sys.stderr)
+                return 1
+            filled = make()
+            text = pattern.sub(lambda found, filled=filled: f"{found[1]}{filled}\n{found[2]}", text)
+        path.write_text(text, encoding="utf-8")
     images = ROOT / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
     for name in IMAGES:

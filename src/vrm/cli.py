@@ -53,6 +53,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "samples": ("--samples", {"type": Path, "required": True, "help": "a samples.jsonl"}),
     "sets": ("--sets", {"type": Path, "nargs": "+", "required": True, "help": "files of evaluation sets"}),
+    "judged_sets": (
+        "--sets",
+        {"type": Path, "nargs": "+", "required": True, "help": "directories that `vrm benchmark-set` filled"},
+    ),
+    "answers": ("--answers", {"type": Path, "required": True, "help": "directory that `vrm answer` filled"}),
     "scores": (
         "--scores",
         {"type": Path, "nargs": "+", "required": True, "help": "<variant or method>/seed<seed>/scores.csv files"},
@@ -70,18 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.time()
     from vrm import stages
     from vrm.config import ConfigError
+    from vrm.judging import JudgeError, StoreError
     from vrm.records import RecordError
     from vrm.training.watchdog import TrainingError
 
+    _skip_scikit_learn(options.command)
     try:
         getattr(stages, options.command.replace("-", "_"))(options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
         if "config" in options and options.out is not None and main_process:
             _write_provenance(options, time.time() - started)
-    except (ConfigError, RecordError, TrainingError, FileNotFoundError) as error:
+    except (ConfigError, RecordError, TrainingError, JudgeError, StoreError, FileNotFoundError) as error:
         print(f"vrm {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _skip_scikit_learn(command: str) -> None:
+    """Let transformers not find scikit-learn: importing it takes a second and more, and only AlpacaEval uses it."""
+    if command not in ("judge", "judged-scores"):
+        sys.modules.setdefault("sklearn", None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,7 @@ STAGES = (
     Stage("evaluation-set", "Read one evaluation set and audit its leakage.", ("name", "pairs"), FILL),
     Stage("backbone", "Make and pretrain a small causal LM.", ("base", "pairs", "checkpoints"), MAKE),
     Stage("train-reward", "Train a reward model.", ("variant", "seed", "backbone", "pairs", "checkpoints"), FILL),
+    Stage("pac-bayes", "Compute every term of Theorem 5.1 on a trained VRM.", ("model", "pairs", "seed"), CSV),
     Stage("score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "seed"), CSV),
     Stage("sft", "Fine-tune a policy base on chosen responses.", ("of_base", "policy", *TRAINING), FILL),
     Stage(
@@ -139,9 +153,25 @@ STAGES = (
         "JSONL to write",
     ),
     Stage("gold", "Score a file of samples by the gold judge.", ("samples",), CSV),
+    Stage("world-benchmarks", "Write the world's benchmark files.", (), FILL),
+    Stage("benchmark-set", "Fetch or copy one judged benchmark's files, and check them.", ("name",), FILL),
+    Stage(
+        "answer",
+        "Answer every judged benchmark with a policy.",
+        ("of_base", "method", "seed", "policy", "judged_sets", "checkpoints"),
+        FILL,
+    ),
+    Stage(
+        "judge",
+        "Have a policy's answers to one benchmark judged; what was paid for is never asked again.",
+        ("name", "of_base", "method", "seed", "answers", "judged_sets"),
+        FILL,
+    ),
+    Stage("judged-scores", "Score every judged policy on one benchmark.", ("name", "results"), CSV),
     Stage("evaluate", "Point estimates of every scorer.", ("scores",), CSV),
     Stage("table", "Make one table.", ("name", "results"), FILL),
     Stage("figure", "Draw one figure.", ("name", "results"), FILL),
+    Stage("explorer", "Make the page to read pairs, weights and contributions in.", ("results",), FILL),
 )
 
 
@@ -166,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
     sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
+    sub = commands.add_parser("plan", help="Print what a run will take, before anything runs.")
+    sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
+    sub.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of a card (default: 80)")
+    sub.add_argument("--gpus", type=int, default=1, help="how many cards (default: 1)")
+    sub.add_argument("--data-scale", type=float, default=1.0, help="what if there were so many times the data")
+    sub.set_defaults(out=None)
     sub = commands.add_parser("schema", help="Print the JSON schema of config.yaml.")
     sub.add_argument("--out", type=Path, help="write it to this file instead")
     return parser
@@ -175,18 +211,28 @@ def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
     """Leave `<what>.provenance.json` in an output directory or beside an output file."""
     from vrm.config import dump, load
     from vrm.records import write_json
+    from vrm.reporting import lineage
     from vrm.reporting.provenance import provenance
 
+    arguments = {name: value for name, value in vars(options).items() if name != "command"}
+    config = load(options.config)
     extra = {
         "stage": options.command,
-        "arguments": {k: _plain(v) for k, v in vars(options).items() if k != "command"},
+        "arguments": {name: _plain(value) for name, value in arguments.items()},
+        "seed": arguments.get("seed"),
+        "inputs": lineage.inputs(arguments),
+        "data": lineage.data(config),
+        "judge": lineage.judge(config),
         "device": _device(),
         "seconds": round(seconds, 2),
+        "config": config.model_dump(mode="json"),
     }
+    if "results" in options:
+        extra["run"] = lineage.run(options.results)
     name = getattr(options, "name", None) or options.command
     inside = options.out / f"{name}.provenance.json"  # named: several stages share a directory
     target = inside if options.out.is_dir() else options.out.with_suffix(".provenance.json")
-    write_json(target, provenance(dump(load(options.config)), Path(__file__).parents[2], extra))
+    write_json(target, provenance(dump(config), Path(__file__).parents[2], extra))
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from vrm.config import Config, ConfigError, PolicyBase, PpoMethod, PreferenceMethod, load
+from vrm.config import Config, ConfigError, JudgedPolicy, PolicyBase, PpoMethod, PreferenceMethod, load
 from vrm.records import RecordError
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ def world(options: argparse.Namespace) -> None:
     from vrm.world.write import write_world
 
     write_world(_config(options).world, options.out)
+
+
+def world_benchmarks(options: argparse.Namespace) -> None:
+    from vrm.world.instructions import write_benchmarks
+
+    write_benchmarks(_config(options).world, options.out)
 
 
 def read_scored(options: argparse.Namespace) -> None:
@@ -116,6 +122,21 @@ def score(options: argparse.Namespace) -> None:
         progress=True,
     )
     score_sets(model, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
+
+
+def pac_bayes(options: argparse.Namespace) -> None:
+    from vrm.evaluation.pac_bayes import pac_bayes
+
+    reward = _config(options).reward
+    pac_bayes(
+        _local(options.model, "--model"),
+        options.pairs,
+        seed=options.seed,
+        out=options.out,
+        max_prompt_length=reward.training.max_prompt_length,
+        max_length=reward.training.max_length,
+        batch_size=reward.scoring_batch_size,
+    )
 
 
 def sft(options: argparse.Namespace) -> None:
@@ -219,6 +240,48 @@ def gold(options: argparse.Namespace) -> None:
     score_gold(spec, options.samples, options.out)
 
 
+def benchmark_set(options: argparse.Namespace) -> None:
+    from vrm.data.benchmark_files import prepare
+
+    config = _config(options)
+    directory = config.data.benchmarks_dir
+    prepare(options.name, config.benchmarks, Path(directory) if directory else None, options.out)
+
+
+def answer(options: argparse.Namespace) -> None:
+    from vrm.evaluation.mt_bench import TEMPERATURES
+    from vrm.generation.answers import answer_benchmarks
+
+    config = _config(options)
+    answer_benchmarks(
+        config,
+        JudgedPolicy(options.base, options.method, options.seed),
+        _causal_lm(options.policy, "--policy"),
+        revision=_revision(_base(config, options.base), options.policy),
+        sets={path.name: path for path in options.sets},
+        temperatures=TEMPERATURES,
+        checkpoints=options.checkpoints,
+        out=options.out,
+    )
+
+
+def judge(options: argparse.Namespace) -> None:
+    from vrm.judging.judgments import judge_benchmark
+
+    config = _config(options)
+    if config.judge is None:
+        raise ConfigError("there is no judge: set judge.base_url and judge.model")
+    judged = JudgedPolicy(options.base, options.method, options.seed)
+    (directory,) = options.sets
+    judge_benchmark(config, judged, options.name, options.answers, directory, Path(config.judge.store), options.out)
+
+
+def judged_scores(options: argparse.Namespace) -> None:
+    from vrm.evaluation.judged_scores import write_scores
+
+    write_scores(_config(options), options.name, options.results, options.out)
+
+
 def evaluate(options: argparse.Namespace) -> None:
     from vrm.evaluation.reward_models import evaluate
 
@@ -241,10 +304,22 @@ def figure(options: argparse.Namespace) -> None:
     _known(figures.FIGURES, options.name, "figure")(config, options.results, options.out)
 
 
+def explorer(options: argparse.Namespace) -> None:
+    from vrm.reporting.explorer import explorer
+
+    explorer(_config(options), options.results, options.out)
+
+
 def score_file(options: argparse.Namespace) -> None:
     from vrm.evaluation.score_file import score_file
 
     score_file(options.model, options.pairs, options.max_prompt_length, options.max_length, options.out)
+
+
+def plan(options: argparse.Namespace) -> None:
+    from vrm.planning.plan import plan
+
+    print(plan(_config(options), options.gpu_memory, options.gpus, options.data_scale), end="")
 
 
 def schema(options: argparse.Namespace) -> None:

@@ -8,9 +8,10 @@ import pytest
 from arena_answers import answer, sigmoid
 from paths import SHARED
 
-from vrm.evaluation.arena_hard import LABELS, REASONS, SCALE, battles, leaderboard, parse_verdict, standardise
+from vrm.evaluation.arena_hard import SCALE, battles, leaderboard, standardise
 from vrm.evaluation.arena_style import Style, style, style_difference
 from vrm.evaluation.logistic import fit_logistic
+from vrm.judging.verdicts import LABELS, REASONS, parse_verdict
 
 ARENA_HARD = SHARED / "data" / "benchmarks" / "arena_hard_v0.1"
 needs_arena_hard = pytest.mark.skipif(not ARENA_HARD.exists(), reason="../shared, with Arena-Hard's files, is not here")

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from paths import SHARED
 
-from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, REFERENCE_CATEGORIES, TEMPERATURES, parse_rating, scores
+from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, REFERENCE_CATEGORIES, TEMPERATURES, scores
+from vrm.judging.verdicts import parse_rating
 
 MT_BENCH = SHARED / "data" / "benchmarks" / "mt_bench"
 needs_mt_bench = pytest.mark.skipif(not MT_BENCH.exists(), reason="../shared, with MT-Bench's files, is not here")

@@ -3,7 +3,6 @@
 import shutil
 import sys
 
-import benchmark_sets_stub  # noqa: F401
 import pytest
 from answer_sets import JUDGED, TEMPERATURES, RuleEngine, configuration, files, question, read, write_sets
 from paths import SHARED
@@ -287,11 +286,11 @@ def test_arena_answers_are_what_style_control_reads(ask):
 
 def test_limits_beyond_the_models_positions_are_refused_before_anything_is_generated(ask, rule_engine, tmp_path):
     made = rule_engine()
-    with pytest.raises(ConfigError, match=r"has 128 positions") as error:
-        ask(configuration({"max_prompt_length": 120}, mt_bench={"max_new_tokens": 8}))
-    assert "answering.max_prompt_length (120) + benchmarks.alpaca_eval.max_new_tokens (9) is 129" in str(error.value)
-    assert "benchmarks.arena_hard.max_new_tokens (12) is 132" in str(error.value)
-    assert "mt_bench" not in str(error.value)  # 128 fit
+    with pytest.raises(ConfigError, match=r"has 256 positions") as error:
+        ask(configuration({"max_prompt_length": 248}, mt_bench={"max_new_tokens": 8}))
+    assert "answering.max_prompt_length (248) + benchmarks.alpaca_eval.max_new_tokens (9) is 257" in str(error.value)
+    assert "benchmarks.arena_hard.max_new_tokens (12) is 260" in str(error.value)
+    assert "mt_bench" not in str(error.value)  # 256 fit
     assert not made
     assert not (tmp_path / "out.checkpoints").exists()
 

@@ -22,8 +22,8 @@ BILLED_IN_VAIN = ("malformed", "cut", "empty", "no_logprobs")
 
 
 def question(body):
-    """What tells requests apart: the text of the last message."""
-    return body["messages"][-1]["content"]
+    """What tells requests apart: the texts of all messages."""
+    return "\n".join(message["content"] for message in body["messages"])
 
 
 def score(text):
@@ -45,14 +45,17 @@ class Server:
         hold_after: park what comes after so many billed replies, until `release`.
         bills_the_gone: bill also what was parked when its client died.
         knows_idempotency_keys: answer a repeated Idempotency-Key from memory, without billing.
+        judges: the judgment, from a body and the number of requests with the same text that were seen before this
+            one (told apart by the key in their Idempotency-Key); None: `[[score]]`.
     """
 
     def __init__(self, faults=None, *, seed=0, most_faults=3, retry_after="0.01", late=1.0, always=None, says=None,
-                 hold_after=None, bills_the_gone=False, knows_idempotency_keys=False):  # fmt: skip
+                 hold_after=None, bills_the_gone=False, knows_idempotency_keys=False, judges=None):  # fmt: skip
         self.faults, self.seed, self.most_faults = faults or {}, seed, most_faults
         self.retry_after, self.late, self.always, self.says = retry_after, late, always, says
         self.hold_after, self.bills_the_gone = hold_after, bills_the_gone
-        self.knows_idempotency_keys = knows_idempotency_keys
+        self.knows_idempotency_keys, self.judges = knows_idempotency_keys, judges
+        self.keys_of, self.billed_keys = {}, Counter()
         self.lock, self.released, self.parked = threading.Lock(), threading.Event(), 0
         self.billed, self.in_vain, self.met, self.tries = Counter(), Counter(), Counter(), Counter()
         self.times, self.refusals, self.authorisation, self.remembered = [], [], [], {}
@@ -102,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         text = question(body)
         with server.lock:
             server.tries[text] += 1
+            server.keys_of.setdefault(text, {}).setdefault(self.key(), len(server.keys_of[text]))
             number = server.tries[text]
             server.times.append((text, time.monotonic()))
             server.authorisation.append(self.headers.get("Authorization"))
@@ -142,9 +146,15 @@ class Handler(BaseHTTPRequestHandler):
                 (server.in_vain if fault in BILLED_IN_VAIN else server.billed)[text] += 1
             if remembered:
                 server.remembered[remembered] = True
+            server.billed_keys[self.key()] += fault not in BILLED_IN_VAIN
+            said = server.judges(body, server.keys_of[text][self.key()]) if server.judges else f"[[{score(text)}]]"
         if fault == "malformed":
             return self.send(200, '{"choices": [{"message": {"cont')
-        return self.send(200, reply(body, text, fault), cut=fault == "cut")
+        return self.send(200, reply(body, text, fault, said), cut=fault == "cut")
+
+    def key(self):
+        """Of the request, which all its tries share."""
+        return self.headers.get("Idempotency-Key", "").rpartition("-")[0]
 
     def park(self, server):
         """Wait for `release` once enough is billed; whether the client has gone meanwhile."""
@@ -177,9 +187,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-def reply(body, text, fault):
+def reply(body, text, fault, said):
     """A chat completion with the judgment, in the shape of OpenAI's."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": f"[[{score(text)}]]"}}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
     if body.get("logprobs") and fault != "no_logprobs":
         likely = [{"token": token, "logprob": -0.5 * score(text) - i} for i, token in enumerate("mM")]
         choice["logprobs"] = {"content": [{**likely[0], "top_logprobs": likely}]}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from example_bounds import write_bounds
 from example_policies import make_policies, write_policies
 
 from vrm.evaluation.reward_bench import SECTIONS
@@ -83,6 +84,7 @@ def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=(
             scores = pd.concat([_scored(f, variant, index, config, rng) for f in frames.values()], ignore_index=True)
             scores.to_csv(folder / "scores.csv", index=False)
     write_policies(config, root)
+    write_bounds(config, root)
     _statistics().to_csv(_made(root / "world" / "statistics.csv"), index=False)
     return root
 

@@ -13,6 +13,9 @@ from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.figures import FIGURES
 
+# those of the judged benchmarks have tests of their own
+OF_REWARD_MODELS = [name for name in FIGURES if name not in ("figure6", "win_rate_length")]
+
 
 @pytest.fixture
 def small(tmp_path):
@@ -48,7 +51,7 @@ def boxes_of(figure):
     return {text: text.get_window_extent(renderer) for text in texts(figure)}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", OF_REWARD_MODELS)
 def test_files_are_print_quality_and_deterministic(name, small, tmp_path):
     first, second = (FIGURES[name](*small, tmp_path / out) for out in "ab")
     assert [path.name for path in first] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
@@ -58,7 +61,7 @@ def test_files_are_print_quality_and_deterministic(name, small, tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(path.name for path in first)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", OF_REWARD_MODELS)
 @pytest.mark.parametrize("size", ["grid", "small"])
 def test_no_text_leaves_the_page_or_covers_another(name, size, config, results, small, tmp_path, monkeypatch):
     run = (config, results) if size == "grid" else small

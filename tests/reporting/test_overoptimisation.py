@@ -93,7 +93,7 @@ def test_panels_share_the_kl_axis_and_say_what_they_show(config, results, tmp_pa
     for expected in ("Data: synthetic world", "Qwen2.5-shaped", "VRM-PPO (anchored) (ours)", "95 % interval"):
         assert expected in words
     assert any("best-of-n (dashed, n ≤ 16)" in word for word in words)
-    assert any("bootstrap interval over prompts (one seed)" in word for word in words)
+    assert any("interval over prompts (one seed)" in word for word in words)
     assert sum(word.startswith("gold reward at start: ") for word in words) == 2
     assert len(figure.axes) == 4
     for column in (0, 1):

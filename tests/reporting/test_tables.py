@@ -13,7 +13,7 @@ from vrm.reporting.tables import TABLES
 @pytest.fixture(scope="module")
 def tables(config, results, tmp_path_factory):
     out = tmp_path_factory.mktemp("tables")
-    made = {name: make(config, results, out) for name, make in TABLES.items()}
+    made = {name: TABLES[name](config, results, out) for name in ("table2", "world", "latents", "training_summary")}
     assert all(path.is_file() for paths in made.values() for path in paths)
     return out
 
@@ -52,8 +52,8 @@ def test_every_cell_has_an_interval_around_it(cells):
     assert (cells["low"] <= cells["estimate"]).all()
     assert (cells["estimate"] <= cells["high"]).all()
     resampled = cells.groupby("group")["resampled"].unique().map(list).to_dict()
-    both = ["seeds x prompts"]
-    assert resampled == {"policy": ["prompts (one seed)"], "reward model": both, "ours": both}
+    both = ["seeds x prompts (Student's t)"]
+    assert resampled == {"policy": ["prompts (one seed, Student's t)"], "reward model": both, "ours": both}
 
 
 def test_paper_values_only_where_the_paper_has_them(cells):
@@ -117,6 +117,18 @@ def test_equal_seeds_are_said_once_and_cuts_by_group(tmp_path):
     assert "Data: synthetic world. Mean of 2 seeds (1, 2)" in text
     assert "Policies: " not in text
     assert "cut before scoring: 1 to 120 of the pairs (policies), 1 of the pairs (reward models)" in text
+
+
+def test_intervals_of_accuracies_end_at_100(tmp_path):
+    config = configuration.parse(make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("uf_c",), policy={}))
+    write_results(config, tmp_path)
+    path = tmp_path / "reward" / "rm" / "seed1" / "scores.csv"
+    scores = pd.read_csv(path)
+    scores["reward_chosen"] = scores["reward_rejected"] + np.where(scores.index == 0, -1.0, 1.0)
+    scores.to_csv(path, index=False)
+    TABLES["table2"](config, tmp_path, tmp_path)
+    cell = pd.read_csv(tmp_path / "table2.csv").iloc[0]
+    assert 97 < cell["low"] < cell["estimate"] < cell["high"] == 100  # by the formula alone it would end at 100.8
 
 
 def test_scorers_have_to_score_the_same_pairs(tmp_path):
@@ -239,6 +251,6 @@ def test_latents_without_known_truth_and_with_other_aspects(tmp_path):
     TABLES["latents"](config, tmp_path, tmp_path)
     metrics = pd.read_csv(tmp_path / "latents.csv").set_index("metric")
     assert "weight_correlation/mean" not in metrics.index
-    assert metrics.loc["weight_coherence", "resampled"] == "prompts (one seed)"
+    assert metrics.loc["weight_coherence", "resampled"] == "prompts (one seed, Student's t)"
     assert metrics.loc["kl_w", "resampled"] == "nothing (one seed)"
     assert np.isnan(metrics.loc["kl_w", "low"])

@@ -117,7 +117,7 @@ def test_several_seeds_without_gold(tmp_path):
     both = [held_out(results, "qwen3", "ppo", "kl", seed)["end"].mean() for seed in (1, 2)]
     assert rows.loc[("qwen3", "ppo", "kl"), "end"] == pytest.approx(np.mean(both), rel=1e-4)
     text = (tmp_path / "training_summary.md").read_text()
-    assert "crossed bootstrap over seeds and prompts" in text
+    assert "95 % interval over seeds and prompts (variance components, Student's t)" in text
     assert "Gold" not in text
 
 
@@ -125,7 +125,7 @@ def test_several_seeds_without_gold(tmp_path):
 def test_one_kind_of_training_is_one_table(tmp_path, kept):
     config, results = make_small(tmp_path, bases={"qwen3": BASES["qwen3"]}, methods={kept: METHODS[kept]})
     made = TABLES["training_summary"](config, results, tmp_path)
-    assert [path.name for path in made] == [f"training_summary.{kind}" for kind in ("csv", "md", "tex")]
+    assert [path.name for path in made] == [f"training_summary.{kind}" for kind in ("csv", "md", "tex", "html")]
     assert made[1].read_text().count("**") == 2
 
 

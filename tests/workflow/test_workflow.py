@@ -1,40 +1,25 @@
 """The DAG itself: what it plans, what a change reruns, and the smoke preset from end to end."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from paths import ROOT, SHARED
+from runs import DEFAULT, SMOKE, snakemake
 from transformers import AutoTokenizer
 
 from vrm.records import read_jsonl
 from vrm.reporting.figures import FIGURES
 from vrm.reporting.tables import TABLES
 
-DEFAULT = ROOT / "config.yaml"
-SMOKE = ROOT / "workflow" / "presets" / "smoke.yaml"
-
-
-def snakemake(*arguments, directory, configs=(DEFAULT,), check=True):
-    """Run Snakemake in another working directory, so that the repository's results are left alone."""
-    command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory),
-        *("--cores", "2", "--configfile", *configs, *arguments),
-    ]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
-    output = done.stdout + done.stderr
-    assert not check or done.returncode == 0, output[-6000:]
-    return output
-
 
 def planned(output):
     """Number of jobs by rule from a dry run."""
+    if "Nothing to be done" in output:
+        return {}
     table = output.split("Job stats:")[1].split("total")[0]
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}
 
@@ -42,11 +27,15 @@ def planned(output):
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
     assert jobs["train_reward"] == jobs["score"] == 11 * 3
-    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 4, 1)
+    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 7, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 4)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
     assert (jobs["score_policy"], jobs["best_of_n"], jobs["overoptimisation"]) == (6, 2, 1)
     assert jobs["gold"] == 2 * (4 + 1)
+    judged = 2 * (1 + 6 + 4)  # what training started from, too
+    assert (jobs["answer"], jobs["judge_alpaca_eval"], jobs["judge"]) == (judged, judged, 2 * judged)
+    assert (jobs["benchmark_set"], jobs["judged_scores"], jobs["judged"]) == (3, 3, 2)
+    assert (jobs["pac_bayes"], jobs["bound"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 
@@ -54,7 +43,7 @@ def test_own_data_needs_no_world(tmp_path):
     (tmp_path / "mine.jsonl").write_text("{}\n")
     preset = ROOT / "workflow" / "presets" / "own_data.yaml"
     output = snakemake("-n", "--config", "data={path: mine.jsonl}", directory=tmp_path, configs=(DEFAULT, preset))
-    assert not {"world", "sft", "train_ppo", "gold"} & planned(output).keys()
+    assert not {"world", "sft", "train_ppo", "gold", "answer", "judge", "world_benchmarks"} & planned(output).keys()
     absent = snakemake(
         "-n", "--config", "data={path: absent.jsonl}", directory=tmp_path, configs=(DEFAULT, preset), check=False
     )
@@ -67,27 +56,20 @@ def test_a_mistyped_key_stops_before_anything_runs(tmp_path):
     assert "rewards: Extra inputs are not permitted" in output
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A finished run of the smoke preset."""
-    directory = tmp_path_factory.mktemp("smoke")
-    snakemake(directory=directory, configs=(DEFAULT, SMOKE))
-    return directory
-
-
 def plan(smoke, *config):
     return snakemake("-n", *(["--config", *config] if config else []), directory=smoke, configs=(DEFAULT, SMOKE))
 
 
 def test_smoke_makes_every_table_and_figure(smoke):
     run = smoke / "results" / "smoke"
-    for table in ("table2", "world", "latents", "training_summary"):
-        for suffix in ("csv", "md", "tex"):
+    for table in TABLES:
+        for suffix in ("csv", "md", "tex", "html"):
             assert (run / "tables" / f"{table}.{suffix}").stat().st_size > 100
         assert "synthetic world" in (run / "tables" / f"{table}.md").read_text()
-    for figure in (*(f"figure{number}" for number in range(1, 6)), "overoptimisation"):
+    for figure in FIGURES:
         for suffix in ("pdf", "png"):
             assert (run / "figures" / f"{figure}.{suffix}").stat().st_size > 5000
+    assert (run / "explorer" / "explorer.html").stat().st_size > 10_000
     assert {path.name for path in smoke.iterdir()} == {"results", ".snakemake"}
 
 
@@ -104,18 +86,36 @@ def test_smoke_leaves_provenance_beside_every_result(smoke):
         "policy/qwen2_5/ppo_vrm/seed1/train-ppo",
         "policy/qwen2_5/ppo_vrm/seed1/samples.gold",
         "policy/qwen2_5/dpo/seed1/scores",
+        "policy/qwen2_5/dpo/seed1/answers/answer",
+        "policy/qwen2_5/dpo/seed1/judgments/arena_hard",
+        "judged/mt_bench",
     ):
         found = json.loads((run / f"{place}.provenance.json").read_text())
         assert {"commit", "config_sha256", "lock_sha256", "packages", "seconds", "device"} <= found.keys(), place
+        assert {"config", "data", "inputs", "judge", "seed"} <= found.keys(), place
+    table = json.loads((run / "tables" / "table1.provenance.json").read_text())
+    assert table["run"]["rows"]["counts"]["rows"] == 120
+    assert len(table["run"]["tokenizers"]) == 3  # the reward models' and one of each base
+
+
+def test_smoke_judges_every_policy_on_every_benchmark(smoke):
+    run = smoke / "results" / "smoke"
+    for name, judgments in (("alpaca_eval", 8), ("arena_hard", 2 * 6), ("mt_bench", 2 * 8)):
+        counts = [json.loads(path.read_text()) for path in run.glob(f"policy/*/*/seed1/judgments/{name}.counts.json")]
+        assert len(counts) == 2 * 8
+        assert {(entry["judged"], entry["failed"] == {}) for entry in counts} == {(judgments, True)}
+    table = pd.read_csv(run / "tables" / "table1.csv")
+    assert set(table.method) == {"sft", "dpo", "kto", "simpo", "selective_dpo", "ppo", "ppo_vrm", "ppo_vrm_lambda0"}
+    assert table.groupby(["base", "benchmark"]).ngroups == 2 * 3
 
 
 def test_smoke_estimates_cover_every_set(smoke):
     estimates = pd.read_csv(smoke / "results" / "smoke" / "evaluation" / "reward_models.csv")
     assert set(estimates.evaluation_set) == {"reward_bench", "uf_c", "noise_free", "probes"}
-    policies = {"dpo", "ipo", "kto", "simpo", "wpo", "selective_dpo"}
+    policies = {"dpo", "kto", "simpo", "selective_dpo"}
     assert set(estimates.variant) == policies | {"rm", "vrm", "vrm_lambda0", "vrm_anchored"}
     sections = estimates[estimates.metric.str.startswith("section/")]
-    assert len(sections) == 4 * (6 + 4)
+    assert len(sections) == 4 * (4 + 4)
     assert sections.value.between(0, 1).all()
 
 
@@ -141,7 +141,7 @@ def test_the_report_holds_every_table_and_figure_with_its_caption(smoke, tmp_pat
 def test_every_table_and_figure_has_a_caption():
     for kind, names in (("table", TABLES), ("figure", FIGURES)):
         captions = (ROOT / "workflow" / "report" / f"{kind}.rst").read_text()
-        assert set(re.findall(r'== "(\w+)"', captions)) == set(names)
+        assert set(re.findall(r'== "(\w+)"', captions)) == set(names) - {"paper"}  # a page of its own
 
 
 def test_a_second_run_does_nothing(smoke):
@@ -159,9 +159,16 @@ def test_a_second_run_does_nothing(smoke):
         ("policy={ppo: {kl_coefficient: 0.1}}", {"train_ppo", "gold"}, {"train_preference", "sft", "best_of_n"}),
         ("policy={methods: {dpo: {label: Direct}}}", {"table"}, {"train_preference", "score_policy"}),
         ("policy={difficulty: {keep: 0.25}}", {"difficulty", "train_preference"}, {"difficulty_run", "train_ppo"}),
+        ("benchmarks={mt_bench: {max_new_tokens: 8}}", {"answer", "judge", "judged_scores"}, {"train_ppo", "sft"}),
+        ("judge={model: another}", {"judge", "judge_alpaca_eval", "judged_scores"}, {"answer"}),
+        ("judge={concurrency: 2}", set(), {"judge", "judged_scores", "table"}),
+        ("world={instructions: 9}", {"world_benchmarks", "answer"}, {"world", "train_reward", "sft"}),
         ("policy={gold: null}", {"overoptimisation", "table"}, {"train_ppo", "best_of_n"}),
     ],
-    ids=["interval level", "label", "beta_z", "pairing", "world", "PPO", "method label", "selection", "no gold"],
+    ids=[
+        *("interval level", "label", "beta_z", "pairing", "world", "PPO", "method label", "selection"),
+        *("answers", "judge", "how hard the judge is asked", "instructions", "no gold"),
+    ],
 )
 def test_a_change_reruns_what_depends_on_it(smoke, change, rerun, kept):
     jobs = planned(plan(smoke, change))
@@ -170,7 +177,7 @@ def test_a_change_reruns_what_depends_on_it(smoke, change, rerun, kept):
 
 
 def test_changing_one_method_retrains_that_method_alone(smoke):
-    jobs = planned(plan(smoke, "policy={methods: {wpo: {beta: 0.2}}}"))
+    jobs = planned(plan(smoke, "policy={methods: {kto: {beta: 0.2}}}"))
     assert jobs["train_preference"] == 2  # one a base
     assert "train_ppo" not in jobs
 

@@ -11,9 +11,9 @@ import yaml
 from paths import SHARED
 
 from vrm.config import WorldConfig
-from vrm.evaluation.arena_hard import LABELS, VERDICT
 from vrm.evaluation.arena_style import style
 from vrm.evaluation.mt_bench import REFERENCE_CATEGORIES, TEMPERATURES
+from vrm.judging.verdicts import LABELS, VERDICT
 from vrm.records import count_words
 from vrm.world import prompts
 from vrm.world.gold import gold_reward

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from paths import SHARED
 
-from vrm.evaluation.arena_hard import LABELS, parse_verdict
-from vrm.evaluation.mt_bench import parse_rating
+from vrm.judging.verdicts import LABELS, parse_rating, parse_verdict
 from vrm.world import prompts
 from vrm.world.authors import AUTHORS, answer
 from vrm.world.gold import gold_reward

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from vrm.evaluation.arena_hard import LABELS, parse_verdict
-from vrm.evaluation.mt_bench import parse_rating
+from vrm.judging.verdicts import LABELS, parse_rating, parse_verdict
 from vrm.records import count_words
 from vrm.world.judge import WorldJudge
 from vrm.world.judge_prompts import ARENA_CONFIG, mt_bench_prompts

@@ -1,4 +1,5 @@
 # The validated configuration, and names for what the stages ask of it.
+import json
 import sys
 from pathlib import Path
 
@@ -21,6 +22,9 @@ except vrm_config.ConfigError as error:
 
 
 SPLITS = ["train", "validation", "test"]
+# Keys of `data` and of `world` that change no pair, and no scored prompt.
+NOT_PAIRS = ["label", "benchmarks_dir"]
+INSTRUCTIONS = ["instructions", "arena_prompts", "mt_bench_questions"]
 
 
 wildcard_constraints:
@@ -31,6 +35,7 @@ wildcard_constraints:
     method=r"[a-z][a-z0-9_]*",
     halving=r"\d+",
     half=r"[01]",
+    benchmark=r"alpaca_eval|arena_hard|mt_bench",
 
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
@@ -41,7 +46,10 @@ onstart:
 
 
 def get_settings(*keys, exclude=()):
-    """The part of the configuration that a job depends on; it is rerun when this changes, and only then."""
+    """The part of the configuration that a job depends on; it is rerun when this changes, and only then.
+
+    Snakemake compares it as text, so that the order of keys must be always the same.
+    """
     settings = {}
     for key in keys:
         value = CONFIG.model_dump(mode="json")
@@ -52,7 +60,7 @@ def get_settings(*keys, exclude=()):
                 name: entry for name, entry in value.items() if name not in exclude
             }
         settings[key] = value
-    return settings
+    return json.loads(json.dumps(settings, sort_keys=True))
 
 
 def get_scored_source(wildcards):
@@ -100,10 +108,20 @@ def get_reward_files(name, variants=None):
     )
 
 
+def get_bounds():
+    """The terms of Theorem 5.1 for every trained VRM."""
+    kinds = CONFIG.reward.variants
+    vrms = [name for name in CONFIG.reward.run if kinds[name].kind == "variational"]
+    return get_reward_files("pac_bayes.csv", vrms)
+
+
 def get_table_inputs(wildcards):
     """Files that a table is made of."""
     needs = {
+        "table1": get_judged_scores(),
         "table2": [*get_policy_scores(), *get_reward_files("scores.csv")],
+        "comparisons": get_reward_files("scores.csv"),
+        "bound": get_bounds(),
         "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
         "world": [
             "results/{run}/world/statistics.csv",
@@ -112,6 +130,58 @@ def get_table_inputs(wildcards):
         "latents": [*get_reward_files("scores.csv"), *get_reward_files("training.csv")],
     }
     return [path.format(run=wildcards.run) for path in needs[wildcards.table]]
+
+
+# What a report calls the tables and figures that are not the paper's own.
+TITLES = {
+    "world": "the synthetic world, and probes",
+    "latents": "latents of every VRM",
+    "training_summary": "what each policy training did",
+    "comparisons": "differences between reward models",
+    "bound": "the bound of Theorem 5.1",
+    "overoptimisation": "over-optimisation",
+    "win_rate_length": "win rate against length",
+}
+
+
+def get_title(name):
+    """Table 1 for table1."""
+    return TITLES.get(name, f"{name[:-1].capitalize()} {name[-1]}")
+
+
+def get_table_labels(wildcards):
+    return {"table": get_title(wildcards.table)}
+
+
+def get_figure_labels(wildcards):
+    return {"figure": get_title(wildcards.figure)}
+
+
+def get_pages():
+    """Pages beside tables and figures; the explorer compares a plain reward model with variational ones."""
+    kinds = {CONFIG.reward.variants[name].kind for name in CONFIG.reward.run}
+    pages = ["tables/paper.md"] if CONFIG.report.paper else []
+    pages += ["explorer/explorer.html"] if len(kinds) == 2 else []
+    return [f"results/{CONFIG.run}/{page}" for page in pages]
+
+
+def get_paper_page_inputs(wildcards):
+    """All tables and figures that the paper's claims are looked up in."""
+    read = ["table1", "table2", "comparisons", "bound"]
+    drawn = ["figure3", "figure4", "figure5", "figure6", "overoptimisation"]
+    folder = f"results/{wildcards.run}"
+    return [
+        *[
+            f"{folder}/tables/{name}.csv"
+            for name in CONFIG.report.tables
+            if name in read
+        ],
+        *[
+            f"{folder}/figures/{name}.csv"
+            for name in CONFIG.report.figures
+            if name in drawn
+        ],
+    ]
 
 
 def get_curve_variants(wildcards):

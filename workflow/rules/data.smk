@@ -15,7 +15,7 @@ rule world:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("world"),
+        settings=get_settings("world", exclude=INSTRUCTIONS),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm world --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -33,7 +33,7 @@ rule read_scored:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=["label"]),
+        settings=get_settings("data", exclude=NOT_PAIRS),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm read-scored --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -50,7 +50,7 @@ rule make_pairs:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=["label"]),
+        settings=get_settings("data", exclude=NOT_PAIRS),
         out=lambda wildcards, output: Path(output.counts).parent,
     shell:
         "python -m vrm make-pairs --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"

@@ -37,6 +37,10 @@ rule score:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("score"),
+        mem_mb=get_mem_mb("score"),
+        runtime=get_runtime("score"),
     params:
         settings=get_settings(
             "reward.scoring_batch_size",
@@ -48,6 +52,37 @@ rule score:
     shell:
         "python -m vrm score --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
         " --pairs {params.train} --seed {wildcards.seed} --out {output} > {log} 2>&1"
+
+
+# Every term of Theorem 5.1, on the pairs that the model was trained on.
+rule pac_bayes:
+    input:
+        model="results/{run}/reward/{variant}/seed{seed}/model",
+        train="results/{run}/data/pairs/train.jsonl",
+        validation="results/{run}/data/pairs/validation.jsonl",
+    output:
+        "results/{run}/reward/{variant}/seed{seed}/pac_bayes.csv",
+    log:
+        "results/{run}/logs/pac_bayes/{variant}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/pac_bayes/{variant}.seed{seed}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("score"),
+        mem_mb=get_mem_mb("score"),
+        runtime=get_runtime("score"),
+    params:
+        settings=get_settings(
+            "reward.scoring_batch_size",
+            "reward.training.max_prompt_length",
+            "reward.training.max_length",
+        ),
+        pairs=lambda wildcards, input: Path(input.train).parent,
+    shell:
+        "python -m vrm pac-bayes --config results/{wildcards.run}/config.yaml --model {input.model}"
+        " --pairs {params.pairs} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
 # A policy as a scorer: its implicit reward, or its own where it has no reference.
@@ -70,6 +105,10 @@ rule score_policy:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("score_policy"),
+        mem_mb=get_mem_mb("score_policy"),
+        runtime=get_runtime("score_policy"),
     params:
         settings=get_score_policy_settings,
         start=get_start,
@@ -94,6 +133,10 @@ rule best_of_n:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("best_of_n"),
+        mem_mb=get_mem_mb("best_of_n"),
+        runtime=get_runtime("best_of_n"),
     params:
         settings=get_best_of_n_settings,
         start=get_start,

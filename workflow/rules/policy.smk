@@ -33,6 +33,10 @@ rule sft:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("sft"),
+        mem_mb=get_mem_mb("sft"),
+        runtime=get_runtime("sft"),
     params:
         settings=get_sft_settings,
         policy=get_policy_backbone,
@@ -65,6 +69,10 @@ rule train_preference:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("train_preference"),
+        mem_mb=get_mem_mb("train_preference"),
+        runtime=get_runtime("train_preference"),
     params:
         settings=get_preference_settings,
         start=get_start,
@@ -95,6 +103,10 @@ rule difficulty_run:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("difficulty_run"),
+        mem_mb=get_mem_mb("difficulty_run"),
+        runtime=get_runtime("difficulty_run"),
     params:
         settings=get_difficulty_settings,
         method=get_selective_method,
@@ -149,6 +161,10 @@ rule train_ppo:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("train_ppo"),
+        mem_mb=get_mem_mb("train_ppo"),
+        runtime=get_runtime("train_ppo"),
     params:
         settings=get_ppo_settings,
         start=get_start,

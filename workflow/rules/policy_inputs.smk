@@ -56,7 +56,9 @@ def get_policy_settings(wildcards, *more, of_training=None, but=()):
     """What a stage depends on: its base, fields of `policy.training` (all, `of_training`, or all `but` some), `more`."""
     training = get_settings("policy.training")["policy.training"]
     wanted = of_training or [field for field in training if field not in but]
-    base = get_settings(f"policy.bases.{wildcards.base}", *more, exclude=["label"])
+    base = get_settings(
+        f"policy.bases.{wildcards.base}", *more, exclude=["label", "paper"]
+    )
     return base | {field: training[field] for field in wanted}
 
 

@@ -44,6 +44,10 @@ rule train_reward:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("train_reward"),
+        mem_mb=get_mem_mb("train_reward"),
+        runtime=get_runtime("train_reward"),
     params:
         settings=get_training_settings,
         backbone=get_backbone,

@@ -33,8 +33,10 @@ class Answering(Section):
     """How a policy's answers are generated, whatever is asked."""
 
     engine: Literal["transformers", "vllm"] = Field("transformers", description="What generates; vllm is an extra.")
-    batch_size: PositiveInt = Field(128, description="Prompts answered at once (transformers).")
-    save_every: PositiveInt = Field(128, description="Answers after which they are saved; a killed job goes on there.")
+    batch_size: PositiveInt = Field(128, description="Prompts answered at once; sampled answers depend on it.")
+    save_every: PositiveInt = Field(
+        128, description="Answers after which they are saved, rounded up to whole batches; a killed job goes on there."
+    )
     max_prompt_length: PositiveInt = Field(
         3072, description="Tokens kept of a conversation; its beginning is cut, and counted."
     )

@@ -61,7 +61,10 @@ class JudgeConfig(Section):
     @model_validator(mode="after")
     def _exactly_one(self) -> JudgeConfig:
         if (self.base_url is None) == (self.serve is None):
-            raise ValueError("give exactly one of `base_url` and `serve`")
+            raise ValueError(
+                "give exactly one of `base_url` and `serve`; the default experiment has `serve`, so say `serve: null` "
+                "beside your base_url"
+            )
         return self
 
     @field_validator("base_url")

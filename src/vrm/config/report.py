@@ -33,17 +33,28 @@ class EvaluationConfig(Section):
 class ReportConfig(Section):
     """Which tables and figures are made, and of which variants."""
 
-    tables: list[Literal["table1", "table2", "world", "latents", "training_summary"]] = Field(
+    tables: list[Literal["table1", "table2", "world", "latents", "training_summary", "comparisons", "bound"]] = Field(
         ["table2"], description="Tables to make."
     )
     figures: list[
-        Literal["figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "win_rate_length", "overoptimisation"]
+        Literal[
+            "figure1",
+            "figure2",
+            "figure3",
+            "figure4",
+            "figure5",
+            "figure6",
+            "win_rate_length",
+            "overoptimisation",
+            "bound",
+        ]
     ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
+    paper: bool = Field(True, description="Make the page that sets the paper's numbers and claims against this run.")
     figure3: list[Name] = Field([], description="Variants of Figure 3: the supervision losses.")
     figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
     figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
     explorer_pairs: PositiveInt = Field(1000, description="Most pairs of an evaluation set that the explorer shows.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
-    bootstrap_samples: PositiveInt = Field(2000, description="Resamples of every interval.")
-    seed: int = Field(0, description="Seed of the resampling.")
+    bootstrap_samples: PositiveInt = Field(2000, description="Resamples behind AlpacaEval's intervals.")
+    seed: int = Field(0, description="Seed of those resamples, and of the sign flips in `comparisons`.")

@@ -25,7 +25,6 @@ depend on the order of files and rows; quantiles of win rates instead of ratings
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,22 +35,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vrm.evaluation.arena_style import Style, style, style_difference, token_len
 from vrm.evaluation.logistic import fit_logistic, sigmoid
+from vrm.judging.verdicts import LABELS, REASONS, read_verdict
 
 Array = NDArray[np.float64]
-
-VERDICT = re.compile(r"\[\[([AB<>=]+)\]\]")
-
-LABELS: dict[str, tuple[int, float]] = {
-    "A>>B": (3, 1.0),
-    "A>B": (1, 1.0),
-    "A=B": (1, 0.5),
-    "B>A": (1, 0.0),
-    "B>>A": (3, 0.0),
-}
-"""Number of battles of a verdict, and A's score in each. Other labels (B=A, A<B) drop the game, as in v0.1."""
-
-REASONS = ("no reply", "no verdict", "contradictory verdicts", "unknown label")
-"""Why a game is dropped."""
 
 L2 = 1.0
 """Penalty of the style-controlled fit: half of this times the squared norm of all coefficients (scikit-learn's C=1)."""
@@ -99,17 +85,6 @@ class Leaderboard:
         return {reason: int(counts.get(reason, 0)) for reason in REASONS}
 
 
-def parse_verdict(text: str) -> str | None:
-    """The label of a judge's reply, one of `LABELS`; None if there is none, an unknown one, or several that disagree.
-
-    Args:
-        text: the reply; where the judge was asked twice, both replies joined by a line break, as upstream stores them.
-
-    Source: `get_score` with v0.1's pattern; later code takes the last verdict.
-    """
-    return _verdict(text)[0]
-
-
 def battles(judgments: Iterable[Mapping[str, Any]], baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Games with a verdict, and games without, both in the order of model, question and game.
 
@@ -141,7 +116,7 @@ def battles(judgments: Iterable[Mapping[str, Any]], baseline: str) -> tuple[pd.D
         if len(games) > 2:
             raise ValueError(f"{record['model']} has {len(games)} games on {record['question_id']}, more than two")
         for number, game in enumerate([*games, None, None][:2], start=1):
-            label, reason = _verdict((game or {}).get("judgment"))
+            label, reason = read_verdict((game or {}).get("judgment"))
             if label is None:
                 dropped.append({**key, "game": number, "reason": reason})
                 continue
@@ -234,19 +209,6 @@ def standardise(values: ArrayLike, weights: ArrayLike) -> Array:
     deviation = np.sqrt(np.average(centred**2, axis=0, weights=weights))
     varies = deviation > 1e-12
     return np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
-
-
-def _verdict(text: str | None) -> tuple[str | None, str]:
-    """The label or None, and why it is None ("" for a label)."""
-    if text is None or not text.strip():
-        return None, "no reply"
-    found = set(VERDICT.findall(text))
-    if not found:
-        return None, "no verdict"
-    if len(found) > 1:
-        return None, "contradictory verdicts"
-    (label,) = found
-    return (label, "") if label in LABELS else (None, "unknown label")
 
 
 def _by_key(answers: Iterable[Mapping[str, Any]]) -> dict[tuple[str, Any], Mapping[str, Any]]:

@@ -11,15 +11,13 @@ Source: lm-sys/FastChat, `fastchat/llm_judge`: `one_score_pattern`, `one_score_p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
+from vrm.judging.verdicts import parse_rating
 
 TEMPERATURES: dict[str, float] = {
     "writing": 0.7,
@@ -80,15 +78,6 @@ class Scores:
     def n_missing(self) -> int:
         """Number of turns without any judgment."""
         return sum(map(len, self.missing.values()))
-
-
-def parse_rating(text: str) -> float | None:
-    """The rating in a judge's reply: the first `[[rating]]`, else the first `[rating]`; None when there is neither.
-
-    Source: FastChat `run_judge_single`, whose -1 is None here.
-    """
-    match = RATING.search(text) or RATING_BACKUP.search(text)
-    return float(match.group(1)) if match else None
 
 
 def scores(judgments: Iterable[Mapping[str, Any]], categories: Mapping[Any, str] | None = None) -> Scores:

@@ -1,7 +1,7 @@
 """Asking a judge without losing a reply or paying for one twice."""
 
 from vrm.judging.client import Judge, JudgeError
-from vrm.judging.cost import Estimate, Spending, estimate, not_stored, spending, total
+from vrm.judging.cost import Estimate, Spending, estimate, not_stored, spending, spending_of, total
 from vrm.judging.courier import ask_apart
 from vrm.judging.exchange import Failed, Reply, Request, Unanswered, Unusable, Usage, request_key
 from vrm.judging.store import Store, StoreError
@@ -24,5 +24,6 @@ __all__ = [
     "not_stored",
     "request_key",
     "spending",
+    "spending_of",
     "total",
 ]

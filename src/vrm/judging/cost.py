@@ -6,8 +6,9 @@ reported beside the others. Estimates before a call are all characters / 4.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -76,6 +77,12 @@ def spending(store: Store, prices: Prices | None) -> dict[str, Spending]:
     return {name: total(parts[name]) for name in sorted(parts)}
 
 
+def spending_of(store: Store, keys: Collection[str], prices: Prices | None) -> Spending:
+    """What the requests with these keys have cost, whoever asked and whatever came back."""
+    nothing = Spending(cost=_dollars(Usage(0, 0), prices), perhaps=_dollars(Usage(0, 0), prices))
+    return total([nothing, *(_spending(entry, prices) for entry in store.entries() if entry.key in keys)])
+
+
 def estimate(requests: Iterable[Request], prices: Prices | None, *, max_tokens: int) -> dict[str, Estimate]:
     """What each benchmark's requests will use, by name in alphabetical order; tokens are characters / 4.
 
@@ -102,7 +109,12 @@ def total(parts: Iterable[Row] | Mapping[str, Row]) -> Row:
     """The sum of at least one; an unknown cost makes the sum's unknown."""
     rows = list(parts.values() if isinstance(parts, Mapping) else parts)
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(rows[0])}
-    return type(rows[0])(**{name: None if None in column else sum(column) for name, column in columns.items()})
+    return type(rows[0])(**{name: None if None in column else _sum(column) for name, column in columns.items()})
+
+
+def _sum(column: list[int] | list[float]) -> int | float:
+    """Dollars to the last bit, whatever the order: replies come in any."""
+    return math.fsum(column) if any(isinstance(value, float) for value in column) else sum(column)
 
 
 def _spending(entry: Reply | Unusable | Unanswered, prices: Prices | None) -> Spending:

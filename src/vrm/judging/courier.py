@@ -41,7 +41,8 @@ def ask_apart(
     """`Judge.ask` in a process of its own: a killed run loses no reply that was under way.
 
     Args:
-        config: the endpoint and the manners of asking it; the key goes from our environment into the courier's.
+        config: the endpoint (of a served one, what `vrm.judging.endpoint` gives) and the manners of asking it; the
+            key goes from our environment into the courier's.
         store: where replies are kept.
         requests: what to ask.
         seed: of the jitter.
@@ -90,13 +91,20 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     Thread(target=_watch_parent, args=[stop], daemon=True).start()
     try:
-        config, requests = JudgeConfig(**job["config"]), [Request(**request) for request in job["requests"]]
+        config, requests = _config(job["config"]), [Request(**request) for request in job["requests"]]
         judge = Judge(config, Store(Path(job["store"])), seed=job["seed"], stop=stop, on_outcome=lambda: _say(done=1))
         outcomes = judge.ask(requests)
         _say(failed={outcome.key: asdict(outcome) for outcome in outcomes if isinstance(outcome, Failed)})
     except tuple(ERRORS.values()) as error:
         _say(error=type(error).__name__, message=str(error))
     os._exit(0)  # nobody may be left to take what Python would flush at its end
+
+
+def _config(values: dict[str, Any]) -> JudgeConfig:
+    """As it was dumped; that of a served judge has the address beside the command, which no file may have."""
+    address = values["base_url"]
+    config = JudgeConfig(**({**values, "base_url": None} if values["serve"] else values))
+    return config.model_copy(update={"base_url": address})
 
 
 def _watch_parent(stop: Event) -> None:

@@ -2,7 +2,7 @@
 
 * A request's key is the sha256 of everything that decides the reply: model, messages, parameters, and the caller's
   `attempt` tag. The address is not part of it: the same judge behind another port is the same judge. Judges that
-  differ need names that differ.
+  differ need names that differ, except those that we serve: their command is part of the key.
 * `benchmark` says who asked, for the accounts; it is not part of the key, so two benchmarks share an equal request.
 * Tokens that the endpoint does not report are estimated as characters / 4, and marked as estimated.
 """
@@ -131,8 +131,10 @@ def payload(request: Request, config: JudgeConfig) -> dict[str, Any]:
 
 
 def request_key(request: Request, config: JudgeConfig) -> str:
-    """64 hexadecimal digits: sha256 of the canonical JSON of what is sent and of the `attempt` tag."""
+    """64 hexadecimal digits: sha256 of the canonical JSON of what is sent, the `attempt` tag, and `serve` if set."""
     canonical = {"payload": payload(request, config), "attempt": request.attempt}
+    if config.serve is not None:
+        canonical["serve"] = config.serve  # its words say how noisy and biased it is
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

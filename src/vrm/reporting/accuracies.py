@@ -1,9 +1,7 @@
 """Accuracy of every scorer in every column of Table 2, with intervals; numbers only, no layout.
 
-* A cell is a mean over seeds with an interval over seeds and prompts.
-* RewardBench's sections weigh their subsets as upstream does; prompts are then resampled within subsets.
-* One stream of resampling a column, not a cell: scorers are compared on the same resamples, and a row that is added
-  or left out changes no other.
+* A cell is a mean over seeds with an interval over seeds and prompts; see `variance_components`.
+* RewardBench's sections weigh their subsets as upstream does; prompts then vary within subsets.
 """
 
 from __future__ import annotations
@@ -12,17 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vrm.config import Config
 from vrm.evaluation.reward_bench import SECTIONS, missing_subsets
 from vrm.records import RecordError
 
 from .results import PROBES, PairScores, Scorer, pair_scores, read_scores, scorers
-from .stats import Interval, crossed_bootstrap
+from .stats import Interval
+from .variance_components import crossed_interval
 
 
 @dataclass(frozen=True)
@@ -120,21 +118,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def resample(config: Config, key: str, values: ArrayLike, prompts: ArrayLike, **section: Any) -> Interval:
-    """The report's interval of `values`, (S seeds, N pairs), over seeds and prompts; see `stats.crossed_bootstrap`.
-
-    The stream of resampling belongs to `key`, whatever else is resampled.
-    """
-    return crossed_bootstrap(
-        values,
-        prompts,
-        np.random.default_rng([config.report.seed, *key.encode()]),
-        level=config.report.level,
-        samples=config.report.bootstrap_samples,
-        **section,
-    )
-
-
 def _members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
     if not column.section:
         return np.ones(len(scores.prompts), dtype=bool)
@@ -143,17 +126,11 @@ def _members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
 
 def _measure_cell(config: Config, column: Column, scores: PairScores) -> Measured:
     weights = SECTIONS.get(column.section)
-    interval = resample(
-        config,
-        f"{column.evaluation_set}/{column.section}",
-        scores.wins,
-        scores.prompts,
-        strata=scores.subsets if weights else None,
-        weights=weights,
-    )
+    strata = scores.subsets if weights else None
+    interval = crossed_interval(scores.wins, scores.prompts, config.report.level, strata, weights)
     clean = scores.select(~scores.leaked)
     return Measured(
-        interval=interval,
+        interval=interval.within(0, 1),
         without_leaked=_mean(clean, weights) if len(clean.prompts) else np.nan,
         pairs=len(scores.prompts),
         prompts=len(set(scores.prompts.tolist())),

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from vrm.config import Config
 
+from .bound_figure import bound_figure
 from .curves import figure3, figure4, figure5
 from .diagrams import figure1, figure2
+from .figure6 import figure6
 from .overoptimisation import overoptimisation
+from .win_rate_length import win_rate_length
 
 FIGURES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "figure1": figure1,
@@ -17,7 +20,21 @@ FIGURES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "figure3": figure3,
     "figure4": figure4,
     "figure5": figure5,
+    "figure6": figure6,
+    "win_rate_length": win_rate_length,
     "overoptimisation": overoptimisation,
+    "bound": bound_figure,
 }
 
-__all__ = ["FIGURES", "figure1", "figure2", "figure3", "figure4", "figure5", "overoptimisation"]
+__all__ = [
+    "FIGURES",
+    "bound_figure",
+    "figure1",
+    "figure2",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "overoptimisation",
+    "win_rate_length",
+]

@@ -16,10 +16,10 @@ from vrm.config import Config
 from vrm.evaluation.latents import weight_recovery
 from vrm.records import RecordError
 
-from .accuracies import resample
 from .rendering import Cell, Grid, Row, interval_cell, write_table
 from .results import Scorer, read_scores, read_training, reward_models, row_label, starts_group
 from .stats import Interval, student_interval
+from .variance_components import crossed_interval
 
 OVER_SEEDS = "seeds (Student's t)"
 
@@ -98,7 +98,7 @@ def _learned_weights(config: Config, scores: pd.DataFrame, name: str) -> Iterato
         table = scores.pivot_table(index="prompt_id", columns="seed", values=column, aggfunc="first")  # (N, S)
         yield (
             _Quantity(column, f"w: {aspect.replace('_', ' ')}", 3),
-            resample(config, "weights", table.to_numpy().T, table.index.to_numpy()),
+            crossed_interval(table.to_numpy().T, table.index.to_numpy(), config.report.level).within(0, 1),
         )
 
 
@@ -145,11 +145,11 @@ def _notes(config: Config, quantities: list[_Quantity]) -> Iterator[str]:
         yield "Correlation with the true w: Pearson over prompts, mean of the objectives; a dash where w does not vary."
     if seeds > 1:
         yield (
-            f"In brackets: {level} intervals; w: crossed bootstrap over {seeds} seeds and prompts "
-            f"({config.report.bootstrap_samples:,} resamples); all others: Student's t over {seeds} seeds."
+            f"In brackets: {level} intervals; w: over {seeds} seeds and prompts (variance components, Student's t); "
+            f"all others: Student's t over {seeds} seeds."
         )
     else:
-        yield f"In brackets: {level} bootstrap intervals over prompts; one seed, so all others have none."
+        yield f"In brackets: {level} intervals of w over prompts (Student's t); one seed, so all others have none."
 
 
 def _tidy(config: Config, measured: dict[str, dict[_Quantity, Interval]]) -> pd.DataFrame:

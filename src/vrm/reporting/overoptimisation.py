@@ -166,5 +166,5 @@ def _statement(config: Config) -> str:
     gold = "" if config.policy.gold else " No gold judge (policy.gold): proxy alone."
     return (
         "Gain over the start on the same prompts. "
-        f"Bars: {100 * config.report.level:g}\u00a0% bootstrap interval over {over}.{gold}"
+        f"Bars: {100 * config.report.level:g}\u00a0% interval over {over}.{gold}"
     )

@@ -24,9 +24,9 @@ from vrm.config import Config
 from vrm.evaluation.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.records import RecordError
 
-from .accuracies import resample
 from .policy_results import BEST_OF_N, policy_run, read_best_of_n, read_samples
 from .results import row_label
+from .variance_components import crossed_interval
 
 PPO = "ppo"
 COLUMNS = (
@@ -154,7 +154,7 @@ def _names(config: Config, base: str, method: str, label: str, reward: str, opti
 
 def _gain(config: Config, measure: str, prompts: NDArray, gain: NDArray, rewards: NDArray) -> dict[str, float]:
     """Mean of the gain, (S, P), with its interval, and of the rewards in their own unit."""
-    interval = resample(config, "overoptimisation", gain, prompts)
+    interval = crossed_interval(gain, prompts, config.report.level)
     return {
         measure: interval.estimate,
         f"{measure}_low": interval.low,

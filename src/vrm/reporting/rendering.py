@@ -1,4 +1,4 @@
-"""A table as Markdown for people and as LaTeX for print, from one description.
+"""A table as Markdown and HTML for people and as LaTeX for print, from one description.
 
 * Cells are plain text with an optional second line (an interval, a count); each format escapes and stacks them itself.
 * The LaTeX needs booktabs, compiles when `\\input` into an article, and shrinks to the text width where graphicx is
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -74,17 +75,18 @@ def interval_cell(interval: Interval, scale: float = 1.0, digits: int = 1) -> Ce
 
 
 def write_table(out: Path, grids: Sequence[Grid], cells: pd.DataFrame) -> list[Path]:
-    """Write `name`.csv, `name`.md and `name`.tex into the directory `out`; the first grid names the files.
+    """Write `name`.csv, .md, .tex and .html into the directory `out`; the first grid names the files.
 
     Returns:
-        The three paths, in that order.
+        The four paths, in that order.
     """
     name = grids[0].name
-    csv, markdown, tex = (Path(out) / f"{name}.{kind}" for kind in ("csv", "md", "tex"))
+    csv, markdown, tex, html = (Path(out) / f"{name}.{kind}" for kind in ("csv", "md", "tex", "html"))
     write_whole(csv, cells.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_whole(markdown, "\n".join(to_markdown(grid) for grid in grids))
     write_whole(tex, "\n".join(to_latex(grid) for grid in grids))
-    return [csv, markdown, tex]
+    write_whole(html, to_html(grids))
+    return [csv, markdown, tex, html]
 
 
 def to_markdown(grid: Grid) -> str:
@@ -94,6 +96,48 @@ def to_markdown(grid: Grid) -> str:
     lines.insert(1, "|:--" * grid.text_columns + "|--:" * (len(grid.header) - grid.text_columns) + "|")
     notes = [f"- {_escape_markdown(note)}" for note in grid.notes]
     return "\n".join([f"**{_escape_markdown(grid.caption)}**", "", *lines, "", *notes, ""])
+
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; color: #1a1a1a; background: #fff }
+figure { margin: 0 0 2.5rem; overflow-x: auto } figcaption { font-weight: 600; margin-bottom: .6rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+thead th { border-bottom: 1.5px solid; vertical-align: bottom } tr.rule > * { border-top: 1px solid #999 }
+th, td { padding: .25rem .7rem; text-align: right; font-weight: 400; vertical-align: top }
+th.text, td.text { text-align: left; max-width: 28rem } thead th { font-weight: 600 }
+small { display: block; color: #555; white-space: nowrap } td.text small { white-space: normal }
+tbody tr:hover { background: #f2f2f2 } ul { max-width: 60rem; padding-left: 1.2rem; color: #333 }
+@media (prefers-color-scheme: dark) { body { color: #e8e8e8; background: #161616 } small, ul { color: #b5b5b5 }
+  tbody tr:hover { background: #262626 } }
+"""
+
+
+def to_html(grids: Sequence[Grid]) -> str:
+    """One self-contained page with every grid, for a browser or a report."""
+    figures = "\n".join(_html_figure(grid) for grid in grids)
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{grids[0].name}</title>'
+    head += f"<style>{_STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{figures}\n</body></html>\n'
+
+
+def _html_figure(grid: Grid) -> str:
+    head = "".join(_html_cell("th", cell, index < grid.text_columns) for index, cell in enumerate(grid.header))
+    rows = "\n".join(
+        f"<tr{' class=rule' if row.rule else ''}>"
+        + "".join(_html_cell("td", cell, index < grid.text_columns) for index, cell in enumerate(row.cells))
+        + "</tr>"
+        for row in grid.rows
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in grid.notes)
+    return (
+        f"<figure><figcaption>{escape(grid.caption)}</figcaption><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>\n{rows}\n</tbody></table>{f'<ul>{notes}</ul>' if notes else ''}</figure>"
+    )
+
+
+def _html_cell(tag: str, cell: Cell, text: bool) -> str:
+    below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
+    return f"<{tag}{' class=text' if text else ''}>{escape(cell.text)}{below}</{tag}>"
 
 
 def to_latex(grid: Grid) -> str:

@@ -48,15 +48,14 @@ def _interval_notes(config: Config, policies: Sequence[Scorer], models: Sequence
 def _interval(config: Config, seeds: Sequence[int], inside_sentence: str) -> str:
     mean, one = ("mean", "one seed") if inside_sentence else ("Mean", "One seed")
     level = f"{100 * config.report.level:g} %"
-    resamples = f"{config.report.bootstrap_samples:,} resamples"
     if len(seeds) > 1:
         return (
-            f"{mean} of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the {level} interval of a "
-            f"crossed bootstrap over seeds and prompts ({resamples})."
+            f"{mean} of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the {level} interval over seeds "
+            "and prompts (variance components, Student's t)."
         )
     return (
-        f"{one} ({seeds[0]}); in brackets the {level} interval of a bootstrap over prompts ({resamples}), which leaves "
-        "out the variation between seeds."
+        f"{one} ({seeds[0]}); in brackets the {level} interval over prompts (Student's t), which leaves out the "
+        "variation between seeds."
     )
 
 
@@ -86,7 +85,7 @@ def _section_notes(config: Config, measured: Measurements) -> Iterator[str]:
         missing = missing_subsets(set(measured.sets[first, name].subsets.tolist()))
         yield (
             f"{evaluation_set.label}: a section is the mean of its subsets, weighted as RewardBench weighs them; "
-            "prompts are resampled within subsets."
+            "in its interval prompts vary within subsets."
         )
         listed = "; ".join(f"{section}: {', '.join(subsets)}" for section, subsets in missing.items())
         if listed:

@@ -7,16 +7,34 @@ from pathlib import Path
 
 from vrm.config import Config
 
+from .bound_table import bound
+from .comparisons_table import comparisons
 from .latents_table import latents_table
+from .paper_page import paper_page
+from .table1 import table1
 from .table2 import table2
 from .training_summary import training_summary
 from .world_table import world_table
 
 TABLES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
+    "table1": table1,
     "table2": table2,
+    "comparisons": comparisons,
+    "bound": bound,
     "world": world_table,
     "latents": latents_table,
     "training_summary": training_summary,
+    "paper": paper_page,
 }
 
-__all__ = ["TABLES", "latents_table", "table2", "training_summary", "world_table"]
+__all__ = [
+    "TABLES",
+    "bound",
+    "comparisons",
+    "latents_table",
+    "paper_page",
+    "table1",
+    "table2",
+    "training_summary",
+    "world_table",
+]

@@ -1,23 +1,22 @@
 """What each policy training did to its own objective on held-out data; numbers only, no layout.
 
-* A number is a mean over seeds with an interval over seeds and held-out items, the change's items being paired.
-* One stream of resampling a metric: trainings are compared on the same resamples.
+* A number is a mean over seeds with an interval over seeds and held-out prompts, the change's items being paired.
 * A training moved as expected where the interval of its objective's change lies on the right side of zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vrm.config import Config, Method, PpoMethod
 
-from .accuracies import resample
 from .policy_results import SFT, Change, PolicyRun, policy_run, read_held_out, read_samples
 from .results import row_label
 from .stats import Interval
+from .variance_components import crossed_interval
 
 FALLS, RISES = "falls", "rises"
 _PREFERENCE = ("loss", "margin", "chosen_logratio", "rejected_logratio")
@@ -116,8 +115,8 @@ def _outcome(config: Config, training: Training, metric: str, change: Change) ->
     expected = RISES if training.is_ppo else FALLS
     return Outcome(
         start=float(change.start.mean()),
-        end=_interval(config, metric, change.end, change),
-        change=_interval(config, metric, change.end - change.start, change),
+        end=crossed_interval(change.end, change.prompts, config.report.level),
+        change=crossed_interval(change.end - change.start, change.prompts, config.report.level),
         items=len(change.prompts),
         expected=expected if metric == training.objective else "",
     )
@@ -130,6 +129,7 @@ def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
     """
     right = Change(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
     outcome = _outcome(config, training, "accuracy", right)
+    outcome = replace(outcome, end=outcome.end.within(0, 100))
     if not training.method.needs_reference:
         return outcome
     level = config.report.level
@@ -142,7 +142,3 @@ def _gold(results: Path, run: PolicyRun) -> Change:
     ends = [samples[samples["step"] == step] for step in (samples["step"].min(), samples["step"].max())]
     start, end = (part.pivot(index="seed", columns="prompt_id", values="gold") for part in ends)
     return Change(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
-
-
-def _interval(config: Config, metric: str, values: np.ndarray, change: Change) -> Interval:
-    return resample(config, f"training_summary/{metric}", values, change.prompts)

@@ -192,15 +192,14 @@ def _interval_note(config: Config, measured: Measured, metric: str, items: str) 
     counts = {found[metric].items for _, found in measured}
     count = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     seeds = config.policy.seeds
-    resamples = f"{config.report.bootstrap_samples:,} resamples"
     level = f"{100 * config.report.level:g} %"
     if len(seeds) > 1:
         mean = f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-        over = f"a crossed bootstrap over seeds and prompts ({resamples})"
+        over = "seeds and prompts (variance components, Student's t)"
     else:
         mean = f"One seed ({seeds[0]})"
-        over = f"a bootstrap over prompts ({resamples}), which leaves out the variation between seeds"
-    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval of {over}."
+        over = "prompts (Student's t), which leaves out the variation between seeds"
+    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval over {over}."
 
 
 def _tidy(config: Config, measured: Measured) -> pd.DataFrame:

@@ -16,10 +16,10 @@ import pandas as pd
 from vrm.config import Config
 from vrm.records import RecordError
 
-from .accuracies import resample
 from .rendering import Cell, Grid, Row, interval_cell, write_table
 from .results import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
 from .stats import Interval
+from .variance_components import crossed_interval
 
 _FACT_INTERVALS = (
     "In brackets: 95 % intervals; Wilson's for shares of independent pairs, else a bootstrap over prompts."
@@ -122,8 +122,8 @@ def _measure_probes(config: Config, results: Path) -> dict[tuple[str, str], tupl
         scores = pair_scores(read_scores(results, model), PROBES, model.name)
         for probe in sorted(set(scores.subsets.tolist())):
             part = scores.select(scores.subsets == probe)
-            interval = resample(config, f"{PROBES}/{probe}", part.wins, part.prompts)
-            measured[model.name, probe] = (interval, len(part.prompts))
+            interval = crossed_interval(part.wins, part.prompts, config.report.level)
+            measured[model.name, probe] = (interval.within(0, 1), len(part.prompts))
     return measured
 
 
@@ -157,11 +157,8 @@ def _probe_notes(config: Config) -> Iterator[str]:
         "50 the feature is rewarded."
     )
     seeds = len(config.reward.seeds)
-    drawn = f"seeds ({seeds}) and prompts" if seeds > 1 else "prompts (one seed)"
-    yield (
-        f"In brackets: {100 * config.report.level:g} % bootstrap interval over {drawn}, "
-        f"{config.report.bootstrap_samples:,} resamples."
-    )
+    over = f"{seeds} seeds and prompts (variance components," if seeds > 1 else "prompts (one seed,"
+    yield f"In brackets: {100 * config.report.level:g} % interval over {over} Student's t)."
 
 
 def _fact_row(fact: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""The judge's address: the configured one, or that of a server that lives as long as it is asked.
+
+A served judge prints its address as first line of its standard output, and leaves when its standard input closes. We
+hold the other end of that pipe: however we end, kill -9 included, it closes, and the server does not outlive us.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from pydantic import ValidationError
+
+from vrm.config import ConfigError, JudgeConfig
+from vrm.judging.client import JudgeError
+
+START = 60.0
+"""Seconds until a served judge must have printed its address."""
+
+GRACE = 15.0
+"""Seconds that it has to leave once its standard input is closed."""
+
+TAIL = 2000
+"""Characters of its error output that an error message shows."""
+
+
+@contextmanager
+def endpoint(config: JudgeConfig) -> Iterator[JudgeConfig]:
+    """The judge with `base_url` set, which stands for as long as the context lasts.
+
+    A served one keeps its `serve`, which is part of its requests' keys; the address, with another port each time, is
+    not.
+
+    Args:
+        config: with `base_url`, which is given back as it is, or `serve`, a command that is started and stopped here.
+
+    Raises:
+        ConfigError: the command can't be started, ends early, or prints no address in time.
+        JudgeError: it ended while it was asked.
+    """
+    if config.serve is None:
+        yield config
+        return
+    with tempfile.TemporaryFile() as errors:
+        server = _start(config, errors)
+        try:
+            reachable = _await_address(config, server, errors)
+            try:
+                yield reachable
+            except JudgeError as error:
+                status = server.poll()
+                if status is None:
+                    raise
+                raise JudgeError(f"{error} judge.serve has ended with status {status}:{_tail(errors)}") from None
+        finally:
+            _stop(server)
+
+
+def _start(config: JudgeConfig, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    # it gets the key with each request, and has no business with it otherwise
+    environment = {name: value for name, value in os.environ.items() if name != config.api_key_env}
+    try:
+        program, *arguments = shlex.split(config.serve)
+        # a session of its own: Ctrl-C at the terminal must not stop it before what is under way has come in
+        return subprocess.Popen(
+            [sys.executable if program == "python" else program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"judge.serve: `{config.serve}` can't be started ({error})") from None
+
+
+def _await_address(config: JudgeConfig, server: subprocess.Popen[bytes], errors: IO[bytes]) -> JudgeConfig:
+    """The configuration with the address that the server prints."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_on, args=(server.stdout, lines), daemon=True).start()
+    try:
+        line = lines.get(timeout=START).decode(errors="replace").strip()
+    except queue.Empty:
+        raise ConfigError(
+            f"judge.serve: `{config.serve}` printed no address within {START:g} s:{_tail(errors)}"
+        ) from None
+    if not line:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(1)  # its last words are in `errors` then
+        raise ConfigError(f"judge.serve: `{config.serve}` ended without an address:{_tail(errors)}")
+    try:
+        address = JudgeConfig(model=config.model, base_url=line).base_url
+    except ValidationError:
+        raise ConfigError(
+            f"judge.serve: the first line that `{config.serve}` prints has to be its address, up to and without "
+            f"/chat/completions; it is {line[:200]!r}"
+        ) from None
+    return config.model_copy(update={"base_url": address})
+
+
+def _read_on(output: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Pass on the first line (empty: there is none); read on, or the server would wait for us at a full pipe."""
+    with output:
+        lines.put(output.readline())
+        while output.read(65536):
+            pass
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Close its standard input and wait; whoever is still there then, of all that it started, is killed."""
+    with suppress(OSError):
+        server.stdin.close()
+    try:
+        server.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    text = errors.read().decode(errors="replace").strip()
+    return f" {text[-TAIL:]}" if text else " (it printed no error)"

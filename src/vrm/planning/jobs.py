@@ -1,0 +1,332 @@
+"""Every job of a run that may need a GPU: what it holds, how long it takes, what it leaves, and what it waits for.
+
+One function a stage of the workflow; `jobs` puts them together as the rules do. A small model that is made here runs
+on the CPU: its jobs count, and their hours and memory are not estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation
+from vrm.planning import memory, time
+from vrm.planning.counts import Texts, texts_of, training_pairs
+from vrm.planning.judge_cost import questions
+from vrm.planning.memory import GIB, Memory, Precision
+from vrm.planning.shapes import Shape, shape_of
+from vrm.planning.time import Gpu
+
+QUESTION_TOKENS = 100
+"""Mean tokens of a question. Assumed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Args:
+        stage: the rule.
+        name: unique in a run.
+        gpus: how many it asks for.
+        memory: its peak; empty on the CPU, None where the model's size is not known.
+        hours: GPU hours.
+        disk: GiB that it leaves.
+        working: GiB of checkpoints while it runs.
+        host: GiB of the machine's own memory: the weights pass through it.
+        needs: names of the jobs that come first.
+    """
+
+    stage: str
+    name: str
+    gpus: int = 0
+    memory: Memory | None = field(default_factory=Memory)
+    hours: float = 0.0
+    disk: float = 0.0
+    working: float = 0.0
+    host: float = 2.0
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every estimate starts from.
+
+    Args:
+        config: the run's.
+        gpu: the card.
+        capacity: GiB of the card.
+        scale: how many times the training data there are; PPO then makes as many times the updates.
+    """
+
+    config: Config
+    gpu: Gpu = time.H100
+    capacity: float = 80.0
+    scale: float = 1.0
+
+    @property
+    def data(self) -> Texts:
+        """Lengths of the training data."""
+        return texts_of(self.config.data)
+
+    @property
+    def pairs(self) -> int:
+        """Training pairs."""
+        return round(self.scale * training_pairs(self.config))
+
+    def policy(self, base: str) -> BackboneConfig:
+        """What policies of a base start from."""
+        return self.config.policy.bases[base]
+
+    def evaluation_rows(self) -> int:
+        """Texts of all evaluation sets."""
+        sets = self.config.evaluation
+        return 2 * sum(texts_of(sets.sets[name]).rows for name in sets.run)
+
+    def text_length(self, training: Optimisation) -> float:
+        """Mean tokens of prompt and response, after cutting."""
+        return min(self.data.prompt + self.data.response, training.max_length)
+
+
+def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> Job:
+    """One job of a stage, whatever its seed.
+
+    Args:
+        setting: configuration and card.
+        stage: a rule's name, with underscores.
+        base: a key of policy.bases, for stages of policies.
+        method: a key of policy.methods, for stages that have one.
+
+    Returns:
+        A job named after the stage. Stages without a model need no GPU.
+    """
+    backbone = setting.policy(base) if base else setting.config.backbone
+    if stage not in ESTIMATES or backbone.create is not None:
+        return Job(stage, stage)
+    try:
+        return ESTIMATES[stage](setting, base, method)
+    except ConfigError:  # a model of unknown size: it gets a card, and the plan says so
+        return Job(stage, stage, gpus=1, memory=None, host=32.0)
+
+
+def jobs(setting: Setting) -> Iterator[Job]:
+    """Every job of the run, each after those it needs."""
+    config = setting.config
+    for seed in config.reward.seeds:
+        for variant in config.reward.run:
+            trained = f"train_reward {variant} seed{seed}"
+            yield _named(estimate(setting, "train_reward"), trained)
+            yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained)
+    for base in config.policy.run_bases:
+        for seed in config.policy.seeds:
+            yield from _policy_jobs(setting, base, seed)
+
+
+def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
+    policy, end = setting.config.policy, f"{base} seed{seed}"
+    start = [f"sft {end}"] if policy.bases[base].sft else []
+    if start:
+        yield _named(estimate(setting, "sft", base), start[0])
+    halves = [f"difficulty_run {end} run{run} half{half}" for run in range(policy.difficulty.runs) for half in (0, 1)]
+    if selective := policy.trained("selective_dpo"):
+        for name in halves:
+            yield _named(estimate(setting, "difficulty_run", base, selective[0]), name, *start)
+    for method in policy.preference_run:
+        first = halves if policy.methods[method].method == "selective_dpo" else start
+        name = f"train_preference {method} {end}"
+        yield _named(estimate(setting, "train_preference", base, method), name, *first)
+        if base == policy.scorers_from:
+            yield _named(estimate(setting, "score_policy", base, method), f"score_policy {method} {end}", name)
+    rewards = {method: f"train_reward {policy.methods[method].reward} seed{seed}" for method in policy.ppo_run}
+    for method, reward in rewards.items():
+        yield _named(estimate(setting, "train_ppo", base, method), f"train_ppo {method} {end}", reward, *start)
+    if rewards and "overoptimisation" in setting.config.report.figures:
+        yield _named(estimate(setting, "best_of_n", base), f"best_of_n {end}", *rewards.values(), *start)
+    for judged in setting.config.judged_policies:
+        if (judged.base, judged.seed) == (base, seed):
+            stage = "train_ppo" if judged.method in rewards else "train_preference"
+            made = start[0] if judged.method == "sft" else f"{stage} {judged.method} {end}"
+            yield _named(estimate(setting, "answer", base), f"answer {judged.method} {end}", made)
+
+
+def _named(job: Job, name: str, *needs: str) -> Job:
+    return Job(**{**vars(job), "name": name, "needs": needs})
+
+
+def _precision(training: Optimisation, lora: Lora | None = None) -> Precision:
+    return Precision(training.bf16, lora, training.gradient_checkpointing)
+
+
+def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0.0, working: float = 0.0) -> Job:
+    return Job(stage, stage, 1, needed, hours, disk, working, host=8 + 2 * 4 * shape.parameters / GIB)
+
+
+def _train_reward(setting: Setting, base: str, method: str) -> Job:
+    training, shape = setting.config.reward.training, shape_of(setting.config.backbone)
+    precision, length = _precision(training), setting.text_length(training)
+    a_token = time.forward_operations(shape, length, head=False)
+    texts = 2 * setting.pairs * training.epochs * time.passes(precision)
+    texts += 4 * training.evaluations * training.evaluation_pairs
+    needed = memory.training(shape, precision, 2 * training.batch_size, training.max_length, head=False)
+    spent = time.hours(texts * length * a_token, setting.gpu, training.bf16)
+    size = 4 * shape.body_parameters / GIB
+    return _job("train_reward", shape, needed, spent, size, 3 * size if training.checkpoints else 0)
+
+
+def _score(setting: Setting, base: str, method: str) -> Job:
+    reward, shape = setting.config.reward, shape_of(setting.config.backbone)
+    length = setting.text_length(reward.training)
+    operations = setting.evaluation_rows() * length * time.forward_operations(shape, length, head=False)
+    parts = memory.forward_only(shape, reward.scoring_batch_size, reward.training.max_length, 4, head=False)
+    # finished reward models are float32, and are asked in it
+    return _job("score", shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
+
+
+def _tuning(setting: Setting, base: str, stage: str, texts: float, lora: Lora | None, extra: float = 0.0) -> Job:
+    """A training on `texts` texts in all, and `extra` forward passes over texts."""
+    training, shape = setting.config.policy.training, shape_of(setting.policy(base))
+    precision, length = _precision(training, lora), setting.text_length(training)
+    operations = (texts * time.passes(precision) + extra) * length * time.forward_operations(shape, length)
+    rows = training.batch_size * (1 if stage == "sft" else 2)
+    needed = memory.training(shape, precision, rows, training.max_length)
+    trained = shape.adapter_parameters(lora.rank) if lora else shape.parameters
+    spent = time.hours(operations, setting.gpu, training.bf16)
+    # adapters are merged in float32
+    size = 0 if stage == "difficulty_run" else 4 * shape.parameters / GIB
+    return _job(stage, shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
+
+
+def _sft(setting: Setting, base: str, method: str) -> Job:
+    policy = setting.config.policy
+    return _tuning(setting, base, "sft", setting.pairs * policy.sft.epochs, policy.training.lora)
+
+
+def _train_preference(setting: Setting, base: str, method: str) -> Job:
+    policy = setting.config.policy
+    own, training = policy.methods[method], policy.training
+    pairs = setting.pairs * (policy.difficulty.keep if own.method == "selective_dpo" else 1)
+    texts = 2 * pairs * (own.epochs or training.epochs)
+    # every text once for its reference; KTO's mismatched texts once more; what is measured along the way
+    extra = 2 * pairs + (texts if own.method == "kto" else 0)
+    extra += 4 * training.evaluations * training.evaluation_pairs
+    return _tuning(setting, base, "train_preference", texts, training.lora, extra)
+
+
+def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
+    policy = setting.config.policy
+    half = 2 * setting.pairs / 2
+    lora = policy.difficulty.lora or policy.training.lora
+    # reference of both halves, and the losses of the other one
+    return _tuning(setting, base, "difficulty_run", half * policy.difficulty.epochs, lora, 3 * half)
+
+
+def _train_ppo(setting: Setting, base: str, method: str) -> Job:
+    config, policy = setting.config, setting.config.policy
+    ppo, training, generation = policy.ppo, policy.training, policy.generation
+    shape, reward = shape_of(setting.policy(base)), shape_of(config.backbone)
+    precision, prompt = _precision(training, training.lora), min(setting.data.prompt, training.max_prompt_length)
+    length = prompt + time.ANSWER * generation.max_new_tokens
+    answers, held_out = (
+        round(setting.scale * ppo.updates) * ppo.prompts_per_update,
+        (ppo.evaluations + 1) * ppo.evaluation_prompts,
+    )
+    # old log-probabilities, the reference's and the critic's values; then actor and critic learn
+    model_passes = 3 + 2 * ppo.epochs * time.passes(precision)
+    spent = time.hours(
+        answers * length * model_passes * time.forward_operations(shape, length), setting.gpu, training.bf16
+    )
+    judged = (answers + held_out) * length * time.forward_operations(reward, length, head=False)
+    spent += time.hours(judged, setting.gpu, bf16=False)
+    spent += time.decoding_hours(
+        shape,
+        setting.gpu,
+        answers=answers + held_out,
+        prompt=prompt,
+        new_tokens=generation.max_new_tokens,
+        batch=min(generation.batch_size, ppo.prompts_per_update),
+        engine=generation.engine,
+        adapted=training.lora is not None,
+        width=precision.weight_bytes,
+    )
+    longest = training.max_prompt_length + generation.max_new_tokens
+    needed = memory.ppo(
+        shape,
+        reward,
+        precision,
+        rows=-(-ppo.minibatch_size // ppo.gradient_accumulation),
+        length=longest,
+        generated=min(generation.batch_size, ppo.prompts_per_update),
+        scored=config.reward.scoring_batch_size,
+        scored_length=config.reward.training.max_length,
+        reserved=generation.vllm_memory * setting.capacity if generation.engine == "vllm" else 0.0,
+    )
+    trained = shape.adapter_parameters(training.lora.rank) if training.lora else shape.parameters
+    return _job("train_ppo", shape, needed, spent, 4 * shape.parameters / GIB, 2 * 12 * trained / GIB)
+
+
+def _score_policy(setting: Setting, base: str, method: str) -> Job:
+    training, shape = setting.config.policy.training, shape_of(setting.policy(base))
+    length, copies = setting.text_length(training), 2 if setting.config.policy.methods[method].needs_reference else 1
+    operations = copies * setting.evaluation_rows() * length * time.forward_operations(shape, length)
+    parts = memory.forward_only(shape, 2 * training.batch_size, training.max_length, 4)
+    return _job(
+        "score_policy",
+        shape,
+        Memory({**parts, "weights": copies * parts["weights"]}),
+        time.hours(operations, setting.gpu, bf16=False),
+    )
+
+
+def _best_of_n(setting: Setting, base: str, method: str) -> Job:
+    config, policy = setting.config, setting.config.policy
+    generation, shape, reward = policy.generation, shape_of(setting.policy(base)), shape_of(config.backbone)
+    answers = policy.best_of_n.samples * policy.best_of_n.prompts
+    length = setting.data.prompt + time.ANSWER * generation.max_new_tokens
+    judges = len({policy.methods[name].reward for name in policy.ppo_run})
+    spent = time.hours(
+        judges * answers * length * time.forward_operations(reward, length, head=False), setting.gpu, False
+    )
+    spent += _answering(setting, shape, {generation.max_new_tokens: answers}, generation.batch_size, generation.engine)
+    longest = policy.training.max_prompt_length + generation.max_new_tokens
+    sampling = memory.generation(shape, generation.batch_size, longest)
+    scoring = memory.forward_only(reward, config.reward.scoring_batch_size, config.reward.training.max_length, 4, False)
+    needed = Memory({**sampling.parts, "reward model": sum(scoring.values())})
+    return _job("best_of_n", shape, needed, spent)
+
+
+def _answer(setting: Setting, base: str, method: str) -> Job:
+    benchmarks, shape = setting.config.benchmarks, shape_of(setting.policy(base))
+    how, lengths = benchmarks.answering, {n: getattr(benchmarks, n).max_new_tokens for n in benchmarks.run}
+    answers: dict[int, int] = {}
+    for name, longest in lengths.items():
+        turns = 2 if name == "mt_bench" else 1
+        answers[longest] = answers.get(longest, 0) + turns * questions(setting.config, name)
+    spent = _answering(setting, shape, answers, how.batch_size, how.engine)
+    needed = memory.generation(shape, how.batch_size, how.max_prompt_length + max(lengths.values(), default=0))
+    if how.engine == "vllm":
+        needed = Memory({"vLLM": how.vllm_memory * setting.capacity - memory.RESERVED})
+    return _job("answer", shape, needed, spent)
+
+
+def _answering(setting: Setting, shape: Shape, answers: dict[int, int], batch: int, engine: str) -> float:
+    """GPU hours of answers, given by their greatest length."""
+    return sum(
+        time.decoding_hours(
+            shape, setting.gpu, answers=n, prompt=QUESTION_TOKENS, new_tokens=longest, batch=batch, engine=engine
+        )
+        for longest, n in answers.items()
+    )
+
+
+ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
+    "train_reward": _train_reward,
+    "score": _score,
+    "sft": _sft,
+    "train_preference": _train_preference,
+    "difficulty_run": _difficulty_run,
+    "train_ppo": _train_ppo,
+    "score_policy": _score_policy,
+    "best_of_n": _best_of_n,
+    "answer": _answer,
+}
+"""By rule: those that load a model."""

@@ -1,0 +1,211 @@
+"""Peak memory of one job on one GPU, in GiB by part: formulas, not measurements of a GPU.
+
+* Weights, gradients and AdamW's two moments are counted exactly; float32 masters as the trainings keep them.
+* Activations a token and block are counted in what autograd saves of Qwen3's forward pass (`ACTIVATIONS`); a test
+  measures that on the CPU. The attention matrix is never stored (SDPA), nor are the (B, T, V) logits (fused head).
+* What a CUDA context, cuBLAS and the allocator's fragments take is `RESERVED` and `FRAGMENTATION`: assumptions.
+
+Source: AdamW's 16 bytes a parameter: Rajbhandari et al. 2020 (ZeRO), section 3.1; activations by block: the way of
+Korthikanti et al. 2022, recounted for gated blocks with float32 residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vrm.config import Lora
+from vrm.planning.shapes import Shape
+
+GIB = 2**30
+RESERVED = 1.5
+"""GiB of CUDA context, cuBLAS workspaces and the like."""
+FRAGMENTATION = 0.05
+"""Share of all allocations that the caching allocator cannot use."""
+
+ACTIVATIONS = {
+    "float32": (24, 16, 16, 16),
+    "mixed": (26, 10, 10, 8),
+    "bfloat16": (8, 8, 8, 6),
+}
+"""Bytes saved a token and block for the backward pass, by width: of the residual stream, queries, keys, feed-forward.
+
+`mixed` is bfloat16 on float32 weights, `bfloat16` on weights that are that themselves.
+"""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a job holds at its peak.
+
+    Args:
+        parts: GiB by name.
+    """
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """GiB that the card must have."""
+        return RESERVED + sum(self.parts.values()) * (1 + FRAGMENTATION) if self.parts else 0.0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a model is trained.
+
+    Args:
+        bf16: computes in bfloat16.
+        lora: adapters instead of all weights; the frozen weights are then of the precision that is computed in.
+        checkpointing: recomputes activations in the backward pass.
+    """
+
+    bf16: bool = False
+    lora: Lora | None = None
+    checkpointing: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a stored weight."""
+        return 2 if self.bf16 and self.lora else 4
+
+    @property
+    def name(self) -> str:
+        """Key of `ACTIVATIONS`."""
+        return "float32" if not self.bf16 else "bfloat16" if self.lora else "mixed"
+
+
+def states(shape: Shape, precision: Precision, head: bool = True) -> dict[str, float]:
+    """Weights, gradients and AdamW's moments of a model in training, GiB.
+
+    Args:
+        shape: the backbone.
+        precision: how it is trained.
+        head: with the language-model head, or a reward model's or critic's few weights instead.
+    """
+    parameters = shape.parameters if head else shape.body_parameters
+    trained = shape.adapter_parameters(precision.lora.rank) if precision.lora else parameters
+    parts = {
+        "weights": precision.weight_bytes * parameters + (4 * trained if precision.lora else 0),
+        "gradients": 4 * trained,
+        "optimiser": 8 * trained,
+    }
+    if precision.name == "mixed":
+        parts["bfloat16 copies"] = 2 * shape.matrix_parameters  # autocast keeps them until the pass ends
+    return {name: value / GIB for name, value in parts.items()}
+
+
+def activation_bytes(shape: Shape, precision: Precision) -> float:
+    """Bytes that one token leaves in one block for the backward pass."""
+    widths = (shape.hidden, shape.query_width, shape.key_width, shape.intermediate)
+    own = sum(each * width for each, width in zip(ACTIVATIONS[precision.name], widths, strict=True))
+    # each adapter keeps its own copy of its layer's input
+    copies = sum(inputs for inputs, _ in shape.linear_layers) if precision.lora else 0
+    return own + (2 if precision.bf16 else 4) * copies
+
+
+def activations(shape: Shape, precision: Precision, tokens: int) -> float:
+    """GiB of activations of a forward pass over so many tokens, padding included."""
+    block = activation_bytes(shape, precision)
+    residual = (2 if precision.name == "bfloat16" else 4) * shape.hidden
+    # with checkpointing a block's input stays, and one block at a time is recomputed
+    kept = residual * shape.layers + block if precision.checkpointing else block * shape.layers
+    return (kept + 2 * residual) * tokens / GIB
+
+
+def key_value_cache(shape: Shape, rows: int, length: int, width: int = 2) -> float:
+    """GiB of keys and values of so many rows of that length, `width` bytes a number."""
+    return 2 * shape.layers * shape.key_width * width * rows * length / GIB
+
+
+def forward_only(shape: Shape, rows: int, length: int, width: int, head: bool = True) -> dict[str, float]:
+    """Weights of `width` bytes, and what a forward pass without gradients needs at once, GiB.
+
+    Args:
+        shape: the backbone.
+        rows: texts of a forward pass.
+        length: their tokens.
+        width: bytes of a weight and of an activation.
+        head: with the language-model head.
+    """
+    parameters = shape.parameters if head else shape.body_parameters
+    # of one block at a time: the residual twice, queries, keys, values, and three feed-forward tensors
+    block = 2 * shape.hidden + 2 * shape.query_width + 2 * shape.key_width + 3 * shape.intermediate
+    return {"weights": width * parameters / GIB, "activations": width * block * rows * length / GIB}
+
+
+def training(shape: Shape, precision: Precision, rows: int, length: int, head: bool = True) -> Memory:
+    """A training with one model: reward models, SFT and the preference methods (references are precomputed).
+
+    Args:
+        shape: the backbone.
+        precision: how it is trained.
+        rows: texts in a forward pass; a pair is two.
+        length: tokens of the longest text.
+        head: with the language-model head.
+    """
+    parts = states(shape, precision, head) | {"activations": activations(shape, precision, rows * length)}
+    return Memory(_at_least_saving(parts, shape, precision, head))
+
+
+def ppo(
+    policy: Shape,
+    reward: Shape,
+    precision: Precision,
+    *,
+    rows: int,
+    length: int,
+    generated: int,
+    scored: int,
+    scored_length: int,
+    reserved: float = 0.0,
+) -> Memory:
+    """PPO on one card: actor, critic, reference (of its own without adapters), reward model, and the larger of rollout
+    and optimiser step.
+
+    Args:
+        policy: shape of actor and critic.
+        reward: shape of the reward model, which is loaded in float32.
+        precision: how actor and critic are trained.
+        rows: responses in a forward pass of the optimiser step.
+        length: tokens of the longest prompt and response.
+        generated: prompts answered at once.
+        scored: texts that the reward model scores at once.
+        scored_length: tokens of the longest of them.
+        reserved: GiB that another engine reserves for its own weights and cache.
+    """
+    actor, critic = states(policy, precision), states(policy, precision, head=False)
+    judge = forward_only(reward, scored, scored_length, 4, head=False)
+    width = 2 if precision.bf16 else 4
+    parts = {name: actor[name] + critic[name] for name in actor}
+    parts["reference"] = 0.0 if precision.lora else precision.weight_bytes * policy.parameters / GIB
+    parts["reward model"] = judge["weights"]
+    phases = {
+        "rollout's cache": key_value_cache(policy, generated, length, width) if not reserved else 0.0,
+        "activations": 2 * activations(policy, precision, rows * length),
+        "scoring": judge["activations"],
+    }
+    name = max(phases, key=phases.__getitem__)
+    parts |= {name: phases[name], "vLLM": reserved}
+    return Memory(_at_least_saving(parts, policy, precision, head=True))
+
+
+def generation(shape: Shape, rows: int, length: int, width: int = 2) -> Memory:
+    """Answering with a finished policy: bfloat16 weights, and a cache for every row's longest conversation."""
+    return Memory({"weights": width * shape.parameters / GIB, "cache": key_value_cache(shape, rows, length, width)})
+
+
+def largest(memories: Iterable[Memory]) -> Memory:
+    """The one that needs most."""
+    return max(memories, key=lambda memory: memory.total, default=Memory())
+
+
+def _at_least_saving(parts: dict[str, float], shape: Shape, precision: Precision, head: bool) -> dict[str, float]:
+    """Adapters are merged in float32 when a training has finished; activations and cache are gone by then."""
+    if precision.weight_bytes == 4:
+        return parts
+    transient = {"activations", "rollout's cache", "scoring"}
+    kept = {name: value for name, value in parts.items() if name not in transient}
+    parameters = shape.parameters if head else shape.body_parameters
+    merging = kept | {"float32 copy while merging": 2 * parameters / GIB}
+    return max(parts, merging, key=lambda each: sum(each.values()))

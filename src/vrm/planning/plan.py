@@ -1,0 +1,126 @@
+"""`vrm plan`: what a run will take, printed before anything runs. Every number is an estimate, and says from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vrm.config import BackboneConfig, Config
+from vrm.planning import time
+from vrm.planning.jobs import Job, Setting, jobs
+from vrm.planning.judge_cost import judge_costs
+from vrm.planning.memory import largest
+from vrm.planning.schedule import longest_chain, wall_clock
+from vrm.planning.time import Gpu
+
+NARROW = 0.92
+"""Share of a card above which a job may not fit after all."""
+
+
+def plan(config: Config, gpu_memory: float = 80.0, gpus: int = 1, data_scale: float = 1.0, gpu: Gpu = time.H100) -> str:
+    """The plan of a run, as text.
+
+    Args:
+        config: the run's.
+        gpu_memory: GiB of a card.
+        gpus: how many there are.
+        data_scale: what if there were so many times the training data.
+        gpu: how fast they are.
+    """
+    setting = Setting(config, gpu, gpu_memory, data_scale)
+    todo = list(jobs(setting))
+    sections = [_head(setting, gpus), _table(todo), _totals(todo, gpus), _judging(config), _warnings(setting, todo)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def open_revisions(config: Config) -> list[str]:
+    """Keys of the models and datasets that are fetched from the hub without a pinned commit."""
+    policy, evaluation = config.policy, config.evaluation
+    models = {"backbone": config.backbone} | {f"policy.bases.{base}": policy.bases[base] for base in policy.run_bases}
+    sources = {"data": config.data} | {f"evaluation.sets.{name}": evaluation.sets[name] for name in evaluation.run}
+    found = [f"{key}.revision ({model.path})" for key, model in models.items() if _is_open(model)]
+    for key, source in sources.items():
+        if source.hub and source.hub.revision is None and not Path(source.hub.dataset).is_dir():
+            found.append(f"{key}.hub.revision ({source.hub.dataset})")
+    return found
+
+
+def _is_open(model: BackboneConfig) -> bool:
+    return model.path is not None and model.revision is None and not Path(model.path).is_dir()
+
+
+def _head(setting: Setting, gpus: int) -> str:
+    config, data, gpu = setting.config, setting.data, setting.gpu
+    texts = (
+        f"{data.rows:,} prompts, {setting.pairs:,} training pairs at most; {data.prompt:.0f} tokens a prompt and "
+        f"{data.response:.0f} a response on average"
+        if data.known
+        else "not here yet: times are left out"
+    )
+    cards = (
+        f"Cards: {gpus} x {gpu.name}, {setting.capacity:g} GiB, {gpu.peak / 1e12:.0f} TFLOP/s in bfloat16 at "
+        f"{gpu.efficiency:.0%}; one job a card."
+    )
+    return f"Plan of {config.run}: estimates, not measurements.\n{cards}\nData: {texts}."
+
+
+def _table(todo: Sequence[Job]) -> str:
+    lines = [f"{'stage':18} {'jobs':>5} {'GPU h each':>11} {'GPU h':>8} {'peak GiB':>9} {'left GiB':>9}"]
+    for stage in dict.fromkeys(job.stage for job in todo):
+        own = [job for job in todo if job.stage == stage]
+        spent = [job.hours for job in own]
+        each = f"{min(spent):.1f}" if max(spent) - min(spent) < 0.05 else f"{min(spent):.1f}-{max(spent):.1f}"
+        if not any(job.gpus for job in own):
+            lines.append(f"{stage:18} {len(own):>5} {'CPU':>11} {'':>8} {'':>9} {'':>9}")
+            continue
+        known = [job.memory for job in own if job.memory is not None]
+        peak = f"{largest(known).total:.0f}" if known else "unknown"
+        left = sum(job.disk for job in own)
+        lines.append(f"{stage:18} {len(own):>5} {each:>11} {sum(spent):>8.1f} {peak:>9} {left:>9.0f}")
+    return "\n".join(lines)
+
+
+def _totals(todo: Sequence[Job], gpus: int) -> str:
+    if not any(job.gpus for job in todo):
+        return "No job needs a GPU: the models are small ones that are made here; their time is not estimated."
+    chain, stages = longest_chain(todo)
+    working = sum(sorted((job.working for job in todo), reverse=True)[:gpus])
+    return (
+        f"In all {sum(job.hours for job in todo):.0f} GPU hours; {wall_clock(todo, gpus):.1f} hours on {gpus} "
+        f"GPU{'s' * (gpus > 1)}. The longest chain is {chain:.1f} hours: {' > '.join(stages)}.\n"
+        f"Disk: {sum(job.disk for job in todo):.0f} GiB of finished models, up to {working:.0f} GiB of checkpoints "
+        "while they train; the hub's own cache comes on top."
+    )
+
+
+def _judging(config: Config) -> str:
+    costs = judge_costs(config)
+    if not costs:
+        return ""
+    judge = config.judge
+    missing = config.data.benchmarks_dir is not None and not Path(config.data.benchmarks_dir).is_dir()
+    sizes = "; the benchmarks' files are not here yet, so at the official sets' sizes" if missing else ""
+    lines = [f"Judge {judge.model}, {len(config.judged_policies)} policies{sizes}:"]
+    for cost in costs:
+        dollars = "price unknown" if cost.dollars is None else f"${cost.dollars:,.2f}"
+        tokens = f"{cost.prompt_tokens / 1e6:.1f} M tokens in, {cost.completion_tokens / 1e6:.1f} M out"
+        lines.append(f"  {cost.benchmark:12} {cost.requests:>7,} requests, {tokens}, {dollars}")
+    if judge.prices:
+        lines.append(f"  together ${sum(cost.dollars for cost in costs):,.2f}, if each is answered at the first try")
+    return "\n".join(lines)
+
+
+def _warnings(setting: Setting, todo: Sequence[Job]) -> str:
+    lines = []
+    for stage in dict.fromkeys(job.stage for job in todo):
+        own = [job for job in todo if job.stage == stage]
+        if any(job.memory is None for job in own):
+            lines.append(f"{stage}: a model's size is not known; download its config.json and name that directory")
+        worst = largest(job.memory for job in own if job.memory is not None)
+        parts = ", ".join(f"{name} {size:.0f}" for name, size in worst.parts.items() if size >= 0.5)
+        if worst.total > setting.capacity:
+            lines.append(f"{stage}: needs {worst.total:.0f} GiB and does not fit a card ({parts})")
+        elif worst.total > NARROW * setting.capacity:
+            lines.append(f"{stage}: {worst.total:.0f} of {setting.capacity:g} GiB is narrow ({parts})")
+    lines += [f"not pinned: {key}" for key in open_revisions(setting.config)]
+    return "\n".join(["Open points:", *(f"  {line}" for line in lines)]) if lines else "No open points."

@@ -1,0 +1,251 @@
+"""Values of the judged benchmarks with their intervals; numbers only, no layout.
+
+* Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts (see
+  `variance_components`): what hangs on one prompt (both games, both turns) counts as one.
+* LC and SC are fits, so that no item has a value: each seed has its scorer's interval, and seeds combine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vrm.config import Config
+
+from .judged_results import Benchmark, Model, judged_models, read_benchmarks
+from .stats import Interval
+from .student import student_quantile
+from .variance_components import crossed_interval
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a benchmark.
+
+    Args:
+        benchmark: its name in the configuration.
+        name: its name in the scores; MT-Bench's `score` is read from the items alone.
+        title: what stands beside the benchmark's label.
+        paper: its column in the paper's table; "" where the paper has no such number.
+        scale: from an item's value to the unit of the scores; 0 for a fit.
+        digits: decimals for people.
+        resampled: what the scorer's own interval of a fit is over.
+        possible: lowest and highest value, in the unit of the scores; an interval ends there.
+    """
+
+    benchmark: str
+    name: str
+    title: str
+    paper: str
+    scale: float = 0.0
+    digits: int = 1
+    resampled: str = ""
+    possible: tuple[float, float] = (0.0, 100.0)
+
+
+ALPACA_WR = Metric("alpaca_eval", "win_rate", "WR", "alpacaeval_wr", scale=100.0)
+ALPACA_LC = Metric("alpaca_eval", "lc_win_rate", "LC", "alpacaeval_lc", resampled="prompts")
+ALPACA_PARTIAL_LC = Metric("alpaca_eval", "lc_without_difficulty", "LC, no difficulty term*", "", resampled="prompts")
+ARENA_WR = Metric("arena_hard", "win_rate", "WR", "arena_hard_wr", scale=100.0)
+ARENA_SC = Metric("arena_hard", "sc_win_rate", "SC", "arena_hard_sc", resampled="battles")
+MT_SCORE = Metric("mt_bench", "score", "score", "mt_bench", scale=1.0, digits=2, possible=(1.0, 10.0))
+
+# A penalty that is chosen by cross-validation may be so strong that the fit is its prior, whatever was judged.
+SHRUNK = "the fit's penalty leaves nothing of the judgments"
+_NO_WIDTH = 0.01  # percentage points
+
+# The mean over a benchmark's items.
+MAIN = {"alpaca_eval": ALPACA_WR, "arena_hard": ARENA_WR, "mt_bench": MT_SCORE}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one model.
+
+    Args:
+        interval: in percent, or rating points; NaN where a seed has no value.
+        prompts: different prompts with a judgment.
+        judgments: judged items of all seeds: comparisons, prompts with a battle, or turns.
+        note: why there is no value, or no interval although the scorer gives one; "" else.
+    """
+
+    interval: Interval
+    prompts: int
+    judgments: int
+    note: str = ""
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no value."""
+        return bool(np.isnan(self.interval.estimate))
+
+
+@dataclass(frozen=True)
+class JudgedTable:
+    """Everything that Table 1 shows.
+
+    Args:
+        models: from top to bottom.
+        columns: from left to right.
+        cells: by (base, method, metric).
+        benchmarks: by name, for the notes.
+    """
+
+    models: Sequence[Model]
+    columns: Sequence[Metric]
+    cells: dict[tuple[str, str, Metric], Measured]
+    benchmarks: dict[str, Benchmark]
+
+    def cell(self, model: Model, metric: Metric) -> Measured:
+        """One model in one column."""
+        return self.cells[model.base, model.method, metric]
+
+
+def measure_table(config: Config, results: Path) -> JudgedTable:
+    """Measure every judged model in every column of Table 1.
+
+    LC without the difficulty term never stands in LC's column: it has its own, which is there where a model has no LC.
+
+    Raises:
+        RecordError: as `judged_results.read_benchmarks`.
+    """
+    benchmarks, models = read_benchmarks(config, results, "table1"), judged_models(config)
+    columns: list[Metric] = []
+    for name, benchmark in benchmarks.items():
+        columns.append(MAIN[name])
+        if name == "arena_hard":
+            columns.append(ARENA_SC)
+        if name == "alpaca_eval":
+            official, partial = (
+                [_has_every_seed(benchmark, model, metric) for model in models]
+                for metric in (ALPACA_LC, ALPACA_PARTIAL_LC)
+            )
+            replaced = any(partial) and not all(official)
+            columns += [*([ALPACA_LC] if any(official) or not replaced else []), *([ALPACA_PARTIAL_LC] * replaced)]
+    cells = {
+        (model.base, model.method, metric): measure(config, benchmarks[metric.benchmark], model, metric)
+        for model in models
+        for metric in columns
+    }
+    return JudgedTable(models, columns, cells, benchmarks)
+
+
+def measure(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Measured:
+    """One metric of one model, with its interval."""
+    parts = [benchmark.by_policy[key] for key in model.keys if key in benchmark.by_policy]
+    prompts = {item for part in parts for item in part.index.get_level_values("item_id")}
+    interval = (_of_items if metric.scale else _of_fits)(config, benchmark, model, metric)
+    note = _why_missing(benchmark, model, metric) if np.isnan(interval.estimate) else ""
+    if metric.scale == 0 and not note and _is_shrunk(benchmark, model, metric):
+        interval, note = replace(interval, low=np.nan, high=np.nan, resampled="nothing"), SHRUNK
+    return Measured(interval, len(prompts), sum(map(len, parts)), note)
+
+
+def difference(config: Config, benchmark: Benchmark, first: Model, second: Model) -> Interval:
+    """First less second in the mean over items, on the same prompts; NaN where one has a seed without a judgment."""
+    parts = [linearised(*_values(benchmark, model)) for model in (first, second)]
+    return _scaled(_over_prompts(config, benchmark, parts[0] - parts[1]), MAIN[benchmark.name].scale)
+
+
+def linearised(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values whose plain means are the weighted ones, and vary with the choice of items as those do, to first order.
+
+    With R the weighted mean of a seed, u = R + w (v - R) / mean(w). An item that was not judged has weight 0, hence
+    u = R: it moves nothing. Where all weights are equal, u = v.
+
+    Args:
+        values: shape (S, N); what stands where the weight is 0 is not read.
+        weights: shape (S, N), >= 0.
+
+    Returns:
+        Shape (S, N); NaN for a seed whose weights are all 0.
+
+    Source: the linearised ratio estimator, Woodruff 1971, "A simple method for approximating the variance".
+    """
+    judged = np.where(weights > 0, values, 0.0)
+    with np.errstate(invalid="ignore"):
+        share = weights / weights.mean(axis=1, keepdims=True)
+        mean = (share * judged).mean(axis=1, keepdims=True)
+    return mean + share * (judged - mean)
+
+
+def combine(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, level: float) -> tuple[float, float, float]:
+    """Mean over seeds, with ends that allow for the seeds' own intervals and for their differences.
+
+    The distance to an end, squared, is the seeds' mean squared distance to their own end, plus the squared half-width
+    of Student's t interval over the seeds. The former is not divided by the number of seeds: all answer the same
+    prompts, so that what these do to one seed they do to the others. One seed keeps its own interval.
+
+    Args:
+        values: one a seed, shape (S,).
+        lows: lower end of each, shape (S,).
+        highs: upper end of each, shape (S,).
+        level: of the seeds' intervals, and of the result.
+
+    Returns:
+        Mean, low, high; the ends are NaN where a seed has none.
+    """
+    value, low, high = (np.asarray(part, dtype=np.float64) for part in (values, lows, highs))
+    mean, seeds = float(value.mean()), len(value)
+    if seeds == 1:
+        return mean, float(low[0]), float(high[0])
+    between = student_quantile((1 + level) / 2, seeds - 1) ** 2 * value.var(ddof=1) / seeds
+    below, above = (float(np.sqrt(np.mean(part**2) + between)) for part in (value - low, high - value))
+    return mean, mean - below, mean + above
+
+
+def _of_items(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Interval:
+    values, weights = _values(benchmark, model)
+    interval = _over_prompts(config, benchmark, linearised(values, weights))
+    return _scaled(interval, metric.scale).within(*metric.possible)
+
+
+def _of_fits(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Interval:
+    rows, level = benchmark.rows(model, metric.name), config.report.level
+    if not _has_every_seed(benchmark, model, metric):
+        return Interval(np.nan, np.nan, np.nan, level, "nothing")
+    mean, low, high = combine(rows["value"], rows["low"], rows["high"], level)
+    resampled = f"{metric.resampled} (one seed)" if len(rows) == 1 else f"{metric.resampled}, seeds by Student's t"
+    return Interval(mean, low, high, level, "nothing" if np.isnan(low) else resampled).within(*metric.possible)
+
+
+def _is_shrunk(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
+    """Whether all refits to resamples of a seed give the same value: an interval without width is no precision."""
+    rows = benchmark.rows(model, metric.name)
+    return bool((rows["high"] - rows["low"] < _NO_WIDTH).any())
+
+
+def _has_every_seed(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
+    return benchmark.rows(model, metric.name)["value"].notna().sum() == len(model.seeds)
+
+
+def _values(benchmark: Benchmark, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values and weights on the benchmark's grid, each of shape (S, N); weight 0: not judged of this policy."""
+    nothing = benchmark.items.iloc[:0].set_index(["item_id", "part"])[["value", "weight"]]
+    parts = [benchmark.by_policy.get(key, nothing).reindex(benchmark.grid).fillna(0.0) for key in model.keys]
+    values, weights = (np.stack([part[name].to_numpy(dtype=float) for part in parts]) for name in ("value", "weight"))
+    return values, weights
+
+
+def _over_prompts(config: Config, benchmark: Benchmark, values: NDArray[np.float64]) -> Interval:
+    if values.size == 0 or np.isnan(values).any():
+        return Interval(np.nan, np.nan, np.nan, config.report.level, "nothing")
+    prompts = benchmark.grid.get_level_values("item_id").to_numpy(dtype=str)
+    return crossed_interval(values, prompts, config.report.level)
+
+
+def _scaled(interval: Interval, scale: float) -> Interval:
+    ends = (scale * float(end) for end in (interval.estimate, interval.low, interval.high))
+    return Interval(*ends, interval.level, interval.resampled)
+
+
+def _why_missing(benchmark: Benchmark, model: Model, metric: Metric) -> str:
+    if metric.scale:
+        return "a seed has no usable judgment"
+    rows = benchmark.rows(model, metric.name)
+    notes = dict.fromkeys(note for note in rows.loc[rows["value"].isna(), "note"] if note)
+    return "; ".join(notes) or "not among the scores"

@@ -1,0 +1,125 @@
+"""What a stage read: files with their hashes and row counts, tokenizers with their chat templates, data and judge.
+
+Two results can be compared when these agree. Standard library alone, so that every command can afford it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vrm.config import Config, Source
+
+NOT_READ = ("config", "out", "checkpoints", "results")
+"""Options that name something else than an input."""
+
+CHUNK = 1 << 20
+
+
+def inputs(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the arguments of a command name and what lies there, by path: see `describe`.
+
+    Args:
+        arguments: options by name; a value may be a path, text that is one, or a list of them (also `name=path`).
+    """
+    found = {}
+    for name, value in arguments.items():
+        if name in NOT_READ:
+            continue
+        for entry in value if isinstance(value, list) else [value]:
+            path = Path(entry.split("=", 1)[-1]) if isinstance(entry, str) else entry
+            if isinstance(path, Path) and path.exists():
+                found[str(path)] = describe(path)
+    return found
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A file's `sha256`, and its `rows` if it is JSON lines; of a directory, its files so described, or its tokenizer.
+
+    A model's weights are not hashed: they follow from the commit, the configuration and the inputs of the stage that
+    made them, whose record stands beside them.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _file(path)
+    if (path / "config.json").is_file():
+        return tokenizer(path)
+    return {str(file.relative_to(path)): _file(file) for file in sorted(path.glob("*.json*")) if file.is_file()}
+
+
+def tokenizer(directory: Path) -> dict[str, Any]:
+    """`tokenizer_sha256` and `chat_template_sha256` of a model directory; None where it has none."""
+    template = directory / "chat_template.jinja"
+    if template.is_file():
+        text = template.read_text(encoding="utf-8")
+    else:
+        settings = directory / "tokenizer_config.json"
+        text = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    text = json.dumps(text) if text is not None and not isinstance(text, str) else text  # several named templates
+    vocabulary = directory / "tokenizer.json"
+    return {
+        "tokenizer_sha256": _sha256(vocabulary) if vocabulary.is_file() else None,
+        "chat_template_sha256": None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def data(config: Config) -> dict[str, Any]:
+    """Where scored prompts and evaluation sets come from, and in which revision."""
+    sets = {name: _source(config.evaluation.sets[name]) for name in config.evaluation.run}
+    return {"label": config.data.label, "scored": _source(config.data), "evaluation": sets}
+
+
+def judge(config: Config) -> dict[str, Any] | None:
+    """Who judges; never a key."""
+    if config.judge is None:
+        return None
+    return {"model": config.judge.model, "endpoint": config.judge.base_url or config.judge.serve}
+
+
+def run(results: Path) -> dict[str, Any]:
+    """Of a whole run: its rows at every step from raw records to pairs, and the tokenizers of its models.
+
+    Args:
+        results: the run's directory; what is not there is left out.
+    """
+    rows = {name: _json(results / "data" / f"{name}.json") for name in ("counts", "pair_counts")}
+    tokenizers: dict[tuple[str | None, ...], list[str]] = {}
+    for model in sorted([*results.glob("reward/*/seed*/model"), *results.glob("policy/*/*/seed*/model")]):
+        hashes = tokenizer(model)
+        tokenizers.setdefault(tuple(hashes.values()), []).append(str(model.relative_to(results)))
+    names = ("tokenizer_sha256", "chat_template_sha256")
+    return {
+        "rows": {name: value for name, value in rows.items() if value is not None},
+        "tokenizers": [{**dict(zip(names, key, strict=True)), "models": found} for key, found in tokenizers.items()],
+    }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    if source.hub is not None:
+        return source.hub.model_dump(mode="json")
+    path = Path(source.path)
+    return {"path": source.path, **(_file(path) if path.is_file() else {})}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = {"sha256": _sha256(path)}
+    if path.suffix == ".jsonl":
+        with open(path, "rb") as handle:
+            record["rows"] = sum(1 for line in handle if line.strip())
+    return record
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,242 @@
+"""The notes below Table 1: what the intervals cover, who judged, what was compared with what, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vrm.config import Config
+
+from .judged_measures import ALPACA_LC, ALPACA_PARTIAL_LC, ARENA_SC, SHRUNK, JudgedTable
+from .judged_results import Benchmark, Model
+
+_PAPER_NOTE = (
+    "† The paper's value, on ANOTHER SCALE: its own policies of 7 and 8 billion parameters, trained on the real data, "
+    "on the official sets, judged by GPT-4o. Printed for orientation, not comparable with ours."
+)
+_STYLES = {"token_len": "length", "header_count": "headers", "list_count": "lists", "bold_count": "bold"}
+
+
+def notes(config: Config, table: JudgedTable, has_paper: bool) -> Iterator[str]:
+    """All notes in order; `has_paper` says whether the table repeats values of the paper."""
+    yield _interval_note(config)
+    yield from _fit_notes(config, table)
+    if has_paper:
+        yield _PAPER_NOTE
+    if any(model.ours for model in table.models):
+        yield "(ours): not in the paper."
+    yield from _judge_notes(config, table)
+    for name, benchmark in table.benchmarks.items():
+        yield from _BENCHMARK_NOTES[name](config, table, benchmark)
+    yield from _missing_notes(config, table)
+    yield from _shrunk_notes(config, table)
+    yield from _reading_notes(config, table)
+
+
+def span(values: Iterable[int]) -> str:
+    """One number, or the lowest and the highest."""
+    low, high = min(values, default=0), max(values, default=0)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _interval_note(config: Config) -> str:
+    seeds, level = config.policy.seeds, f"{100 * config.report.level:g} %"
+    if len(seeds) > 1:
+        return (
+            f"Data: {config.data.label}. Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the "
+            f"{level} interval; WR and MT-Bench: over seeds and prompts (variance components, Student's t)."
+        )
+    return (
+        f"Data: {config.data.label}. One seed ({seeds[0]}) of each policy; in brackets the {level} interval; WR and "
+        "MT-Bench: over prompts (Student's t). It leaves out the variation between seeds: a policy trained again can "
+        "differ by more."
+    )
+
+
+def _fit_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """How the intervals of LC and SC come about."""
+    fits = [metric for metric in table.columns if not metric.scale]
+    for metric in fits:
+        name = metric.title.removesuffix("*")
+        if all(np.isnan(table.cell(model, metric).interval.low) for model in table.models):
+            yield f"{name}: a fit, for which its package gives no interval."
+        elif metric == ARENA_SC:
+            yield (
+                f"{name}: a fit; its interval is over battles, as the benchmark has it, and takes the battles of a "
+                "prompt as independent, so that it is too narrow."
+            )
+        else:
+            yield f"{name}: a fit; its interval is of a bootstrap over prompts by the scorer."
+    if fits and len(config.policy.seeds) > 1:
+        yield (
+            "Fits of several seeds: the squared half-width is the mean of the seeds' own, squared, plus that of "
+            "Student's t over the seeds, squared."
+        )
+
+
+def _judge_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """Who judged; once where all benchmarks had the same."""
+    judges: dict[str, list[str]] = {}
+    for name, benchmark in table.benchmarks.items():
+        judge = benchmark.record.get("judge") or {}
+        serve = f" ({judge['serve']})" if judge.get("serve") else ""
+        where = f"at {judge['endpoint']}" if judge.get("endpoint") else f"served by the run itself{serve}"
+        judges.setdefault(f"{judge.get('model') or 'unknown'}, {where}", []).append(_label(config, name))
+    for judge, labels in judges.items():
+        yield f"Judge{'' if len(judges) == 1 else f' of {_listed(labels)}'}: {judge}."
+
+
+def _alpaca_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+    record, label = benchmark.record, _label(config, benchmark.name)
+    yield (
+        f"{label}: each answer against that of {_references(config, table, benchmark)}, {_questions(benchmark)} "
+        f"instructions; prompt and parser of annotator "
+        f"{record.get('annotator') or config.benchmarks.alpaca_eval.annotator}, {record.get('package', 'alpaca-eval')}."
+    )
+    yield _failures(label, "comparisons", benchmark.failed)
+    if ALPACA_PARTIAL_LC in table.columns:
+        yield (
+            f"* {label}: a win rate controlled for length, without AlpacaEval's term for how difficult an instruction "
+            f"is ({_reason(table, benchmark)}). It is not the official LC nor comparable with it; the paper's LC is "
+            "not repeated beside it. On few prompts its penalty draws it towards 50."
+        )
+
+
+def _references(config: Config, table: JudgedTable, benchmark: Benchmark) -> str:
+    """Who wrote the reference answers; by base where they differ."""
+    found: dict[str, list[str]] = {}
+    policies = benchmark.record.get("policies") or {}
+    for policy in config.judged_policies:
+        names = (policies.get(policy.name) or {}).get("reference") or []
+        bases = found.setdefault(_listed(names) or "the reference outputs", [])
+        bases += [] if policy.base in bases else [policy.base]
+    if len(found) == 1:
+        return next(iter(found))
+    bases = config.policy.bases
+    return _listed(f"{name} ({_listed(bases[base].label for base in own)})" for name, own in found.items())
+
+
+def _arena_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+    record, label = benchmark.record, _label(config, benchmark.name)
+    yield (
+        f"{label}: two games a prompt against {record.get('baseline') or config.benchmarks.arena_hard.baseline}, "
+        f"{_questions(benchmark)} prompts; WR is the mean over battles, a clear verdict (>>) being three."
+    )
+    yield _failures(label, "games", record.get("dropped", benchmark.failed))
+    yield f"{label}, SC: {_joint_fit(config, record)}; another set of policies gives other values.{_styles(record)}"
+
+
+def _joint_fit(config: Config, record: Mapping[str, Any]) -> str:
+    """Whose answers the style-controlled fit is over."""
+    if "models" not in record:
+        return "one fit over all policies that were scored at once"
+    models, judged = set(record["models"]), {policy.name for policy in config.judged_policies}
+    others = [*(f"with {name}" for name in sorted(models - judged)), *(f"without {n}" for n in sorted(judged - models))]
+    return f"one fit over {len(models)} policies, {', '.join(others) or 'those of this table'}"
+
+
+def _styles(record: Mapping[str, Any]) -> str:
+    coefficients = (record.get("style_coefficients") or {}).items()
+    if not coefficients:
+        return ""
+    listed = ", ".join(f"{_STYLES.get(name, name)} {value:+.2f}" for name, value in coefficients)
+    return f" Log-odds of a win by a standard deviation of the difference in style: {listed}."
+
+
+def _mt_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+    record, label = benchmark.record, _label(config, benchmark.name)
+    references = record.get("references") or config.benchmarks.mt_bench.references
+    yield (
+        f"{label}: {_questions(benchmark)} questions of two turns, each rated by itself; the score is the mean "
+        f"over all rated turns. Where there is a right answer the judge sees that of {references}."
+    )
+    yield _failures(label, "turns", benchmark.failed)
+
+
+_BENCHMARK_NOTES = {"alpaca_eval": _alpaca_notes, "arena_hard": _arena_notes, "mt_bench": _mt_notes}
+
+
+def _failures(label: str, what: str, reasons: Mapping[str, int] | None) -> str:
+    """What has no judgment, by reason."""
+    if reasons is None:
+        return f"{label}: {what} without a judgment are in no mean; their number is not recorded."
+    named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items() if count)
+    total = f"{sum(reasons.values()):,} ({named})" if named else "none"
+    return f"{label}: {what} without a judgment, which are in no mean: {total}."
+
+
+def _missing_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """Which cells are empty, and why."""
+    for metric in table.columns:
+        reasons: dict[str, list[Model]] = {}
+        for model in table.models:
+            cell = table.cell(model, metric)
+            if cell.missing:
+                reasons.setdefault(cell.note, []).append(model)
+        for reason, models in reasons.items():
+            yield f"No value, {_label(config, metric.benchmark)} {metric.title}, {_who(table, models)} ({reason})."
+
+
+def _shrunk_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """Which values are a penalty's, and no measurement."""
+    for metric in table.columns:
+        models = [model for model in table.models if table.cell(model, metric).note == SHRUNK]
+        if models:
+            yield (
+                f"No interval, {_label(config, metric.benchmark)} {metric.title}, {_who(table, models)}. Here the "
+                "fit's penalty, which cross-validation chose, leaves nothing of the judgments: it gives the same value "
+                "whichever prompts it is fitted to, so that this is no measurement."
+            )
+
+
+def _reading_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """How wide the intervals are, and how many there are."""
+    widths, count = [], 0
+    for metric in table.columns:
+        intervals = [table.cell(model, metric).interval for model in table.models]
+        halves = [(i.high - i.low) / 2 for i in intervals if not np.isnan(i.low)]
+        count += len(halves)
+        if halves:
+            low, high = (f"{half:.{metric.digits}f}" for half in (min(halves), max(halves)))
+            ends = low if low == high else f"{low} to {high}"
+            widths.append(f"{_label(config, metric.benchmark)} {metric.title} {ends}")
+    if widths:
+        yield f"Half-widths of the intervals: {', '.join(widths)}."
+    if count > 1:
+        missed = count * (1 - config.report.level)
+        yield (
+            f"{count} intervals stand here, each by itself: about {max(round(missed), 1)} of them miss their value by "
+            "chance, and the best of a column owes part of its place to luck. Nothing is marked as best."
+        )
+
+
+def _reason(table: JudgedTable, benchmark: Benchmark) -> str:
+    """Why there is no official LC, in the scorer's words."""
+    found: dict[str, None] = {}
+    for model in table.models:
+        rows = benchmark.rows(model, ALPACA_LC.name)
+        found |= dict.fromkeys(note for note in rows.loc[rows["value"].isna(), "note"] if note)
+    return "; ".join(found) or "the scores have none"
+
+
+def _questions(benchmark: Benchmark) -> int:
+    """How many were judged of any policy."""
+    return benchmark.items["item_id"].nunique()
+
+
+def _label(config: Config, name: str) -> str:
+    return getattr(config.benchmarks, name).label
+
+
+def _who(table: JudgedTable, models: Sequence[Model]) -> str:
+    if len(models) == len(table.models):
+        return "all rows"
+    bases = dict.fromkeys(model.base_label for model in models)
+    return "; ".join(f"{base}: {', '.join(m.label for m in models if m.base_label == base)}" for base in bases)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last

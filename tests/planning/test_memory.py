@@ -1,0 +1,104 @@
+"""The formulas against what autograd really saves, and against published rules of thumb."""
+
+import pytest
+
+from vrm.config import Lora
+from vrm.planning import memory
+from vrm.planning.memory import GIB, Precision
+from vrm.planning.shapes import PUBLIC, Shape
+
+TINY = Shape(64, 64, 1, 4, 2, 32, 160)
+FULL, MIXED, ADAPTED = Precision(), Precision(bf16=True), Precision(bf16=True, lora=Lora(rank=4))
+
+
+def _saved_bytes(layers, precision, tokens):
+    """Bytes that autograd keeps of one forward pass of a small Qwen3, weights left out."""
+    import torch
+    from transformers import Qwen3Config, Qwen3Model
+
+    model = Qwen3Model(
+        Qwen3Config(
+            vocab_size=64,
+            hidden_size=TINY.hidden,
+            intermediate_size=TINY.intermediate,
+            num_hidden_layers=layers,
+            num_attention_heads=TINY.heads,
+            num_key_value_heads=TINY.key_value_heads,
+            head_dim=TINY.head_dim,
+        )
+    )
+    if precision.lora:
+        from vrm.training.policies import with_adapters
+
+        model = with_adapters(model.bfloat16(), precision.lora, exclude="none")
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, or its address is used again
+        return tensor
+
+    ids = torch.randint(0, 64, (2, tokens // 2))
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision.bf16):
+        model(ids, use_cache=False)
+    return sum(size for size, _ in saved.values())
+
+
+@pytest.mark.parametrize("precision", [FULL, MIXED, ADAPTED], ids=["float32", "mixed", "adapters"])
+def test_activations_are_what_autograd_saves(precision):
+    pytest.importorskip("torch")
+
+    def of_a_block(tokens):
+        return _saved_bytes(3, precision, tokens) - _saved_bytes(1, precision, tokens)
+
+    # the difference of differences: two blocks, 64 tokens; casts of weights cancel out
+    measured = (of_a_block(128) - of_a_block(64)) / 2 / 64
+    assert memory.activation_bytes(TINY, precision) == pytest.approx(measured, rel=0.12)
+
+
+def test_full_training_takes_sixteen_bytes_a_parameter():
+    # Rajbhandari et al. 2020: 4 + 4 + 8 in float32
+    shape = PUBLIC["Qwen/Qwen3-4B"]
+    parts = memory.states(shape, FULL)
+    assert sum(parts.values()) == pytest.approx(16 * shape.parameters / GIB)
+
+
+def test_adapters_leave_two_bytes_a_frozen_weight_and_sixteen_a_trained_one():
+    shape = PUBLIC["Qwen/Qwen3-8B"]
+    total = sum(memory.states(shape, ADAPTED).values()) * GIB
+    assert total == pytest.approx(2 * shape.parameters + 16 * shape.adapter_parameters(4))
+
+
+def test_checkpointing_saves_activations_and_nothing_else():
+    shape = PUBLIC["Qwen/Qwen3-8B"]
+    checkpointed = Precision(bf16=True, checkpointing=True)
+    full, less = memory.training(shape, MIXED, 2, 1024), memory.training(shape, checkpointed, 2, 1024)
+    assert less.parts["activations"] < full.parts["activations"] / 5
+    assert {**less.parts, "activations": 0} == {**full.parts, "activations": 0}
+
+
+def test_cache_of_an_8b_model():
+    # 36 layers x 8 key-value heads x 128, twice, 2 bytes: 144 KiB a token
+    assert memory.key_value_cache(PUBLIC["Qwen/Qwen3-8B"], 1, 1) * GIB == 144 * 1024
+
+
+def test_ppo_holds_four_models_and_without_adapters_a_reference():
+    policy, reward = PUBLIC["Qwen/Qwen3-8B"], PUBLIC["Qwen/Qwen3-4B"]
+    sizes = {"rows": 1, "length": 64, "generated": 1, "scored": 1, "scored_length": 64}
+    full = memory.ppo(policy, reward, MIXED, **sizes)
+    assert full.parts["reference"] == pytest.approx(4 * policy.parameters / GIB)
+    assert full.parts["weights"] == pytest.approx(4 * (policy.parameters + policy.body_parameters) / GIB)
+    assert full.parts["reward model"] == pytest.approx(4 * reward.body_parameters / GIB)
+    adapted = memory.ppo(policy, reward, ADAPTED, **sizes)
+    assert adapted.parts["reference"] == 0
+    assert adapted.total < full.total / 4
+
+
+def test_ppo_peaks_in_the_larger_of_rollout_and_step():
+    policy, reward = PUBLIC["Qwen/Qwen3-8B"], PUBLIC["Qwen/Qwen3-4B"]
+    sizes = {"rows": 1, "length": 2048, "scored": 1, "scored_length": 64}
+    few, many = (memory.ppo(policy, reward, ADAPTED, generated=n, **sizes) for n in (512, 1024))
+    assert many.total - few.total == pytest.approx(memory.key_value_cache(policy, 512, 2048) * 1.05)

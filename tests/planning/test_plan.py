@@ -1,0 +1,131 @@
+"""The plan of the paper's preset: what is in it, that it fits, that it is light, and that it agrees with the DAG."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from paths import ROOT
+
+from vrm.config import Config, load, merge
+from vrm.planning.jobs import Job, Setting, jobs
+from vrm.planning.plan import open_revisions, plan
+from vrm.planning.resources import RuleResources
+from vrm.planning.schedule import longest_chain, wall_clock
+
+PRESETS = ROOT / "workflow" / "presets"
+PAPER = [ROOT / "config.yaml", PRESETS / "paper.yaml"]
+SMALL = [ROOT / "config.yaml", PRESETS / "single_gpu.yaml"]
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return load(PAPER)
+
+
+def changed(config: Config, **parts) -> Config:
+    return Config.model_validate(merge(config.model_dump(mode="json"), parts))
+
+
+@pytest.mark.parametrize("files", [PAPER, SMALL], ids=["paper", "single_gpu"])
+def test_presets_fit_a_card_are_pinned_and_know_nothing_of_the_demo(files):
+    config = load(files)
+    assert open_revisions(config) == []
+    text = plan(config)
+    assert "does not fit" not in text
+    assert "unknown" not in text
+    used = [config.data, *(config.evaluation.sets[name] for name in config.evaluation.run)]
+    assert all(source.hub is not None for source in used)
+    assert [config.judge.serve, config.policy.gold, config.data.benchmarks_dir] == [None, None, None]
+    assert "world" not in config.report.tables
+
+
+def test_every_job_of_the_dag_is_planned(paper):
+    """Against snakemake's own count."""
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "--configfile", *map(str, PAPER)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counted = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE)}
+    planned = Counter(job.stage for job in jobs(Setting(paper)))
+    assert planned == {stage: counted[stage] for stage in planned}
+
+
+def test_a_smaller_card_and_a_missing_revision_are_open_points(paper):
+    text = plan(paper, gpu_memory=40)
+    assert re.search(r"train_reward: needs \d+ GiB and does not fit a card \(weights 15, gradients 15", text)
+    loose = changed(paper, backbone={"revision": None}, data={"hub": {"revision": None}})
+    assert open_revisions(loose) == [
+        "backbone.revision (Qwen/Qwen3-4B-Instruct-2507)",
+        "data.hub.revision (openbmb/UltraFeedback)",
+    ]
+    assert "not pinned: backbone.revision" in plan(loose)
+
+
+def test_a_model_of_unknown_size_is_said(paper):
+    text = plan(changed(paper, backbone={"path": "somebody/model", "revision": "0" * 40}))
+    assert "train_reward: a model's size is not known" in text
+
+
+def test_ten_times_the_seeds_take_ten_times_the_hours(paper):
+    def total(config):
+        return sum(job.hours for job in jobs(Setting(config)) if job.stage == "train_reward")
+
+    seeds = list(range(30))
+    assert total(changed(paper, reward={"seeds": seeds})) == pytest.approx(10 * total(paper))
+
+
+def test_ten_times_the_data_train_ten_times_as_long_and_answer_no_more(paper):
+    def hours(scale, *stages):
+        return sum(job.hours for job in jobs(Setting(paper, scale=scale)) if job.stage in stages)
+
+    assert hours(10, "difficulty_run") == pytest.approx(10 * hours(1, "difficulty_run"), rel=1e-3)
+    # what is measured along the way stays
+    for stage in ("train_reward", "train_preference", "train_ppo"):
+        assert 8 < hours(10, stage) / hours(1, stage) <= 10
+    assert hours(10, "score", "answer", "best_of_n") == hours(1, "score", "answer", "best_of_n")
+
+
+def test_small_models_made_here_ask_for_no_gpu():
+    resources = RuleResources(load([ROOT / "config.yaml"]))
+    assert resources.gpus("train_reward") == 0
+    assert resources.gpus("train_ppo", "qwen3", "ppo") == 0
+    assert resources.mem_mb("train_reward") < 4096
+
+
+def test_resources_grow_with_every_attempt(paper):
+    resources = RuleResources(paper)
+    assert resources.gpus("train_ppo", "qwen3", "ppo_vrm") == 1
+    assert resources.gpus("table") == 0
+    hours = resources.job("train_ppo", "qwen3", "ppo_vrm").hours
+    assert resources.runtime("train_ppo", "qwen3", "ppo_vrm") > 60 * hours
+    assert resources.runtime("train_reward", attempt=2) == 2 * resources.runtime("train_reward")
+    assert resources.mem_mb("train_reward", attempt=3) == pytest.approx(2 * resources.mem_mb("train_reward"), abs=1)
+
+
+def test_planning_imports_nothing_heavy():
+    code = "import sys, vrm.planning.plan, vrm.planning.resources; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+DIAMOND = [
+    Job("a", "a", gpus=1, hours=2.0),
+    Job("b", "b", gpus=1, hours=3.0, needs=("a",)),
+    Job("c", "c", gpus=1, hours=1.0, needs=("a",)),
+    Job("d", "d", gpus=1, hours=1.0, needs=("b", "c")),
+]
+
+
+@pytest.mark.parametrize(("gpus", "hours"), [(1, 7.0), (2, 6.0), (64, 6.0)])
+def test_wall_clock_of_a_diamond(gpus, hours):
+    assert wall_clock(DIAMOND, gpus) == hours
+    assert longest_chain(DIAMOND) == (6.0, ["a", "b", "d"])
+
+
+def test_wall_clock_lies_between_its_bounds(paper):
+    todo = list(jobs(Setting(paper)))
+    total, (chain, _) = sum(job.hours for job in todo), longest_chain(todo)
+    for gpus in (1, 8, 64):
+        # Graham 1966: no list schedule takes longer than both bounds together
+        assert max(total / gpus, chain) - 1e-9 <= wall_clock(todo, gpus) <= total / gpus + chain

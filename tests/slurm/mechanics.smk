@@ -1,0 +1,65 @@
+# Small jobs that show what SLURM and the profile do with them; they leave a line an attempt in attempts/<rule>.
+
+
+rule all:
+    input:
+        "gpu.txt",
+        "cpu.txt",
+        "memory.txt",
+        "cancelled.txt",
+
+
+rule gpu:
+    output:
+        "gpu.txt",
+    resources:
+        gpu=1,
+    shell:
+        "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
+
+
+# The judge's key has to reach a job, and only so.
+rule cpu:
+    output:
+        "cpu.txt",
+    shell:
+        "echo ${{CUDA_VISIBLE_DEVICES:-none}} $(printenv VRM_TEST_KEY | sha256sum) > {output}"
+
+
+# 700 MB and Snakemake itself: too much for 600, not for 1200.
+rule memory:
+    output:
+        "memory.txt",
+    params:
+        program="import time; held = bytearray(700_000_000); held[::4096] = b'x' * len(held[::4096]); time.sleep(6)",
+    resources:
+        mem_mb=lambda wildcards, attempt: 600 * attempt,
+    shell:
+        "mkdir -p attempts; echo {resources.mem_mb} >> attempts/memory;"
+        ' python3 -c "{params.program}" && touch {output}'
+
+
+# Sleeps long in its first attempt; somebody cancels it.
+rule cancelled:
+    output:
+        "cancelled.txt",
+    shell:
+        "mkdir -p attempts; echo $SLURM_JOB_ID >> attempts/cancelled;"
+        " if [ $(wc -l < attempts/cancelled) = 1 ]; then sleep 300; fi; touch {output}"
+
+
+# Outlives the Snakemake that submitted it.
+rule orphan:
+    output:
+        "orphan.txt",
+    shell:
+        "mkdir -p attempts; echo $SLURM_JOB_ID >> attempts/orphan; sleep 4; touch {output}"
+
+
+rule after_orphan:
+    input:
+        "orphan.txt",
+    output:
+        "after_orphan.txt",
+    shell:
+        "touch {output}"

@@ -1,0 +1,57 @@
+"""Snakemake with our profile on a SLURM that listens in a directory of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from paths import ROOT
+
+PROFILE = ROOT / "workflow" / "profiles" / "slurm"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running SLURM, and Snakemake with our profile on it."""
+
+    directory: Path
+
+    @property
+    def environment(self):
+        """What makes SLURM's programs talk to this cluster and no other."""
+        path = f"{self.directory / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "SLURM_CONF": str(self.directory / "slurm.conf")}
+
+    def ask(self, *command):
+        """Output of one of SLURM's programs."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def start(self, snakefile, directory, *arguments, **variables):
+        """Start Snakemake; its output goes into the file `output` in the directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", directory),
+            *("--workflow-profile", PROFILE, "--slurm-init-seconds-before-status-checks", 2, *arguments),
+        ]
+        with open(directory / "output", "w", encoding="utf-8") as output:
+            return subprocess.Popen(
+                [str(part) for part in command], stdout=output, stderr=output, env=self.environment | variables
+            )
+
+    def run(self, snakefile, directory, *arguments, check=True):
+        """Run Snakemake to its end and return what it said."""
+        code = self.start(snakefile, directory, *arguments).wait()
+        said = (directory / "output").read_text()
+        assert not check or code == 0, said[-6000:]
+        return said
+
+    def wait_until(self, what, condition, seconds=90):
+        """Poll; a test that waits for ever says nothing."""
+        for _ in range(seconds * 20):
+            if found := condition():
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"{what}: not within {seconds} s; {self.ask('squeue', '--states=all')}")

@@ -1,0 +1,162 @@
+"""The SLURM profile on a real SLURM: what it asks for, what it does when things go wrong, the experiment through it."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from runs import DEFAULT, SMOKE, snakemake
+from slurm_cluster import Cluster
+
+MECHANICS = Path(__file__).with_name("mechanics.smk")
+KEY = "a-key-that-nobody-may-write-down"
+
+
+def lines(path):
+    """Its lines, one an attempt; none while it is not there."""
+    return path.read_text().split() if path.exists() else []
+
+
+def test_the_profile_is_one_that_snakemake_takes(tmp_path):
+    """Needs no cluster; `attempt` scales what a rule gets that asks for nothing."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    said = Cluster(tmp_path).run(MECHANICS, tmp_path, "--dry-run")
+    (asked,) = re.findall(r"rule cpu:.*?resources: ([^\n]*)", said, flags=re.DOTALL)
+    assert {"mem_mb=4000", "runtime=120", "slurm_partition=main"} <= set(asked.split(", "))
+
+
+@pytest.fixture(scope="module")
+def mechanics(cluster, tmp_path_factory):
+    """A finished run of the small jobs, of which one outgrew its memory and one was cancelled."""
+    directory = tmp_path_factory.mktemp("mechanics")
+    running = cluster.start(MECHANICS, directory, "--latency-wait", "10", VRM_TEST_KEY=KEY)
+    cancelled = cluster.wait_until("the job to cancel runs", lambda: lines(directory / "attempts" / "cancelled"))
+    cluster.ask("scancel", *cancelled)
+    assert running.wait() == 0, (directory / "output").read_text()[-6000:]
+    return directory
+
+
+def test_a_rule_with_a_gpu_gets_one_and_others_see_none(mechanics):
+    assert (mechanics / "gpu.txt").read_text().strip() in {"0", "1"}
+    assert (mechanics / "cpu.txt").read_text().split()[0] == "none"
+
+
+def test_a_job_that_outgrew_its_memory_is_tried_again_with_more(cluster, mechanics):
+    assert lines(mechanics / "attempts" / "memory") == ["600", "1200"]
+    states = cluster.ask("squeue", "--states=all", "--noheader", "--format=%k %m %T")
+    assert {"rule_memory 600M FAILED", "rule_memory 1200M COMPLETED"} <= set(states.splitlines())
+    assert re.search(r"exceeded memory limit .*being killed", (cluster.directory / "slurmd.log").read_text())
+
+
+def test_a_cancelled_job_is_submitted_again(cluster, mechanics):
+    first, second = lines(mechanics / "attempts" / "cancelled")
+    states = cluster.ask("squeue", "--states=all", "--noheader", "--format=%i %T").splitlines()
+    assert {f"{first} CANCELLED", f"{second} COMPLETED"} <= set(states)
+
+
+def test_a_key_reaches_jobs_and_no_file_of_the_run(mechanics):
+    assert (mechanics / "cpu.txt").read_text().split()[1] == hashlib.sha256(f"{KEY}\n".encode()).hexdigest()
+    files = [path for path in mechanics.rglob("*") if path.is_file()]
+    assert any(".snakemake" in path.parts for path in files)
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_after_a_killed_controller_the_same_command_finishes(cluster, tmp_path):
+    target = ("--latency-wait", "10", "--", "after_orphan.txt")
+    controller = cluster.start(MECHANICS, tmp_path, *target)
+    (orphan,) = cluster.wait_until("the orphan runs", lambda: lines(tmp_path / "attempts" / "orphan"))
+    controller.kill()
+    controller.wait()
+    assert list((tmp_path / ".snakemake" / "locks").glob("*"))
+    assert "LockException" in cluster.run(MECHANICS, tmp_path, *target, check=False)
+    cluster.run(MECHANICS, tmp_path, "--unlock")
+    cluster.wait_until("the orphan ends", lambda: not cluster.ask("squeue", "--noheader", "--format=%i", "-j", orphan))
+    assert (tmp_path / "orphan.txt").exists()  # jobs outlive Snakemake
+    cluster.run(MECHANICS, tmp_path, *target)
+    assert (tmp_path / "after_orphan.txt").exists()
+    assert lines(tmp_path / "attempts" / "orphan") == [orphan]  # what an orphan finished is not done again
+
+
+def test_an_interrupted_controller_takes_its_jobs_with_it(cluster, tmp_path):
+    controller = cluster.start(MECHANICS, tmp_path, "--", "orphan.txt")
+    (job,) = cluster.wait_until("the job runs", lambda: lines(tmp_path / "attempts" / "orphan"))
+    controller.send_signal(signal.SIGINT)
+    assert controller.wait() != 0
+    state = ("squeue", "--states=all", "--noheader", "--format=%T", "-j", job)
+    cluster.wait_until("the job is cancelled", lambda: cluster.ask(*state).strip() == "CANCELLED")
+    assert not list((tmp_path / ".snakemake" / "locks").glob("*"))
+
+
+# --- trainings
+
+LONG = "reward={training: {epochs: 60, evaluations: 12, checkpoints: 11}}"
+"""Long enough to be killed in its middle; a checkpoint at each of 12 measurements."""
+VARIANTS = {"rm": "requeue", "vrm": "kill"}
+MODELS = [f"results/smoke/reward/{variant}/seed1" for variant in VARIANTS]
+
+
+@pytest.fixture
+def places(smoke, tmp_path):
+    """Two copies of what the trainings of the smoke run started from."""
+    for place in (tmp_path / "undisturbed", tmp_path / "disturbed"):
+        for part in ("results/smoke/data", "results/smoke/backbone", ".snakemake"):
+            shutil.copytree(smoke / part, place / part)
+    return tmp_path / "undisturbed", tmp_path / "disturbed"
+
+
+def first_step(log):
+    """The first step that a training's progress bar shows, and their number."""
+    steps = re.findall(r"\| (\d+)/(\d{3,}) \[", log.read_text())
+    return next(int(step) for step, _ in steps if int(step)), int(steps[0][1])
+
+
+def test_killed_trainings_go_on_from_their_checkpoints_to_the_same_bytes(cluster, places):
+    """One is put back into the queue by SLURM; in the other's job all is killed, and Snakemake submits it anew."""
+    undisturbed, disturbed = places
+    training = ("--config", LONG, "--allowed-rules", "train_reward", "--", *(f"{model}/model" for model in MODELS))
+    snakemake(*training, directory=undisturbed, configs=(DEFAULT, SMOKE))
+    running = cluster.start(ROOT / "Snakefile", disturbed, "--configfile", DEFAULT, SMOKE, *training)
+    reached = {}
+    for variant, way in VARIANTS.items():
+        checkpoints = disturbed / "results" / "smoke" / "checkpoints" / "reward" / variant / "seed1"
+        state = cluster.wait_until(
+            f"a checkpoint of {variant}", lambda place=checkpoints: list(place.glob("checkpoint-*/trainer_state.json"))
+        )
+        comment = f"rule_train_reward_wildcards_smoke_{variant}_1"
+        queue = cluster.ask("squeue", "--noheader", "--format=%i %k").splitlines()
+        (job,) = [line.split()[0] for line in queue if line.split()[1] == comment]
+        if way == "requeue":
+            cluster.ask("scontrol", "requeue", job)
+        else:
+            cluster.ask("scancel", "--full", "--signal=KILL", job)
+        reached[variant] = int(state[0].parent.name.split("-")[1])
+    assert running.wait() == 0, (disturbed / "output").read_text()[-6000:]
+    for variant, model in zip(VARIANTS, MODELS, strict=True):
+        first, number = first_step(disturbed / "results" / "smoke" / "logs" / "train_reward" / f"{variant}.seed1.log")
+        assert reached[variant] <= first < number, "it began anew"
+        for name in ("model/model.safetensors", "training.csv", "counts.json"):
+            assert (disturbed / model / name).read_bytes() == (undisturbed / model / name).read_bytes(), (variant, name)
+
+
+# --- the experiment
+
+TABLES = ["latents", "world"]
+"""What of the smoke preset goes through SLURM; if VRM_SLURM_SMOKE=all, everything does (long)."""
+
+
+def test_the_smoke_preset_through_slurm_gives_the_local_tables(cluster, smoke, tmp_path):
+    whole = os.environ.get("VRM_SLURM_SMOKE") == "all"
+    targets = [] if whole else [f"results/smoke/tables/{table}.md" for table in TABLES]
+    cluster.run(ROOT / "Snakefile", tmp_path, "--configfile", DEFAULT, SMOKE, "--", *targets)
+    made, local = (tables(place / "results" / "smoke" / "tables") for place in (tmp_path, smoke))
+    assert {Path(name).stem for name in made} == ({Path(name).stem for name in local} if whole else set(TABLES))
+    assert made == {name: local[name] for name in made}
+
+
+def tables(directory):
+    """Content of each table, in each form."""
+    return {path.name: path.read_text() for path in directory.iterdir() if path.suffix in {".csv", ".md", ".tex"}}
