@@ -52,7 +52,7 @@ def prepare(name: str, settings: BenchmarksConfig, benchmarks_dir: Path | None, 
     if name not in FOLDERS:
         raise ConfigError(f"there is no benchmark {name!r}; known are: {', '.join(FOLDERS)}")
     wanted = _wanted(name, settings)
-    found = _fetched(name, wanted) if benchmarks_dir is None else _given(name, settings, wanted, benchmarks_dir)
+    found = _fetched(name, settings) if benchmarks_dir is None else _given(name, settings, wanted, benchmarks_dir)
     for path in wanted:
         if path not in found:
             (out / path).unlink(missing_ok=True)  # of an earlier run, when the optional file was still there
@@ -119,10 +119,15 @@ def _spared(path: str, directory: Path) -> bool:
     return generator != path and is_there and benchmark_sets.stands_in(directory, generator)
 
 
-def _fetched(name: str, wanted: list[str]) -> dict[str, Path]:
+def not_fetchable(name: str, settings: BenchmarksConfig) -> list[str]:
+    """The benchmark's files that have no pinned hash: they can only be given in `data.benchmarks_dir`."""
+    return [path for path in _wanted(name, settings) if not source_of(f"{FOLDERS[name]}/{path}").sha256]
+
+
+def _fetched(name: str, settings: BenchmarksConfig) -> dict[str, Path]:
     """The official files by name, in the cache; nothing is fetched where one of them can't be."""
-    folder = FOLDERS[name]
-    unknown = [path for path in wanted if not source_of(f"{folder}/{path}").sha256]
+    folder, wanted = FOLDERS[name], _wanted(name, settings)
+    unknown = not_fetchable(name, settings)
     if unknown:
         lines = [_describe(Path(folder) / path, folder, path) for path in unknown]
         raise ConfigError(

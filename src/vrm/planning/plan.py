@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vrm.config import BackboneConfig, Config
+from vrm.data.benchmark_files import FOLDERS, not_fetchable
 from vrm.planning import time
 from vrm.planning.jobs import Job, Setting, jobs
 from vrm.planning.judge_cost import judge_costs
@@ -123,4 +124,17 @@ def _warnings(setting: Setting, todo: Sequence[Job]) -> str:
         elif worst.total > NARROW * setting.capacity:
             lines.append(f"{stage}: {worst.total:.0f} of {setting.capacity:g} GiB is narrow ({parts})")
     lines += [f"not pinned: {key}" for key in open_revisions(setting.config)]
+    lines += _files_to_be_given(setting.config)
     return "\n".join(["Open points:", *(f"  {line}" for line in lines)]) if lines else "No open points."
+
+
+def _files_to_be_given(config: Config) -> list[str]:
+    """What a run would stop for in its first minute: official files that can't be fetched."""
+    if config.data.benchmarks_dir is not None:
+        return []
+    missing = [f"{FOLDERS[n]}/{path}" for n in config.benchmarks.run for path in not_fetchable(n, config.benchmarks)]
+    return [
+        f"{path}: has no pinned hash; put it, with that benchmark's other files, into a directory, and name it in "
+        "data.benchmarks_dir (docs/data.md)"
+        for path in missing
+    ]
