@@ -129,3 +129,11 @@ def test_a_table_that_is_not_there_is_named(config, results, tmp_path):
     (results / "tables" / "table2.csv").unlink()
     with pytest.raises(RecordError, match=r"table2\.csv"):
         page.paper_page(config, results, tmp_path)
+
+
+def test_a_run_without_any_of_the_tables_still_lists_every_number(config, tmp_path):
+    bare = config.model_copy(update={"report": config.report.model_copy(update={"tables": [], "figures": []})})
+    csv, *_ = page.paper_page(bare, tmp_path, tmp_path / "out")
+    entries = pd.read_csv(csv)
+    assert len(entries) >= 120
+    assert set(entries.verdict) == {NOT_TESTABLE}
