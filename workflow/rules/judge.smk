@@ -68,7 +68,7 @@ rule judged_scores:
         "../../envs/judge.yaml"
     params:
         settings=get_judged_scores_settings,
-        results="results/{run}",
+        results=lambda wildcards, output: Path(output.scores).parents[1],
     shell:
         "python -m vrm judged-scores --config {params.results}/config.yaml --name {wildcards.benchmark}"
         " --results {params.results} --out {output.scores} > {log} 2>&1"

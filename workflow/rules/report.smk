@@ -192,7 +192,7 @@ rule explorer:
             "reward.variants",
             "evaluation",
         ),
-        results="results/{run}",
+        results=lambda wildcards, output: Path(output.html).parents[1],
         out=lambda wildcards, output: Path(output.html).parent,
     shell:
         "python -m vrm explorer --config {params.results}/config.yaml --results {params.results}"

@@ -1,4 +1,4 @@
-# What each rule asks a scheduler for, from the same estimates as `vrm plan`: GPUs, memory, time. Small models that are
+# What jobs ask a scheduler for, from the same estimates as `vrm plan`: GPUs, memory, time. Small models that are
 # made here ask for no GPU.
 from vrm.planning.resources import RuleResources
 
@@ -33,7 +33,7 @@ def get_runtime(stage):
 
 
 def get_kind(wildcards):
-    """What a job's estimate depends on; a rule without these wildcards is about the reward models."""
+    """What the estimate of a job depends on; without these wildcards it is about the reward models."""
     base, method = wildcards.get("base", ""), wildcards.get("method", "")
     if base and not method:
         selective = CONFIG.policy.trained("selective_dpo")
