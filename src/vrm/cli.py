@@ -79,7 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vrm.records import RecordError
     from vrm.training.watchdog import TrainingError
 
-    _skip_scikit_learn(options.command)
     try:
         getattr(stages, options.command.replace("-", "_"))(options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
@@ -89,12 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vrm {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _skip_scikit_learn(command: str) -> None:
-    """Let transformers not find scikit-learn: importing it takes a second and more, and only AlpacaEval uses it."""
-    if command not in ("judge", "judged-scores"):
-        sys.modules.setdefault("sklearn", None)
 
 
 @dataclass(frozen=True)

@@ -142,12 +142,12 @@ def prompt_id(prompt: Prompt) -> str:
     return hashlib.sha256(turns.encode()).hexdigest()[:16]
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a file aside and move it into place, so that a killed job leaves no half file."""
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) aside and move it into place, so that a killed job leaves no half file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
     aside.replace(path)
 
 

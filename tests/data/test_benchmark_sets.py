@@ -12,7 +12,7 @@ import yaml
 from vrm.config import ConfigError
 from vrm.config.benchmarks import AlpacaEval, ArenaHard
 from vrm.data import benchmark_sets as sets
-from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, REFERENCE_CATEGORIES, TEMPERATURES
+from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, TEMPERATURES
 from vrm.records import RecordError, read_jsonl, write_json, write_jsonl
 
 QUESTIONS = ["q1", "q2", "q3", "q4", "q5"]
@@ -262,7 +262,7 @@ def test_an_empty_file_and_a_broken_row_are_errors(mt_bench):
 
 def test_categories_are_those_that_evaluation_knows():
     assert tuple(TEMPERATURES) == sets.MT_CATEGORIES
-    assert set(REFERENCE_CATEGORIES) == set(sets.MT_REFERENCE_CATEGORIES)
+    assert set(sets.MT_REFERENCE_CATEGORIES) == {"math", "reasoning", "coding"}
 
 
 def test_official_alpaca_eval(shared_data):
@@ -289,7 +289,7 @@ def test_official_mt_bench(shared_data):
     directory = shared_data / "benchmarks/mt_bench"
     assert {q.question_id: q.category for q in sets.read_mt_bench(directory)} == QUESTION_CATEGORIES
     references = sets.read_mt_references(directory, "gpt-4")
-    assert sorted(references) == [i for i, c in QUESTION_CATEGORIES.items() if c in REFERENCE_CATEGORIES]
+    assert sorted(references) == [i for i, c in QUESTION_CATEGORIES.items() if c in sets.MT_REFERENCE_CATEGORIES]
     prompts = sets.read_mt_judge_prompts(directory)
     # the published GPT-4 judgments hold the prompts that were made of these templates
     published = directory / "model_judgment/gpt-4_single.mistral-orpo-trl.jsonl"

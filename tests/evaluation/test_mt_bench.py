@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from paths import SHARED
 
-from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, REFERENCE_CATEGORIES, TEMPERATURES, scores
+from vrm.data.benchmark_sets import MT_REFERENCE_CATEGORIES
+from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, TEMPERATURES, scores
 from vrm.judging.verdicts import parse_rating
 
 MT_BENCH = SHARED / "data" / "benchmarks" / "mt_bench"
@@ -62,7 +63,7 @@ def test_the_official_questions_have_the_categories_that_their_ids_say():
     assert questions == QUESTION_CATEGORIES
     assert list(dict.fromkeys(questions.values())) == list(TEMPERATURES)
     referenced = Counter(questions[record["question_id"]] for record in read("reference_answer/gpt-4.jsonl"))
-    assert referenced == dict.fromkeys(REFERENCE_CATEGORIES, 10)
+    assert referenced == dict.fromkeys(MT_REFERENCE_CATEGORIES, 10)
 
 
 def test_temperatures_by_category():

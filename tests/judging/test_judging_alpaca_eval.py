@@ -307,7 +307,6 @@ def test_the_package_leaves_the_process_as_it_was(tmp_path):
 import logging, os, sys, warnings
 import dotenv.main
 dotenv.main.find_dotenv = lambda *_, **__: sys.argv[1]
-sys.modules["sklearn"] = None  # as the command line may have it
 before = dict(os.environ), logging.root.level, list(logging.root.handlers), list(warnings.filters)
 from vrm.judging.alpaca_eval import package
 with package():

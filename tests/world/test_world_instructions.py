@@ -11,8 +11,9 @@ import yaml
 from paths import SHARED
 
 from vrm.config import WorldConfig
+from vrm.data.benchmark_sets import MT_REFERENCE_CATEGORIES
 from vrm.evaluation.arena_style import style
-from vrm.evaluation.mt_bench import REFERENCE_CATEGORIES, TEMPERATURES
+from vrm.evaluation.mt_bench import TEMPERATURES
 from vrm.judging.verdicts import LABELS, VERDICT
 from vrm.records import count_words
 from vrm.world import prompts
@@ -140,13 +141,13 @@ def test_mt_bench_has_both_turns_about_one_herb_and_each_can_be_read_alone(bench
         assert None not in (first.form, second.form, first.item, second.item)
         assert first.form != second.form
         assert first.item != second.item
-        assert (first.kind == "puzzle") == (question["category"] in REFERENCE_CATEGORIES)
+        assert (first.kind == "puzzle") == (question["category"] in MT_REFERENCE_CATEGORIES)
 
 
 def test_reference_answers_are_the_best_there_are_where_the_benchmark_shows_them(benchmarks):
     questions = {q["question_id"]: q for q in _rows(benchmarks, MT_QUESTIONS)}
     references = _rows(benchmarks, MT_REFERENCES)
-    wanted = [n for n, q in questions.items() if q["category"] in REFERENCE_CATEGORIES]
+    wanted = [n for n, q in questions.items() if q["category"] in MT_REFERENCE_CATEGORIES]
     assert [r["question_id"] for r in references] == wanted
     for reference in references:
         turns = questions[reference["question_id"]]["turns"]

@@ -1,7 +1,7 @@
 # Names for what the rules of the judged benchmarks ask of the configuration.
 
-# AlpacaEval's package has one JSON list a file, the other benchmarks one record a line.
-ENDINGS = {"alpaca_eval": "json", "arena_hard": "jsonl", "mt_bench": "jsonl"}
+from vrm.config.benchmarks import FILES
+
 # How hard a judge is asked, what it costs and where replies are kept change no judgment.
 NOT_JUDGMENTS = [
     *["concurrency", "requests_per_minute", "timeout", "attempts", "backoff"],
@@ -21,7 +21,7 @@ def get_answer_files(benchmarks=None):
     """Names of one policy's answers."""
     folder = "results/{run}/policy/{base}/{method}/seed{seed}/answers"
     names = CONFIG.benchmarks.run if benchmarks is None else benchmarks
-    return [f"{folder}/{name}.{ENDINGS[name]}" for name in names]
+    return [f"{folder}/{FILES[name]}" for name in names]
 
 
 def get_benchmark_settings(wildcards):
@@ -55,9 +55,8 @@ def get_judged_scores_settings(wildcards):
 
 def get_judged_files(wildcards, stage):
     """One file of each judged policy: its answers to a benchmark, or the judgments of them."""
-    name = f"{wildcards.benchmark}.{ENDINGS[wildcards.benchmark]}"
     return [
-        f"results/{wildcards.run}/{policy.folder}/{stage}/{name}"
+        f"results/{wildcards.run}/{policy.folder}/{stage}/{FILES[wildcards.benchmark]}"
         for policy in CONFIG.judged_policies
     ]
 

@@ -10,6 +10,13 @@ from .base import Name, NonNegativeFloat, PositiveInt, Section
 
 BenchmarkName = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 
+FILES: dict[BenchmarkName, str] = {
+    "alpaca_eval": "alpaca_eval.json",
+    "arena_hard": "arena_hard.jsonl",
+    "mt_bench": "mt_bench.jsonl",
+}
+"""The file of a policy's answers, and of the judgments of them: AlpacaEval's package has one JSON list a file."""
+
 
 class JudgedPolicy(NamedTuple):
     """A policy whose answers are judged; `method` is a key of policy.methods, or `sft`: what training started from."""

@@ -23,7 +23,7 @@ from vrm.config import ConfigError
 from vrm.config.benchmarks import BenchmarksConfig
 from vrm.data import benchmark_sets
 from vrm.data.benchmark_sources import source_of
-from vrm.records import RecordError, write_json
+from vrm.records import RecordError, write_json, write_whole
 
 FOLDERS = {"alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard_v0.1", "mt_bench": "mt_bench"}
 """Directory below `data.benchmarks_dir`, by benchmark."""
@@ -59,7 +59,7 @@ def prepare(name: str, settings: BenchmarksConfig, benchmarks_dir: Path | None, 
     records = []
     for path, origin in found.items():
         content = origin.read_bytes()
-        _write_whole(out / path, content)
+        write_whole(out / path, content)
         records.append(_record(name, path, content, None if benchmarks_dir is None else origin))
     questions = _check(name, settings, out)
     write_json(out / "files.json", {"benchmark": name, "questions": questions, "files": records})
@@ -193,7 +193,7 @@ def fetch(url: str, sha256: str) -> Path:
             f"{url}: its sha256 is {found}, expected was {sha256}; nothing was kept. If upstream's file has changed, "
             "give the one that you trust through data.benchmarks_dir"
         )
-    _write_whole(path, content)
+    write_whole(path, content)
     return path
 
 
@@ -216,11 +216,3 @@ def _download(url: str) -> bytes:
     if len(content) < length:
         raise OSError(f"it ended after {len(content)} of {length} bytes")
     return content
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write aside and move into place; as `records.write_whole`, which is for text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -27,10 +27,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, JudgedPolicy
+from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_alpaca_eval
 from vrm.evaluation.logistic import fit_logistic, sigmoid
 from vrm.judging.alpaca_eval import BENCHMARK, package
-from vrm.judging.judgments import FILES, identity
+from vrm.judging.judgments import identity
 from vrm.records import RecordError
 
 OFFICIAL_ROWS = 805

@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, ConfigError, JudgedPolicy
+from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import QuestionId, read_arena_baseline, read_arena_hard, read_mt_bench
 from vrm.evaluation import arena_hard, mt_bench
 from vrm.evaluation.arena_style import token_len
-from vrm.judging.judgments import FILES, identity
+from vrm.judging.judgments import identity
 from vrm.judging.mt_bench import TURNS
 from vrm.judging.policy_answers import read_arena_policy, read_mt_policy
 from vrm.judging.verdicts import parse_rating

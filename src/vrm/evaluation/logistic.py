@@ -1,6 +1,6 @@
 """Logistic regression with weighted outcomes and an L2 penalty: what Bradley-Terry with style control is fitted by.
 
-Newton's method in forty lines: scikit-learn, installed, would slow every import of transformers.
+Newton's method in forty lines, which a bootstrap's many fits can start from the whole sample's solution.
 """
 
 from __future__ import annotations

@@ -31,9 +31,6 @@ TEMPERATURES: dict[str, float] = {
 }
 """Sampling temperature of the judged model by category, in the order of the questions; 0 is greedy decoding."""
 
-REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
-"""Categories whose judge prompt shows a reference answer (FastChat's `single-math-v1` prompts)."""
-
 TURNS = (1, 2)
 
 QUESTION_CATEGORIES: dict[int, str] = {

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vrm.config import Config, JudgedPolicy
+from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_alpaca_eval, read_arena_hard, read_mt_bench
 from vrm.generation.token_counts import make_counter
 from vrm.records import RecordError, write_json, write_jsonl
-
-FILES = {"alpaca_eval": "alpaca_eval.json", "arena_hard": "arena_hard.jsonl", "mt_bench": "mt_bench.jsonl"}
-"""Name of the file of answers, by benchmark."""
 
 
 class Answer(NamedTuple):

@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import os
-import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,8 +286,6 @@ def _is_not_the_packages(record: logging.LogRecord) -> bool:
 
 
 def _import_package() -> None:
-    if sys.modules.get("sklearn", True) is None:
-        del sys.modules["sklearn"]  # the command line hides it from transformers
     try:
         with patch.dict(os.environ, {"PYTHON_DOTENV_DISABLED": "1"}):
             importlib.import_module("alpaca_eval")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import Config, ConfigError, JudgeConfig
-from vrm.config.benchmarks import JudgedPolicy
+from vrm.config.benchmarks import FILES, JudgedPolicy
 from vrm.judging.cost import not_stored, spending_of
 from vrm.judging.courier import ask_apart
 from vrm.judging.endpoint import endpoint
@@ -25,9 +25,6 @@ from vrm.records import write_json, write_jsonl
 
 Ask = Callable[[Sequence[Request]], list[Reply | Failed]]
 """A reply or a named failure for each request, in the caller's order."""
-
-FILES = {"alpaca_eval": "alpaca_eval.json", "arena_hard": "arena_hard.jsonl", "mt_bench": "mt_bench.jsonl"}
-"""Name of the file of judgments, by benchmark."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vrm.config import Config, ConfigError, JudgedPolicy
+from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_alpaca_eval, read_arena_hard, read_mt_bench
 from vrm.judging.cost import Estimate, estimate, total
 from vrm.judging.exchange import CHARACTERS_PER_TOKEN, Failed, Reply, Request, request_key
-from vrm.judging.judgments import FILES, Ask, ask_for_judgments
+from vrm.judging.judgments import Ask, ask_for_judgments
 from vrm.judging.store import Store
 from vrm.records import write_json, write_jsonl
 

@@ -90,7 +90,7 @@ def measure(config: Config, results: Path) -> Measurements:
             sets[scorer.name, set_name] = pair_scores(scores, set_name, scorer.name)
             _check(config, set_name, rows[0].name, scorer.name, sets)
         for column in columns:
-            inside = _members(column, sets[scorer.name, column.evaluation_set])
+            inside = members(column, sets[scorer.name, column.evaluation_set])
             if inside.any():
                 pairs = sets[scorer.name, column.evaluation_set].select(inside)
                 cells[scorer.name, column] = _measure_cell(config, column, pairs)
@@ -118,7 +118,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def _members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
+def members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
+    """Which pairs stand in a column: those of RewardBench's section, or all; shape (N,)."""
     if not column.section:
         return np.ones(len(scores.prompts), dtype=bool)
     return np.isin(scores.subsets, list(SECTIONS[column.section]))

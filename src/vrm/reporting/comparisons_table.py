@@ -20,7 +20,7 @@ from vrm.config import Config
 from vrm.evaluation.reward_bench import SECTIONS
 from vrm.records import RecordError
 
-from .accuracies import Column, table_columns
+from .accuracies import Column, members, table_columns
 from .comparisons import PairedTest, holm, paired_test
 from .rendering import Cell, Grid, Row, interval_cell, number, write_table
 from .results import PairScores, Scorer, pair_scores, read_scores, reward_model
@@ -112,7 +112,7 @@ def _compare(config: Config, results: Path, asked: Sequence[tuple[str, str]]) ->
 def _select(scores: pd.DataFrame, column: Column, name: str) -> PairScores:
     """The pairs of a column; none where RewardBench's section has no subset in the set."""
     pairs = pair_scores(scores, column.evaluation_set, name)
-    return pairs.select(np.isin(pairs.subsets, list(SECTIONS[column.section]))) if column.section else pairs
+    return pairs.select(members(column, pairs))
 
 
 def _test(

@@ -146,7 +146,7 @@ def _orders_of_table1(run: Run) -> Iterator[Finding]:
             claimed = vrm.paper - rm.paper
             if np.isnan(claimed):
                 continue
-            half = np.hypot(vrm.high - vrm.low, rm.high - rm.low) / 2
+            half = _half_width(vrm, rm)
             difference = vrm.estimate - rm.estimate
             name = getattr(run.config.benchmarks, benchmark).label
             what = f"{settings.label}, {name}, {metric}: VRM-PPO {'above' if claimed > 0 else 'below'} PPO"
@@ -228,9 +228,14 @@ def _last_against_first(ends: Ends) -> tuple[str, ...]:
     if len(ends) < 2:
         return (EMPTY, NOT_TESTABLE, "one curve")
     first, last = ends.iloc[0], ends.iloc[-1]
-    half = float(np.hypot(last.high - last.low, first.high - first.low)) / 2
+    half = _half_width(last, first)
     difference = float(last["mean"] - first["mean"])
     return ordered(difference, difference - half, difference + half, 1, "points")
+
+
+def _half_width(first: pd.Series, second: pd.Series) -> float:
+    """Of the difference of two values with intervals, as if they were independent."""
+    return float(np.hypot(first.high - first.low, second.high - second.low)) / 2
 
 
 def _comparison(run: Run) -> pd.DataFrame:

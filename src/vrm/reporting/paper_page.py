@@ -118,18 +118,17 @@ def _number(
     run: Run, table: str, what: str, paper: str, found: pd.Series | None, digits: int, comparable: bool
 ) -> Finding:
     """One published number beside ours."""
+    where, made = f"Table {table[-1]}", f"tables/{table}.md"
     if found is None or np.isnan(found.estimate):
         why = "not in this run" if found is None or not getattr(found, "note", "") else str(found.note)
-        return Finding(f"Table {table[-1]}", what, paper, EMPTY, NOT_TESTABLE, why, f"tables/{table}.md")
+        return Finding(where, what, paper, EMPTY, NOT_TESTABLE, why, made)
     value = number(found.estimate, digits)
     if not np.isnan(found.low):
         value += f" [{number(found.low, digits)}, {number(found.high, digits)}]"
     if not comparable:
-        return Finding(
-            f"Table {table[-1]}", what, paper, value, NOT_TESTABLE, "other models and data", f"tables/{table}.md"
-        )
+        return Finding(where, what, paper, value, NOT_TESTABLE, "other models and data", made)
     verdict = AGREES if found.low <= float(paper) <= found.high else DISAGREES
-    return Finding(f"Table {table[-1]}", what, paper, value, verdict, "", f"tables/{table}.md")
+    return Finding(where, what, paper, value, verdict, "", made)
 
 
 def _same_policies(config: Config, base: str | None) -> bool:
