@@ -63,6 +63,17 @@ def get_settings(*keys, exclude=()):
     return json.loads(json.dumps(settings, sort_keys=True))
 
 
+def get_launcher(training, launch=None):
+    """What starts a training: python, or accelerate where `training` wants several processes, one a GPU."""
+    if training.processes == 1:
+        return "python"
+    folder = Path(workflow.basedir) / "workflow" / "accelerate"
+    return (
+        f"python -m accelerate.commands.launch --config_file '{folder}/{launch or training.launch}.yaml'"
+        f" --num_processes {training.processes}"
+    )
+
+
 def get_scored_source(wildcards):
     """The file of scored prompts; a hub dataset is no file."""
     return CONFIG.data.path or []

@@ -38,13 +38,14 @@ rule sft:
         mem_mb=get_mem_mb("sft"),
         runtime=get_runtime("sft"),
     params:
+        launcher=get_launcher(CONFIG.policy.training),
         settings=get_sft_settings,
         policy=get_policy_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/sft/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
-        "python -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        "{params.launcher} -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --seed {wildcards.seed} --policy {params.policy} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
@@ -74,6 +75,7 @@ rule train_preference:
         mem_mb=get_mem_mb("train_preference"),
         runtime=get_runtime("train_preference"),
     params:
+        launcher=get_launcher(CONFIG.policy.training),
         settings=get_preference_settings,
         start=get_start,
         difficulty=lambda wildcards, input: (
@@ -83,7 +85,7 @@ rule train_preference:
         checkpoints="results/{run}/checkpoints/policy/{base}/{method}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
-        "python -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        "{params.launcher} -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --pairs {params.pairs}"
         " {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
@@ -108,13 +110,14 @@ rule difficulty_run:
         mem_mb=get_mem_mb("difficulty_run"),
         runtime=get_runtime("difficulty_run"),
     params:
+        launcher=get_launcher(CONFIG.policy.training),
         settings=get_difficulty_settings,
         method=get_selective_method,
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/difficulty/seed{seed}/run{halving}.half{half}",
     shell:
-        "python -m vrm difficulty-run --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        "{params.launcher} -m vrm difficulty-run --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {params.method} --seed {wildcards.seed} --run {wildcards.halving} --half {wildcards.half}"
         " --policy {params.start} --pairs {params.pairs} --checkpoints {params.checkpoints} --out {output}"
         " > {log} 2>&1"
@@ -166,12 +169,13 @@ rule train_ppo:
         mem_mb=get_mem_mb("train_ppo"),
         runtime=get_runtime("train_ppo"),
     params:
+        launcher=get_launcher(CONFIG.policy.training, "ddp"),
         settings=get_ppo_settings,
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/{method}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
-        "python -m vrm train-ppo --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        "{params.launcher} -m vrm train-ppo --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --model {input.reward}"
         " --pairs {params.pairs} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

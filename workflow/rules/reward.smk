@@ -49,12 +49,13 @@ rule train_reward:
         mem_mb=get_mem_mb("train_reward"),
         runtime=get_runtime("train_reward"),
     params:
+        launcher=get_launcher(CONFIG.reward.training),
         settings=get_training_settings,
         backbone=get_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/reward/{variant}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
-        "python -m vrm train-reward --config results/{wildcards.run}/config.yaml"
+        "{params.launcher} -m vrm train-reward --config results/{wildcards.run}/config.yaml"
         " --variant {wildcards.variant} --seed {wildcards.seed} --backbone {params.backbone} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

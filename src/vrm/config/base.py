@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,6 +65,15 @@ class Optimisation(Section):
     checkpoints: int = Field(1, ge=0, description="How many resumable checkpoints a training writes.")
     bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
     gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
+    processes: PositiveInt = Field(
+        1,
+        description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",
+    )
+    launch: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="Where there are several: a whole model on each GPU (ddp), or one spread over all of them (fsdp2); "
+        "PPO has a whole policy on each in any case.",
+    )
 
 
 def require_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:

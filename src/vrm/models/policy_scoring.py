@@ -69,7 +69,7 @@ class PolicyScorer:
         rewards = np.zeros(len(texts), dtype=np.float32)
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
         starts = range(0, len(order), self.batch_size)
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
                 rows = order[start : start + self.batch_size]
                 rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()

@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
-from .latents import dirichlet_mean, sample_dirichlet, sample_gaussian
+from .latents import dirichlet_mean
+from .shared_noise import sample_pairs as draw_latents
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
@@ -214,8 +215,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             mu, log_variance = self.head.encode_latents(final_state)
             if sample_pairs:
                 # both rows of a pair have the same prompt, so the chosen half's alpha stands for the pair
-                weights = sample_dirichlet(alpha[: len(alpha) // 2]).repeat(2, 1)
-                latents = sample_gaussian(mu, log_variance)
+                weights, latents = draw_latents(alpha[: len(alpha) // 2], mu, log_variance)
             else:
                 weights, latents = dirichlet_mean(alpha), mu
             reward, per_objective = self.head.decode(weights, latents)

@@ -52,6 +52,7 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
         "save_steps": every * max(1, training.evaluations // (training.checkpoints + 1)),
         "save_total_limit": 1,
         "bf16": training.bf16,
+        "ddp_find_unused_parameters": False,  # every parameter is used in every step
         "remove_unused_columns": False,
         "seed": seed,
         "data_seed": seed,

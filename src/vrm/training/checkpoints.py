@@ -59,12 +59,13 @@ def resumable(directory: Path, made_from: dict[str, Any]) -> str | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The trainer's state is the last file a checkpoint gets: a readable one means that all others are there."""
+    """The trainer's state is the main process's last file; each of several leaves its random state besides."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, json.JSONDecodeError):
         return False
-    return True
+    states = list(checkpoint.glob("rng_state_*.pth"))
+    return not states or len(states) == int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def place(directory: Path, write: Callable[[Path], None]) -> None:

@@ -24,6 +24,7 @@ from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_json, write_whole
 from vrm.training.checkpoints import fingerprint, model_files, place
 from vrm.training.log import write_log
+from vrm.training.sharding import whole_weights
 
 HELD_OUT = "held_out.csv"
 HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")
@@ -158,11 +159,15 @@ def leave(
         held_out: rows of `write_held_out`.
         counts: for `counts.json`.
     """
+    weights = whole_weights(trainer.accelerator, trainer.model)
     if trainer.accelerator.is_main_process:
         write_held_out(held_out, job.out / HELD_OUT)
         write_log(trainer.state.log_history, job.out / "training.csv")
         write_json(job.out / "counts.json", counts)
         policy = trainer.accelerator.unwrap_model(trainer.model)
+        if weights is not None:  # a whole one on the CPU, whose adapters can be merged
+            policy = load_policy(job, tokenizer)
+            policy.load_state_dict(weights)
         place(job.out / "model", lambda directory: save_policy(policy, tokenizer, directory))
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

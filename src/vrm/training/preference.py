@@ -33,6 +33,7 @@ from vrm.training.objectives import EVIDENCE, pair_table, read_responses, reward
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob, leave, load_policy
 from vrm.training.preference_rows import REFERENCES, SIDES, RowCollator, measured_rows, paired_rows, unpaired_rows
+from vrm.training.sharding import shard
 
 
 class PreferenceTrainer(Trainer):
@@ -204,6 +205,7 @@ def make_trainer(
         train_dataset=rows,
         eval_dataset=measured,
     )
+    shard(trainer.accelerator, trainer.model)
     trainer.train_dataset = with_reference(trainer, rows)
     trainer.eval_dataset = {name: with_reference(trainer, part) for name, part in measured.items()}
     return trainer

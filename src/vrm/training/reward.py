@@ -5,6 +5,7 @@
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
+* Several processes, each with its part of a batch, train what one process with the whole batch trains, up to rounding.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import fingerprint, model_files, place, resumable
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
+from vrm.training.sharding import shard, whole_weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ class RewardJob:
 
 def train_reward_model(job: RewardJob) -> None:
     """Train one reward model and write `model/`, `training.csv` and `counts.json` under `job.out`."""
+    trainer, counts = make_trainer(job)
+    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
+    _leave(job, trainer, counts)
+
+
+def make_trainer(job: RewardJob) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
+    """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
     set_seed(job.seed)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.backbone, revision=job.revision))
     train, train_counts = _tokenise(job, tokenizer, "train")
@@ -84,17 +94,25 @@ def train_reward_model(job: RewardJob) -> None:
         eval_dataset={"train": _head(train, size), "validation": _head(validation, size)},
         data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
     )
-    trainer.add_callback(LogWriter(job.out / "training.csv"))
-    trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
+    shard(trainer.accelerator, trainer.model)
+    return trainer, {"train": train_counts, "validation": validation_counts}
+
+
+def _leave(job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any]) -> None:
+    """Write what the training leaves behind; its checkpoints are no longer needed. Of several processes one writes."""
+    accelerator = trainer.accelerator
+    model, weights = accelerator.unwrap_model(trainer.model), whole_weights(accelerator, trainer.model)
 
     def write(directory: Path) -> None:
-        trainer.save_model(str(directory))
-        (directory / "training_args.bin").unlink()  # a pickle; the settings are in provenance.json, in plain text
+        model.save_pretrained(directory, state_dict=weights)
+        trainer.processing_class.save_pretrained(directory)
 
-    place(job.out / "model", write)
-    write_log(trainer.state.log_history, job.out / "training.csv")
-    write_json(job.out / "counts.json", {"train": train_counts, "validation": validation_counts})
-    shutil.rmtree(job.checkpoints)
+    if accelerator.is_main_process:
+        place(job.out / "model", write)
+        write_log(trainer.state.log_history, job.out / "training.csv")
+        write_json(job.out / "counts.json", counts)
+        shutil.rmtree(job.checkpoints)
+    accelerator.wait_for_everyone()
 
 
 class PairwiseRewardTrainer(RewardTrainer):
@@ -149,9 +167,10 @@ class PairwiseRewardTrainer(RewardTrainer):
         return loss, evidence, annotation or {"none": torch.zeros_like(evidence["reward_chosen"])}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the window's means; the only place where training waits for the device."""
+        """Log the window's means over all processes; the only place where training waits for the device."""
         for values in self._metrics["train"].values():
-            values[:] = [torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean().item()]
+            mean = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean()
+            values[:] = [self.accelerator.gather(mean).mean().item()]
         super().log(logs, start_time)
 
     def _objective(
@@ -172,19 +191,24 @@ class PairwiseRewardTrainer(RewardTrainer):
         evidence = {name: torch.as_tensor(value) for name, value in prediction.predictions.items()}
         accuracy = (evidence["reward_chosen"] > evidence["reward_rejected"]).float().mean().item()
         if not self._variational:
-            return {"accuracy": accuracy, "preference_loss": preference_loss(**evidence).item()}
+            loss = preference_loss(**evidence).item()
+            return self._exact(loss) | {"accuracy": accuracy, "preference_loss": loss}
         annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
-        _, terms = self._objective(evidence, annotation)
+        loss, terms = self._objective(evidence, annotation)
         mu = torch.cat([evidence["mu_chosen"], evidence["mu_rejected"]])
         log_variance = torch.cat([evidence["log_variance_chosen"], evidence["log_variance_rejected"]])
         per_dimension = gaussian_kl(mu, log_variance).mean(0)
-        return {
+        return self._exact(loss.item()) | {
             "accuracy": accuracy,
             **{name: value.item() for name, value in terms.items()},
             "kl_total": (terms["kl_w"] + terms["kl_z"]).item(),
             "active_units": active_units(mu),
             **{f"kl_z_dim{i:02d}": value.item() for i, value in enumerate(per_dimension)},
         }
+
+    def _exact(self, loss: float) -> dict[str, float]:
+        """A whole set's loss: several processes fill up their last batches with pairs that the trainer counts again."""
+        return {"loss": loss} if self.accelerator.num_processes > 1 else {}
 
 
 def scheduled_weights(variant: Variant, progress: float) -> Weights:

@@ -16,6 +16,7 @@ from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import resumable
 from vrm.training.log import LogWriter
 from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.sharding import shard
 
 
 def train_sft(job: PolicyJob, sft: SftTraining) -> None:
@@ -48,6 +49,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         train_dataset=_rows(texts["train"]),
         eval_dataset={split: _rows(texts[split][:size]) for split in ("train", "validation")},
     )
+    shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / "training.csv"))
     start = _losses(job, trainer, tokenizer, held_out)
     made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=sft.model_dump().keys())
