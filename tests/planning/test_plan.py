@@ -129,3 +129,27 @@ def test_wall_clock_lies_between_its_bounds(paper):
     for gpus in (1, 8, 64):
         # Graham 1966: no list schedule takes longer than both bounds together
         assert max(total / gpus, chain) - 1e-9 <= wall_clock(todo, gpus) <= total / gpus + chain
+
+
+def test_a_training_in_two_processes_holds_two_cards_half_as_long(paper):
+    one = RuleResources(paper)
+    two = RuleResources(changed(paper, reward={"training": {"processes": 2, "launch": "fsdp2"}}))
+    assert [each.gpus("train_reward") for each in (one, two)] == [1, 2]
+    assert two.job("train_reward").gpu_hours == pytest.approx(one.job("train_reward").gpu_hours)
+    assert two.mem_mb("train_reward") == 2 * one.mem_mb("train_reward")
+    whole, half = (each.job("train_reward").memory.parts for each in (one, two))
+    assert [half[name] for name in ("weights", "optimiser")] == [whole[name] / 2 for name in ("weights", "optimiser")]
+    assert half["activations"] == whole["activations"]
+    assert "bfloat16 copies" not in half
+    assert [each.gpus("score") for each in (one, two)] == [1, 1]
+    # PPO keeps a whole policy on each card
+    ppo = changed(paper, policy={"training": {"processes": 2, "launch": "fsdp2"}})
+    asked = ("train_ppo", "qwen3", "ppo_vrm")
+    assert RuleResources(ppo).job(*asked).memory == one.job(*asked).memory
+
+
+def test_a_training_that_wants_more_cards_than_there_are_is_an_open_point(paper):
+    config = changed(paper, reward={"training": {"processes": 2}})
+    assert "train_reward: a job takes 2 cards, and the plan has 1" in plan(config)
+    assert "2 a training of reward (ddp)" in plan(config, gpus=2)
+    assert "a job takes" not in plan(config, gpus=2)

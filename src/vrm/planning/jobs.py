@@ -30,7 +30,7 @@ class Job:
         name: unique in a run.
         gpus: how many it asks for.
         memory: its peak; empty on the CPU, None where the model's size is not known.
-        hours: GPU hours.
+        hours: how long it takes on all its GPUs together.
         disk: GiB that it leaves.
         working: GiB of checkpoints while it runs.
         host: GiB of the machine's own memory: the weights pass through it.
@@ -46,6 +46,11 @@ class Job:
     working: float = 0.0
     host: float = 2.0
     needs: tuple[str, ...] = ()
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours that cards are held."""
+        return self.gpus * self.hours
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
     if stage not in ESTIMATES or backbone.create is not None:
         return Job(stage, stage)
     try:
-        return ESTIMATES[stage](setting, base, method)
+        return _spread(setting.config, ESTIMATES[stage](setting, base, method))
     except ConfigError:  # a model of unknown size: it gets a card, and the plan says so
         return Job(stage, stage, gpus=1, memory=None, host=32.0)
 
@@ -147,6 +152,20 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
             stage = "train_ppo" if judged.method in rewards else "train_preference"
             made = start[0] if judged.method == "sft" else f"{stage} {judged.method} {end}"
             yield _named(estimate(setting, "answer", base), f"answer {judged.method} {end}", made)
+
+
+def _spread(config: Config, job: Job) -> Job:
+    """A training's job in as many processes as it is given, one a card; that they take turns at nothing is assumed."""
+    if job.stage not in TRAININGS:
+        return job
+    training = config.reward.training if job.stage == "train_reward" else config.policy.training
+    if training.processes == 1:
+        return job
+    # PPO keeps a whole policy on each card
+    sharded = training.launch == "fsdp2" and job.stage != "train_ppo"
+    needed = memory.sharded(job.memory, training.processes) if sharded and job.memory else job.memory
+    spread = {"gpus": training.processes, "hours": job.hours / training.processes, "memory": needed}
+    return Job(**{**vars(job), **spread, "host": job.host * training.processes})  # each process reads the weights
 
 
 def _named(job: Job, name: str, *needs: str) -> Job:
@@ -330,3 +349,5 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "answer": _answer,
 }
 """By rule: those that load a model."""
+TRAININGS = ("train_reward", "sft", "train_preference", "difficulty_run", "train_ppo")
+"""Those that may take several GPUs."""

@@ -148,6 +148,21 @@ def training(shape: Shape, precision: Precision, rows: int, length: int, head: b
     return Memory(_at_least_saving(parts, shape, precision, head))
 
 
+def sharded(whole: Memory, processes: int) -> Memory:
+    """A training spread over several cards (FSDP2): each holds its share of all states, and its own activations.
+
+    The block that is being computed and the next one are whole for a moment; that is left out, as it is a small part of
+    many blocks. There are no bfloat16 copies (`vrm.training.sharding`).
+
+    Args:
+        whole: of one card with the same batch.
+        processes: cards.
+    """
+    states = {"weights", "gradients", "optimiser", "float32 copy while merging"}
+    kept = {name: size for name, size in whole.parts.items() if name != "bfloat16 copies"}
+    return Memory({name: size / processes if name in states else size for name, size in kept.items()})
+
+
 def ppo(
     policy: Shape,
     reward: Shape,

@@ -30,7 +30,13 @@ def plan(config: Config, gpu_memory: float = 80.0, gpus: int = 1, data_scale: fl
     """
     setting = Setting(config, gpu, gpu_memory, data_scale)
     todo = list(jobs(setting))
-    sections = [_head(setting, gpus), _table(todo), _totals(todo, gpus), _judging(config), _warnings(setting, todo)]
+    sections = [
+        _head(setting, gpus),
+        _table(todo),
+        _totals(todo, gpus),
+        _judging(config),
+        _warnings(setting, todo, gpus),
+    ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -60,16 +66,23 @@ def _head(setting: Setting, gpus: int) -> str:
     )
     cards = (
         f"Cards: {gpus} x {gpu.name}, {setting.capacity:g} GiB, {gpu.peak / 1e12:.0f} TFLOP/s in bfloat16 at "
-        f"{gpu.efficiency:.0%}; one job a card."
+        f"{gpu.efficiency:.0%}; one job a card{_several(config)}."
     )
     return f"Plan of {config.run}: estimates, not measurements.\n{cards}\nData: {texts}."
+
+
+def _several(config: Config) -> str:
+    """Which trainings take more than a card each."""
+    sections = {"reward": config.reward.training, "policy": config.policy.training}
+    found = [f"{n.processes} a training of {key} ({n.launch})" for key, n in sections.items() if n.processes > 1]
+    return ", " * bool(found) + ", ".join(found)
 
 
 def _table(todo: Sequence[Job]) -> str:
     lines = [f"{'stage':18} {'jobs':>5} {'GPU h each':>11} {'GPU h':>8} {'peak GiB':>9} {'left GiB':>9}"]
     for stage in dict.fromkeys(job.stage for job in todo):
         own = [job for job in todo if job.stage == stage]
-        spent = [job.hours for job in own]
+        spent = [job.gpu_hours for job in own]
         each = f"{min(spent):.1f}" if max(spent) - min(spent) < 0.05 else f"{min(spent):.1f}-{max(spent):.1f}"
         if not any(job.gpus for job in own):
             lines.append(f"{stage:18} {len(own):>5} {'CPU':>11} {'':>8} {'':>9} {'':>9}")
@@ -87,7 +100,7 @@ def _totals(todo: Sequence[Job], gpus: int) -> str:
     chain, stages = longest_chain(todo)
     working = sum(sorted((job.working for job in todo), reverse=True)[:gpus])
     return (
-        f"In all {sum(job.hours for job in todo):.0f} GPU hours; {wall_clock(todo, gpus):.1f} hours on {gpus} "
+        f"In all {sum(job.gpu_hours for job in todo):.0f} GPU hours; {wall_clock(todo, gpus):.1f} hours on {gpus} "
         f"GPU{'s' * (gpus > 1)}. The longest chain is {chain:.1f} hours: {' > '.join(stages)}.\n"
         f"Disk: {sum(job.disk for job in todo):.0f} GiB of finished models, up to {working:.0f} GiB of checkpoints "
         "while they train; the hub's own cache comes on top."
@@ -111,7 +124,7 @@ def _judging(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _warnings(setting: Setting, todo: Sequence[Job]) -> str:
+def _warnings(setting: Setting, todo: Sequence[Job], gpus: int) -> str:
     lines = []
     for stage in dict.fromkeys(job.stage for job in todo):
         own = [job for job in todo if job.stage == stage]
@@ -119,6 +132,8 @@ def _warnings(setting: Setting, todo: Sequence[Job]) -> str:
             lines.append(f"{stage}: a model's size is not known; download its config.json and name that directory")
         worst = largest(job.memory for job in own if job.memory is not None)
         parts = ", ".join(f"{name} {size:.0f}" for name, size in worst.parts.items() if size >= 0.5)
+        if (cards := max(job.gpus for job in own)) > gpus:
+            lines.append(f"{stage}: a job takes {cards} cards, and the plan has {gpus}")
         if worst.total > setting.capacity:
             lines.append(f"{stage}: needs {worst.total:.0f} GiB and does not fit a card ({parts})")
         elif worst.total > NARROW * setting.capacity:
