@@ -2,7 +2,8 @@
 
     python tools/readme.py
 
-writes README.md, docs/theory.md and docs/images/. A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
+writes README.md, docs/theory.md, docs/findings.md and docs/images/.
+A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import findings
 import pandas as pd
 import yaml
 
@@ -33,7 +35,8 @@ def dag() -> str:
     command = [sys.executable, "-m", "snakemake", "--rulegraph", "mermaid-js", "--forceall"]
     drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = [line for line in drawn[drawn.index("flowchart") :].splitlines() if not line.strip().startswith("style ")]
-    return "\n".join(["```mermaid", *lines, "```"])
+    edges = sorted(line for line in lines if "-->" in line)  # snakemake writes them in any order
+    return "\n".join(["```mermaid", *(line for line in lines if "-->" not in line), *edges, "```"])
 
 
 def numbers() -> str:
@@ -190,6 +193,13 @@ PAGES = {
         "PROVENANCE": provenance,
     },
     "docs/theory.md": {"ELBO": elbo, "BOUND": bound},
+    "docs/findings.md": {
+        "PROVENANCE": provenance,
+        "COMPARED": lambda: findings.compared(RUN),
+        "SUPERVISED": lambda: findings.supervised(RUN),
+        "SELECTION": lambda: findings.selection(RUN),
+        "LENGTH": lambda: findings.length(RUN),
+    },
 }
 
 

@@ -148,6 +148,33 @@ def test_a_second_run_does_nothing(smoke):
     assert "Nothing to be done" in plan(smoke)
 
 
+def contents(run, patterns=("tables/*.csv", "tables/*.md", "tables/*.tex", "tables/*.html", "figures/*.csv")):
+    """What a run's tables and figures say, by name."""
+    return {str(path.relative_to(run)): path.read_bytes() for pattern in patterns for path in run.glob(pattern)}
+
+
+def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path):
+    """In another directory, and with jobs one after the other instead of side by side."""
+    snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
+    once, twice = (contents(directory / "results" / "smoke") for directory in (smoke, tmp_path))
+    assert len(once) == 4 * len(TABLES) + len(FIGURES)
+    assert twice.keys() == once.keys()
+    assert [name for name in once if once[name] != twice[name]] == []
+
+
+def test_another_seed_changes_the_table(smoke, tmp_path):
+    report = "report={tables: [table2], figures: [], paper: false}"
+    config = ("reward={seeds: [2], run: [rm, vrm]}", "policy={run: []}", report)
+    snakemake("--config", *config, directory=tmp_path, configs=(DEFAULT, SMOKE))
+    first, second = (
+        pd.read_csv(directory / "results" / "smoke" / "tables" / "table2.csv").set_index(["variant", "column"])
+        for directory in (smoke, tmp_path)
+    )
+    assert set(second.index.get_level_values("variant")) == {"rm", "vrm"}
+    for variant in ("rm", "vrm"):
+        assert first.estimate[variant].to_dict() != second.estimate[variant].to_dict()
+
+
 @pytest.mark.parametrize(
     ("change", "rerun", "kept"),
     [

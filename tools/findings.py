@@ -1,0 +1,108 @@
+"""Blocks of docs/findings.md; `tools/readme.py` fills them from the files of a finished demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from vrm.records import read_jsonl
+
+GROUPS = 8
+"""Into how many equal parts pairs are sorted by difficulty."""
+
+
+def compared(run: Path) -> str:
+    """What supervision, latents and anchoring did to accuracy, and what is left after Holm's correction."""
+    rows = pd.read_csv(run / "tables" / "comparisons.csv")
+    labels = _labels(run)
+    columns = list(dict.fromkeys(rows.column))
+    lines = ["| difference in points | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
+    for (first, second), part in rows.groupby(["first", "second"], sort=False):
+        own = part.set_index("column")
+        cells = [_bold(_interval(own.loc[c], signed=True), own.p_holm[c] < 0.05) for c in columns]
+        lines.append(f"| {labels[first]} − {labels[second]} | " + " | ".join(cells) + " |")
+    seeds, tests, left = int(rows.n_seeds.iloc[0]), int(rows.tests.iloc[0]), int((rows.p_holm < 0.05).sum())
+    lines += [
+        "",
+        f"*`tables/comparisons.csv`: {seeds} seeds, 95 % intervals over seeds and prompts. Bold: p below 0.05 "
+        f"after Holm's correction for {tests} tests; {left} of them.*",
+    ]
+    return "\n".join(lines)
+
+
+def selection(run: Path) -> str:
+    """How much longer the chosen response is than the rejected one, by difficulty."""
+    pairs = {row["pair_id"]: row for _, row in read_jsonl(run / "data" / "pairs" / "train.jsonl")}
+    lines = [
+        f"| words that the chosen response is longer by, in eighths of equal size | {' | '.join(_ordinals())} |",
+        "|:--|" + "--:|" * GROUPS,
+    ]
+    for path in sorted(run.glob("policy/*/difficulty/seed*/difficulty.csv")):
+        table = pd.read_csv(path).sort_values(["difficulty", "pair_id"])
+        longer = [_words(pairs[name]["chosen"]) - _words(pairs[name]["rejected"]) for name in table.pair_id]
+        group = pd.Series([i * GROUPS // len(longer) for i in range(len(longer))])
+        means = pd.Series(longer).groupby(group).mean()
+        lines.append(f"| {_base(run, path.parts[-4])} | " + " | ".join(f"{value:+.1f}" for value in means) + " |")
+    return "\n".join([*lines, "", "*`difficulty.csv` against `data/pairs/train.jsonl`.*"])
+
+
+def supervised(run: Path) -> str:
+    """What Figure 6 shows."""
+    rows = pd.read_csv(run / "figures" / "figure6.csv")
+    lines = ["| Base | Benchmark | with supervision | without | difference |", "|:--|:--|--:|--:|--:|"]
+    for (base, benchmark, metric), part in rows.groupby(["base", "benchmark", "metric"], sort=False):
+        first, second = (row for _, row in part.iterrows())
+        digits = 2 if metric == "score" else 1
+        low, high = second.difference_low, second.difference_high
+        change = f"{second.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        cells = [_base(run, base), _benchmark(run, benchmark), _interval(first, digits), _interval(second, digits)]
+        lines.append("| " + " | ".join([*cells, _bold(change, low * high > 0)]) + " |")
+    note = "*`figures/figure6.csv`. Bold: the interval of the difference excludes 0, by itself.*"
+    return "\n".join([*lines, "", note])
+
+
+def length(run: Path) -> str:
+    """Rank correlation of policies' win rates with the length of their answers."""
+    rows = pd.read_csv(run / "figures" / "win_rate_length.csv")
+    lines = ["| Base | Benchmark | policies | Spearman correlation of result and length |", "|:--|:--|--:|--:|"]
+    for (base, benchmark), part in rows.groupby(["base", "benchmark"], sort=False):
+        correlation = part.length.rank().corr(part.estimate.rank())
+        lines.append(f"| {_base(run, base)} | {_benchmark(run, benchmark)} | {len(part)} | {correlation:+.2f} |")
+    return "\n".join([*lines, "", "*`figures/win_rate_length.csv`; few policies, so no test.*"])
+
+
+def _interval(row: pd.Series, digits: int = 1, signed: bool = False) -> str:
+    value = row.difference if signed else row.estimate
+    sign = "+" if signed else ""
+    return f"{value:{sign}.{digits}f} [{row.low:{sign}.{digits}f}, {row.high:{sign}.{digits}f}]"
+
+
+def _bold(text: str, is_bold: bool) -> str:
+    return f"**{text}**" if is_bold else text
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _ordinals() -> list[str]:
+    return ["easiest", *(str(i) for i in range(2, GROUPS)), "hardest"]
+
+
+def _labels(run: Path) -> dict[str, str]:
+    rows = pd.read_csv(run / "tables" / "table2.csv")
+    return dict(zip(rows.variant, rows.label, strict=True))
+
+
+def _base(run: Path, name: str) -> str:
+    return _config(run)["policy"]["bases"][name]["label"]
+
+
+def _benchmark(run: Path, name: str) -> str:
+    return _config(run)["benchmarks"][name]["label"]
+
+
+def _config(run: Path) -> dict:
+    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
