@@ -37,6 +37,8 @@ def open_page(page: Path, fragment: str = "") -> ElementTree.Element:
 def use_page(page: Path, script: str, fragment: str = ""):
     """What `script` returns after it has acted on the page; `page` and `view` are its document and its window.
 
+    It waits until the page has said that it is ready (`data-ready` on its root).
+
     Args:
         page: the HTML file.
         script: the body of a JavaScript function; its result goes through JSON.
@@ -48,13 +50,15 @@ def use_page(page: Path, script: str, fragment: str = ""):
         harness.write_text(
             f"""<iframe id="frame" width="1280" height="900"></iframe>
             <pre id="result">"the page did not load"</pre><script>
-            frame.onload = () => {{
+            const act = () => {{
+              if (!("ready" in frame.contentDocument.documentElement.dataset)) return setTimeout(act, 20);
               let result;
               try {{
                 result = ((view, page) => {{ {script} }})(frame.contentWindow, frame.contentDocument);
               }} catch (error) {{ result = String(error); }}
               document.getElementById("result").textContent = JSON.stringify(result);
             }};
+            frame.onload = act;
             frame.src = {address};</script>""",
             encoding="utf-8",
         )

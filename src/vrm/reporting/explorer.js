@@ -1,8 +1,10 @@
 // The explorer's script. Everything that is shown is a function of `data` and of `state`, and `state` lives in the
 // address behind "#", so that a link shares a view. Data reaches the page as text nodes and numbers, never as markup.
 "use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+(async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (letter) => letter.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const data = await new Response(unpacked).json();
   const { pairs, rm } = data;
   const total = pairs.id.length;
   const PAGE = 25;
@@ -380,4 +382,5 @@
   renderModels();
   render();
   find("tr.opened")?.scrollIntoView();
+  document.documentElement.dataset.ready = "";
 })();
