@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
     sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
-    sub = commands.add_parser("plan", help="Print what a run will take, before anything runs.")
+    sub = commands.add_parser("plan", help="Print what a run will take; once it has begun, also what judging is left.")
     sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
     sub.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of a card (default: 80)")
     sub.add_argument("--gpus", type=int, default=1, help="how many cards (default: 1)")

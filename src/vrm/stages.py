@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vrm.config import Config, ConfigError, JudgedPolicy, PolicyBase, PpoMethod, PreferenceMethod, load
+from vrm.config.benchmarks import FILES, BenchmarkName
 from vrm.records import RecordError
 
 if TYPE_CHECKING:
@@ -243,9 +244,9 @@ def gold(options: argparse.Namespace) -> None:
 def benchmark_set(options: argparse.Namespace) -> None:
     from vrm.data.benchmark_files import prepare
 
-    config = _config(options)
+    config, name = _config(options), _benchmark(options)
     directory = config.data.benchmarks_dir
-    prepare(options.name, config.benchmarks, Path(directory) if directory else None, options.out)
+    prepare(name, config.benchmarks, Path(directory) if directory else None, options.out)
 
 
 def answer(options: argparse.Namespace) -> None:
@@ -268,18 +269,15 @@ def answer(options: argparse.Namespace) -> None:
 def judge(options: argparse.Namespace) -> None:
     from vrm.judging.judgments import judge_benchmark
 
-    config = _config(options)
-    if config.judge is None:
-        raise ConfigError("there is no judge: set judge.base_url and judge.model")
     judged = JudgedPolicy(options.base, options.method, options.seed)
     (directory,) = options.sets
-    judge_benchmark(config, judged, options.name, options.answers, directory, Path(config.judge.store), options.out)
+    judge_benchmark(_config(options), judged, _benchmark(options), options.answers, directory, options.out)
 
 
 def judged_scores(options: argparse.Namespace) -> None:
     from vrm.evaluation.judged_scores import write_scores
 
-    write_scores(_config(options), options.name, options.results, options.out)
+    write_scores(_config(options), _benchmark(options), options.results, options.out)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -317,9 +315,16 @@ def score_file(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
+    from vrm.planning.judge_cost import has_begun
     from vrm.planning.plan import plan
 
-    print(plan(_config(options), options.gpu_memory, options.gpus, options.data_scale), end="")
+    config = _config(options)
+    results = Path("results") / config.run
+    print(plan(config, options.gpu_memory, options.gpus, options.data_scale), end="")
+    if has_begun(config, results):
+        from vrm.judging.plan import progress_text  # may import AlpacaEval's package, which takes seconds
+
+        print(f"\n{progress_text(config, results)}", end="")
 
 
 def schema(options: argparse.Namespace) -> None:
@@ -330,6 +335,12 @@ def schema(options: argparse.Namespace) -> None:
         write_whole(options.out, json_schema())
     else:
         print(json_schema(), end="")
+
+
+def _benchmark(options: argparse.Namespace) -> BenchmarkName:
+    """The judged benchmark that `--name` names."""
+    _known(FILES, options.name, "benchmark")
+    return options.name
 
 
 def _base(config: Config, name: str) -> PolicyBase:

@@ -187,11 +187,6 @@ def test_references_of_a_base_need_a_file_unless_the_default_is_by_them(given, t
         prepare("alpaca_eval", other, given, tmp_path / "out")
 
 
-def test_an_unknown_benchmark(world, tmp_path):
-    with pytest.raises(ConfigError, match="no benchmark 'mtbench'; known are: alpaca_eval, arena_hard, mt_bench"):
-        prepare("mtbench", WORLD, world, tmp_path / "out")
-
-
 def test_fetched_files_are_kept_in_the_cache(world, tmp_path, upstream, pin):
     for name in ("question.jsonl", "judge_prompts.jsonl", "reference_answer/world-reference.jsonl"):
         pin(f"mt_bench/{name}")

@@ -8,7 +8,8 @@ import pytest
 from arena_answers import answer, sigmoid
 from paths import SHARED
 
-from vrm.evaluation.arena_hard import SCALE, battles, leaderboard, standardise
+from vrm.evaluation.arena_battles import battles
+from vrm.evaluation.arena_hard import SCALE, leaderboard, standardise
 from vrm.evaluation.arena_style import Style, style, style_difference
 from vrm.evaluation.logistic import fit_logistic
 from vrm.judging.verdicts import LABELS, REASONS, parse_verdict

@@ -310,6 +310,10 @@ def test_scikit_learns_settings_stay_as_they_were(config, tmp_path, monkeypatch)
         ({"generator_2": "qwen3.dpo.seed1"}, "row 2: judges qwen3.dpo.seed1"),
         ({"preference": 2.5}, "row 2: preference 2.5"),
         ({"preference": None}, "row 2: neither"),
+        ({"preference": "2"}, "row 2: preference 2 is not in"),
+        ({"output_2": None}, "row 2: no `output_2`, `preference` or `failure`"),
+        ({"generator_1": "another"}, "row 2: not the set's instruction and reference"),
+        ({"annotator": "alpaca_eval_gpt4"}, "row 2: by alpaca_eval_gpt4, and benchmarks.alpaca_eval.annotator"),
     ],
 )
 def test_judgments_of_something_else_are_refused(config, tmp_path, change, said):
@@ -321,7 +325,7 @@ def test_judgments_of_something_else_are_refused(config, tmp_path, change, said)
     with pytest.raises(RecordError, match=said):
         scores(config, tmp_path)
     write_json(path, rows[:2])
-    with pytest.raises(RecordError, match="2 judgments of 3 instructions"):
+    with pytest.raises(RecordError, match="2 rows for 3 instructions; judge again"):
         scores(config, tmp_path)
 
 

@@ -96,6 +96,10 @@ def write_mt(results, ratings):
         write_jsonl(folder / "judgments" / "mt_bench.jsonl", rows)
 
 
+def without(row, name):
+    return {key: value for key, value in row.items() if key != name}
+
+
 GAMES = {
     SFT: [("A>B", "A>>B"), (None, "B>A"), ("A=B", "A=B")],  # the model is B in the first game and A in the second
     DPO: [("B>>A", "A>>B"), ("B>A", "A=B"), ("A>B", None)],
@@ -251,12 +255,16 @@ def test_the_report_reads_what_is_written_and_it_is_the_same_every_time(results,
         ("arena_hard", lambda rows: [{**row, "judge": "old"} for row in rows], "judged by old, and judge.model is"),
         ("mt_bench", lambda rows: [{**row, "judge": ["old", "p"]} for row in rows], "judged by old"),
         ("mt_bench", lambda rows: [{**row, "score": None, "failure": None} for row in rows], "neither a score nor"),
+        ("mt_bench", lambda rows: [without(rows[0], "failure"), *rows[1:]], "row 1: no `judgment`, `score` or"),
+        ("mt_bench", lambda rows: [without(rows[0], "judge"), *rows[1:]], "row 1: judged by None"),
+        ("arena_hard", lambda rows: [*rows[:2], {**rows[2], "games": rows[2]["games"][:1]}], "row 3: not two games"),
+        ("arena_hard", lambda rows: [{**rows[0], "games": [None, None]}, *rows[1:]], "row 1: no `judgment`"),
     ],
 )
-def test_judgments_that_do_not_belong_are_refused(results, name, change, said):
+def test_judgments_that_do_not_belong_are_refused_with_file_row_and_mend(results, name, change, said):
     path = results / DPO.folder / "judgments" / f"{name}.jsonl"
     write_jsonl(path, change([row for _, row in read_jsonl(path)]))
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=rf"{name}\.jsonl.*{said}.*; judge again"):
         score(results, name)
 
 
@@ -275,9 +283,7 @@ def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
     assert record == {"benchmark": "alpaca_eval"}
 
 
-def test_names_and_policies_that_are_not_there(results):
-    with pytest.raises(ConfigError, match="no benchmark 'arena'; known are: alpaca_eval, arena_hard, mt_bench"):
-        score(results, "arena")
+def test_a_run_that_judges_nothing_is_refused(results):
     nothing = configuration(results, benchmarks={"run": []})
     with pytest.raises(ConfigError, match="no policy is judged"):
         score(results, "mt_bench", nothing)

@@ -127,7 +127,7 @@ def judge(results, name, method):
     """The stage, with the paths of the workflow."""
     config, policy = configuration(results), JudgedPolicy("qwen3", method, 1)
     folder, sets = results / policy.folder, results / "judged" / "sets" / name
-    judge_benchmark(config, policy, name, folder / "answers", sets, Path(config.judge.store), folder / "judgments")
+    judge_benchmark(config, policy, name, folder / "answers", sets, folder / "judgments")
 
 
 def start(results, name, method):

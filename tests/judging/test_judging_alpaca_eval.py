@@ -31,7 +31,7 @@ def write(tmp_path, ours, reference, asked=None):
     asked = asked or instructions(len(ours))
     for name, outputs, generator in (
         ("sets/reference_outputs", reference, "them"),
-        ("answers/alpaca_eval", ours, "us"),
+        ("answers/alpaca_eval", ours, JUDGED.name),
     ):
         rows = [
             {"dataset": "d", "instruction": i, "output": o, "generator": generator}
@@ -241,14 +241,22 @@ def test_answers_must_be_of_the_sets_rows(config, tmp_path):
     path = answers / "alpaca_eval.json"
     rows = json.loads(path.read_text())
     for broken, said in (
-        (rows[:2], "2 answers for 3 instructions"),
+        (rows[:2], "2 rows for 3 instructions; answer the set again"),
         ([rows[0], rows[2], rows[1]], "row 2: not the instruction"),
         ([rows[0], {**rows[1], "output": None}, rows[2]], "row 2: `output` is no text"),
-        ({}, "no list"),
+        ([*rows[:2], {**rows[2], "generator": "else"}], "row 3: answers of else, expected those of qwen3.ppo"),
+        ({}, "not a list of JSON objects"),
+        ([*rows[:2], None], "not a list of JSON objects"),
     ):
         write_json(path, broken)
         with pytest.raises(RecordError, match=said):
             judge_alpaca_eval(config, JUDGED, answers, sets, Longer())
+    path.write_text("[")
+    with pytest.raises(RecordError, match=r"alpaca_eval\.json: not valid JSON .*; answer the set again"):
+        judge_alpaca_eval(config, JUDGED, answers, sets, Longer())
+    path.unlink()
+    with pytest.raises(RecordError, match=r"alpaca_eval\.json: no such file; answer the set again"):
+        judge_alpaca_eval(config, JUDGED, answers, sets, Longer())
 
 
 @pytest.mark.parametrize(
@@ -278,7 +286,8 @@ def test_the_published_replies_give_the_published_preferences(config, tmp_path):
         for row in published
         if row["raw_completion"]
     }
-    (tmp_path / "alpaca_eval.json").write_text((OFFICIAL / "alpaca-7b" / "model_outputs.json").read_text())
+    theirs = json.loads((OFFICIAL / "alpaca-7b" / "model_outputs.json").read_text())
+    write_json(tmp_path / "alpaca_eval.json", [{**row, "generator": JUDGED.name} for row in theirs])
     ours = {row["instruction"]: row for row in published}
     first = []
 

@@ -6,7 +6,7 @@ from judged_run import configuration, overlay, write_run
 from paths import SHARED
 
 from vrm.config import ConfigError, JudgedPolicy
-from vrm.evaluation.arena_hard import battles
+from vrm.evaluation.arena_battles import battles
 from vrm.judging import Failed, Reply, Usage
 from vrm.judging.arena_hard import GO_ON, judge_arena_hard
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole

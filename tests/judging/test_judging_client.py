@@ -22,6 +22,7 @@ from vrm.config import ConfigError
 from vrm.config.judge import JudgeConfig
 from vrm.judging import Failed, Judge, JudgeError, Reply, Store, Unanswered, Unusable, Usage, spending, total
 from vrm.judging.pacing import backoff, retry_after
+from vrm.judging.transport import NoAnswer, post
 
 
 def ask(server, directory, asked, **changes):
@@ -304,6 +305,23 @@ def test_nobody_at_the_address(tmp_path):
     assert Store(tmp_path).entries() == []  # nothing went out
 
 
+def test_connections_that_fail_now_and_then_are_no_missing_endpoint(tmp_path, monkeypatch):
+    """Replies in between say that somebody is there, however many connections fail in all."""
+    tries = []
+
+    def every_other(*arguments):
+        tries.append(arguments)
+        if len(tries) % 2:
+            raise NoAnswer("unreachable", sent=False, detail="refused")
+        return post(*arguments)
+
+    monkeypatch.setattr("vrm.judging.client.post", every_other)
+    with Server() as server:
+        outcome = ask(server, tmp_path, requests(0, 12), attempts=2, concurrency=1)
+    assert [reply.text for reply in outcome] == scores(0, 12)
+    assert len(tries) == 24
+
+
 def test_an_error_leaves_what_was_paid_for_in_the_store(tmp_path):
     with Server(hold_after=10) as server:
         victim = start(server, tmp_path, 0, 30)
@@ -332,6 +350,18 @@ def test_the_key_shows_nowhere(tmp_path, caplog):
     with pytest.raises((TypeError, pickle.PicklingError)):
         pickle.dumps(judge._key)
     assert repr(copy.copy(judge.config)) == repr(judge.config)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_part_of_the_key_shows_where_a_long_error_is_cut(tmp_path, as_json):
+    """The endpoint's message is repeated up to 300 characters, and its 300th may stand in the middle of the key."""
+    with Server(always=401) as server:
+        for before in range(300 - len(KEY), 301):
+            said = f"{'x' * before} {KEY} was not accepted"
+            server.says = {"error": {"message": said}} if as_json else said
+            with pytest.raises(JudgeError, match="HTTP 401: xxx") as caught:
+                ask(server, tmp_path, requests(0, 1))
+            assert KEY[:6] not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["", f"{KEY}\n", f"a {KEY}", f"{KEY}é"])

@@ -5,7 +5,7 @@ from judging_jobs import config, requests
 from server import Server, score
 
 from vrm.config.judge import Prices
-from vrm.judging import Judge, Request, Store, Unanswered, Usage, estimate, not_stored, spending, total
+from vrm.judging import Estimate, Judge, Request, Store, Unanswered, Usage, estimate, not_stored, spending, total
 
 PRICES = Prices(prompt=2.0, completion=10.0)
 
@@ -51,16 +51,12 @@ def test_estimate_before_any_call():
         Request([{"role": "user", "content": "x" * 40}, {"role": "user", "content": "x" * 4}], "mt_bench"),
         Request([], "mt_bench", parameters={"max_tokens": None, "max_completion_tokens": 7}),
     ]
-    both = estimate(asked, PRICES, max_tokens=100)
-    assert (both["arena_hard"].prompt_tokens, both["arena_hard"].completion_tokens) == (101, 4096)
-    assert (both["mt_bench"].requests, both["mt_bench"].prompt_tokens, both["mt_bench"].completion_tokens) == (
-        2,
-        11,
-        107,
-    )
-    assert total(both).cost == pytest.approx((2 * 112 + 10 * 4203) / 1e6)
-    assert "characters / 4" in str(total(both))
-    assert "prices unknown" in str(total(estimate(asked, None, max_tokens=1)))
+    arena, mt, both = (estimate(some, PRICES, max_tokens=100) for some in (asked[:1], asked[1:], asked))
+    assert (arena.requests, arena.prompt_tokens, arena.completion_tokens) == (1, 101, 4096)
+    assert (mt.requests, mt.prompt_tokens, mt.completion_tokens) == (2, 11, 107)
+    assert both.cost == pytest.approx((2 * 112 + 10 * 4203) / 1e6)
+    assert estimate(asked, None, max_tokens=100) == Estimate(3, 112, 4203, None)
+    assert estimate([], PRICES, max_tokens=100) == Estimate(0, 0, 0, 0.0)
 
 
 def test_only_what_the_store_lacks_is_to_be_paid(tmp_path):

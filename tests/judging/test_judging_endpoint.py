@@ -138,6 +138,12 @@ def test_a_server_that_ends_while_it_is_asked_is_named(tmp_path):
         ask_served(alive, tmp_path)
 
 
+def test_a_key_that_a_server_logs_is_not_repeated(tmp_path):
+    logs = f"sys.stderr.write('Authorization: Bearer ' + '-'.join({KEY.split('-')}) + ' 401')"
+    with pytest.raises(ConfigError, match=r"Authorization: Bearer \[key\] 401$"), endpoint(script(tmp_path, logs)):
+        pass
+
+
 def test_one_that_does_not_leave_is_killed_with_all_that_it_started(tmp_path, monkeypatch):
     monkeypatch.setattr("vrm.judging.endpoint.GRACE", 0.3)
     config = script(

@@ -1,21 +1,17 @@
-"""The plan of judging: equal to what is asked afterwards, at most what is paid, and nothing for what is stored."""
+"""What `vrm plan` says of a run that has begun: equal to what is asked afterwards, at most what is paid for it."""
 
 import pytest
-import yaml
 from judged_run import METHODS, configuration, counts, judge, judges, overlay, policies, write_run
-from paths import SHARED
+from paths import ROOT
 from server import Server
 
-from vrm.config import ConfigError
+from vrm.cli import main
 from vrm.judging import Store, spending, total
-from vrm.judging.plan import OFFICIAL, plan_judging, plan_text
-from vrm.records import write_whole
+from vrm.judging.plan import progress, progress_text
+from vrm.judging.store import Replies
+from vrm.planning.judge_cost import has_begun, judge_costs
 
 BENCHMARKS = ("arena_hard", "mt_bench")
-
-
-def sets_of(results):
-    return {name: results / "judged" / "sets" / name for name in BENCHMARKS}
 
 
 @pytest.fixture
@@ -24,54 +20,51 @@ def run(tmp_path):
     return tmp_path
 
 
-def answered(run):
-    return plan_judging(configuration(run), sets_of(run), run).set_index("benchmark")
-
-
-def test_without_any_files_the_official_sizes_are_assumed_and_named(run):
+def so_far(run, name):
     config = configuration(run)
-    plan = plan_judging(config, None).set_index("benchmark")
-    assert plan["requests"].to_dict() == {"arena_hard": 2 * 2 * 500, "mt_bench": 2 * 2 * 80}
-    assert plan.loc["mt_bench", "basis"] == "official size of 80 questions assumed, answers of 128 tokens assumed"
-    row = plan.loc["arena_hard"]
-    assert row["completion_tokens"] == 2000 * 4096
-    assert row["dollars"] == pytest.approx((row["prompt_tokens"] * 2.0 + row["completion_tokens"] * 10.0) / 1e6)
-    text = plan_text(plan.reset_index())
-    assert text.count("\n") == 2
-    assert "2,000 requests" in text
-    assert f"at most ${plan['dollars'].sum():,.2f}; retries not counted" in text
+    return progress(config, name, run, Replies(config.judge.store))
 
 
-def test_without_answers_the_longest_are_assumed(run):
-    plan = plan_judging(configuration(run), sets_of(run)).set_index("benchmark")
-    assert plan["requests"].to_dict() == {"arena_hard": 2 * 20, "mt_bench": 2 * 16}
-    assert plan.loc["arena_hard", "basis"] == "by the set's files, answers of 128 tokens assumed"
-    shorter = answered(run)
-    assert (plan["prompt_tokens"] > shorter["prompt_tokens"]).all()
-    assert (plan["requests"] == shorter["requests"]).all()
-    assert not (run / "replies").exists()
+def text(run):
+    return progress_text(configuration(run), run)
 
 
-def test_with_answers_it_is_what_is_asked_and_then_nothing(run):
+def forget_answers(run, policy):
+    for name in BENCHMARKS:
+        (run / policy.folder / "answers" / f"{name}.jsonl").unlink()
+
+
+def files(directory):
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def test_a_run_begins_with_its_first_answer_or_its_first_reply(run):
+    assert has_begun(configuration(run), run)
+    for policy in policies():
+        forget_answers(run, policy)
+    assert not has_begun(configuration(run), run)
+    Store(run / "replies")
+    assert has_begun(configuration(run), run)
+    overlay(run, "http://127.0.0.1:9/v1", benchmarks=())
+    assert not has_begun(configuration(run), run)
+
+
+def test_what_is_left_is_what_is_asked_and_then_nothing(run):
     with Server(judges=lambda body, earlier: "[[A>B]] [[5]]") as server:
         overlay(run, server.url)
-        before = answered(run)
+        before = [so_far(run, name) for name in BENCHMARKS]
+        assert [(one.answered, one.stored, one.left.requests) for one in before] == [(2, 0, 40), (2, 0, 32)]
         for name in BENCHMARKS:
             judge(run, name, "dpo")
-        half = answered(run)
-        assert (half["stored"] * 2 == before["requests"]).all()
-        assert (half["requests"] * 2 == before["requests"]).all()
+        half = [so_far(run, name) for name in BENCHMARKS]
+        assert [(one.answered, one.stored, one.left.requests) for one in half] == [(2, 20, 20), (2, 16, 16)]
         for name in BENCHMARKS:
             judge(run, name, "sft")
-    assert before["requests"].sum() == server.billed_keys.total()
+    assert sum(one.left.requests for one in before) == server.billed_keys.total()
     spent = total(spending(Store(run / "replies"), configuration(run).judge.prices))
-    assert before["dollars"].sum() > spent.cost  # of 4,096 tokens that a reply may have, it had some ten
-    after = answered(run)
-    assert after["requests"].tolist() == [0, 0]
-    assert after["dollars"].tolist() == [0.0, 0.0]
-    assert after["stored"].sum() == server.billed_keys.total()
-    assert "0 requests" in plan_text(after.reset_index())
-    assert "(40 more are in the store)" in plan_text(after.reset_index())
+    assert sum(one.left.cost for one in before) > spent.cost  # of 4,096 tokens that a reply may have, it had some ten
+    after = [so_far(run, name) for name in BENCHMARKS]
+    assert [(one.stored, one.left.requests, one.left.cost) for one in after] == [(40, 0, 0.0), (32, 0, 0.0)]
 
 
 def test_what_would_be_asked_again_is_counted_once_its_first_reply_is_there(run):
@@ -82,43 +75,87 @@ def test_what_would_be_asked_again_is_counted_once_its_first_reply_is_there(run)
                 judge(run, name, method)
     lines = (run / "replies" / "replies.jsonl").read_text().splitlines(keepends=True)
     (run / "replies" / "replies.jsonl").write_text("".join(lines[:-1]))  # the last one asked mt_bench again
-    plan = answered(run)
-    assert plan["requests"].to_dict() == {"arena_hard": 0, "mt_bench": 1}
-    assert plan["stored"].sum() == sum(counts(run, name, m)["requests"] for name in BENCHMARKS for m in METHODS) - 1
+    found = [so_far(run, name) for name in BENCHMARKS]
+    assert [one.left.requests for one in found] == [0, 1]
+    asked = sum(counts(run, name, method)["requests"] for name in BENCHMARKS for method in METHODS)
+    assert sum(one.stored for one in found) == asked - 1
 
 
-def test_some_policies_may_have_answered(run):
-    for name in BENCHMARKS:
-        (run / policies()[1].folder / "answers" / f"{name}.jsonl").unlink()
-    plan = answered(run)
-    assert plan["answered"].tolist() == [1, 1]
-    assert plan["requests"].to_dict() == {"arena_hard": 40, "mt_bench": 32}
-    assert plan.loc["mt_bench", "basis"].startswith("1 have answered; the others: by the set's files")
+def test_the_text_has_what_was_paid_what_is_left_and_what_is_to_come(run):
+    with Server(judges=lambda body, earlier: "[[A>B]] [[5]]") as server:
+        overlay(run, server.url, prices={"prompt": 2000.0, "completion": 10000.0})
+        judge(run, "mt_bench", "dpo")
+    (run / policies()[0].folder / "answers" / "mt_bench.jsonl").unlink()
+    config = configuration(run)
+    paid = total(spending(Store(run / "replies"), config.judge.prices)).cost
+    arena, mt = (so_far(run, name) for name in BENCHMARKS)
+    lines = text(run).splitlines()
+    assert lines[0] == f"Judged so far, by the replies in {run}/replies (${paid:,.2f} paid):"
+    assert lines[1].startswith("  arena_hard  2 of 2 policies have answered; 0 requests are stored, 40 are left: ")
+    assert lines[1].endswith(f"at most ${arena.left.cost:,.2f}")
+    assert lines[2] == "  mt_bench    1 of 2 policies have answered; 16 requests are stored, none is left"
+    assert lines[3] == f"  left to pay for these answers: at most ${arena.left.cost:,.2f}, retries not counted"
+    typical = judge_costs(config)[1].dollars / 2  # of MT-Bench, for one of two policies
+    assert lines[4:] == [f"  answers that are not here yet: about ${typical:,.2f}, as estimated above"]
+    assert mt.left.requests == 0
 
 
-def test_unknown_prices_and_no_judge(run):
+def test_policies_without_answers_have_nothing_to_be_asked_yet(run):
+    for policy in policies():
+        forget_answers(run, policy)
+    lines = text(run).splitlines()
+    assert lines[1:3] == ["  arena_hard  0 of 2 policies have answered", "  mt_bench    0 of 2 policies have answered"]
+    assert lines[3] == "  left to pay for these answers: at most $0.00, retries not counted"
+    typical = sum(cost.dollars for cost in judge_costs(configuration(run)))
+    assert lines[4] == f"  answers that are not here yet: about ${typical:,.2f}, as estimated above"
+
+
+def test_unknown_prices_are_said(run):
     overlay(run, "http://127.0.0.1:9/v1", prices=None)
-    plan = answered(run)
-    assert plan["dollars"].isna().all()
-    assert plan_text(plan.reset_index()).count("prices unknown") == 3
-    config = configuration(run)
-    with pytest.raises(ConfigError, match="no judge"):
-        plan_judging(config.model_copy(update={"judge": None}), None)
-    overlay(run, "http://127.0.0.1:9/v1", benchmarks=())
-    assert plan_text(plan_judging(configuration(run), None)) == ""
+    forget_answers(run, policies()[0])
+    said = text(run)
+    assert said.count("price unknown") == 2
+    assert "$" not in said
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
-@pytest.mark.parametrize("name", ["alpaca_eval", "mt_bench"])
-def test_the_official_sizes_are_those_of_the_official_files(run, name):
-    """Arena-Hard's judge prompt is not among the files here."""
-    overlay(run, "http://127.0.0.1:9/v1", benchmarks=[name])
-    changed = yaml.safe_load((run / "overlay.yaml").read_text())
-    changed["benchmarks"]["mt_bench"]["references"] = "gpt-4"
-    write_whole(run / "overlay.yaml", yaml.safe_dump(changed))
-    config = configuration(run)
-    (assumed,) = plan_judging(config, None).to_dict("records")
-    (known,) = plan_judging(config, {name: SHARED / "data" / "benchmarks" / name}).to_dict("records")
-    assert known["requests"] == assumed["requests"] == 2 * OFFICIAL[name].questions * OFFICIAL[name].requests
-    assert known["completion_tokens"] == assumed["completion_tokens"]
-    assert known["prompt_tokens"] == pytest.approx(assumed["prompt_tokens"], rel=0.005)
+def test_looking_changes_nothing(run):
+    """The store of a run that is being judged is somebody else's to write."""
+    before = files(run)
+    assert "0 requests are stored" in text(run)
+    assert files(run) == before
+    assert not (run / "replies").exists()
+    (run / "replies" / "held").mkdir(parents=True)
+    (run / "replies" / "held" / "key").write_text('{"benchmark": "b", "most": {}, "entries": 0}')
+    before = files(run)
+    text(run)
+    assert files(run) == before
+
+
+def test_what_can_not_be_told_is_said_and_hides_nothing_else(run):
+    path = run / policies()[0].folder / "answers" / "mt_bench.jsonl"
+    path.write_text("{}\n")
+    lines = text(run).splitlines()
+    assert "40 are left" in lines[1]
+    assert f"2 of 2 policies have answered; what is left can't be told: {path}, row 1: not FastChat's" in lines[2]
+    assert lines[3].startswith("  left to pay for these answers, as far as it can be told: at most $")
+    overlay(run, "http://127.0.0.1:9/v1", benchmarks=["alpaca_eval"])
+    for policy in policies():
+        (run / policy.folder / "answers" / "alpaca_eval.json").write_text("[]")
+    assert "alpaca_eval 2 of 2 policies have answered; what is left can't be told: " in text(run)
+    assert "reference_outputs.json: no such file" in text(run)
+
+
+def test_the_command_adds_it_once_a_run_has_begun(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results" / "demo"
+    overlay(write_run(results), "http://127.0.0.1:9/v1", store="results/{run}/replies")
+    command = ["plan", "--config", str(ROOT / "config.yaml"), str(results / "overlay.yaml")]
+    assert main(command) == 0
+    begun = capfd.readouterr().out
+    for policy in policies():
+        forget_answers(results, policy)
+    assert main(command) == 0
+    fresh = capfd.readouterr().out
+    assert "Judged so far" not in fresh
+    assert begun.startswith(f"{fresh}\nJudged so far, by the replies in results/demo/replies:\n")
+    assert "40 are left" in begun

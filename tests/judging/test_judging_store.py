@@ -13,6 +13,7 @@ import pytest
 from paths import ROOT
 
 from vrm.judging import Reply, Store, StoreError, Unanswered, Unusable, Usage
+from vrm.judging.store import Replies
 
 USAGE = Usage(3, 4)
 
@@ -84,6 +85,26 @@ def test_a_place_that_is_no_directory_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="not usable as a store"):
         Store(tmp_path / "file")
+
+
+def test_whoever_only_looks_sees_all_that_comes_and_leaves_no_trace(tmp_path):
+    directory = tmp_path / "store"
+    looking = Replies(directory)
+    assert (looking.find("k"), looking.entries(), looking.count("k")) == (None, [], 0)
+    assert not directory.exists()
+    Store(directory).append(reply("k"))
+    assert looking.find("k").text == "yes"
+    (directory / "held" / "gone").write_text('{"benchmark": "b", "most": {}, "entries": 0}')  # of a dead process
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    assert Replies(directory).entries() == [reply("k")]
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    looking.path.write_bytes(b"")
+    with pytest.raises(StoreError, match="may only grow"):
+        looking.find("k")
+    looking.path.unlink()
+    looking.path.mkdir()
+    with pytest.raises(StoreError, match=r"replies\.jsonl: can't be read .*; mend judge\.store"):
+        Replies(directory)
 
 
 def test_one_holder_at_a_time_among_stores_and_threads(tmp_path):

@@ -8,9 +8,10 @@ from judging_jobs import VARIABLE
 from paths import ROOT
 from server import Server
 
+from vrm.cli import main
 from vrm.config import ConfigError, Prices
 from vrm.judging import JudgeError, Reply, Store, Unusable, Usage, spending, spending_of, total
-from vrm.judging.judgments import FILES, judge_benchmark
+from vrm.judging.judgments import judge_benchmark
 
 BENCHMARKS = ("arena_hard", "mt_bench")
 
@@ -115,15 +116,23 @@ def test_a_judge_that_never_answers_gives_named_failures(tmp_path):
     assert [row["games"] for row in rows] == [[{"judgment": None, "score": None, "failure": "server error"}] * 2] * 3
 
 
-def test_names_and_judges_that_are_not_there(tmp_path):
+def test_without_a_judge_the_mend_is_named(tmp_path):
     overlay(write_run(tmp_path), "http://127.0.0.1:9/v1")
-    config = configuration(tmp_path)
-    paths = (tmp_path, tmp_path, tmp_path / "store", tmp_path)
-    with pytest.raises(ConfigError, match=f"no benchmark 'alpaca'; known are: {', '.join(FILES)}"):
-        judge_benchmark(config, policies()[0], "alpaca", *paths)
-    with pytest.raises(ConfigError, match="no judge"):
-        judge_benchmark(config.model_copy(update={"judge": None}), policies()[0], "mt_bench", *paths)
-    assert not (tmp_path / "store").exists()
+    config = configuration(tmp_path).model_copy(update={"judge": None})
+    with pytest.raises(ConfigError, match=r"no judge: set judge\.base_url"):
+        judge_benchmark(config, policies()[0], "mt_bench", tmp_path, tmp_path, tmp_path)
+    assert not (tmp_path / "replies").exists()
+
+
+@pytest.mark.parametrize("stage", ["benchmark-set", "judge", "judged-scores"])
+def test_an_unknown_benchmark_is_refused_by_every_stage_that_takes_one(tmp_path, capfd, stage):
+    policy = ["--base", "qwen3", "--method", "dpo", "--answers", "answers", "--sets", "set"]
+    extra = {"benchmark-set": [], "judge": policy, "judged-scores": ["--results", str(tmp_path)]}[stage]
+    config = str(ROOT / "config.yaml")
+    assert main([stage, "--config", config, "--name", "alpaca", *extra, "--out", str(tmp_path / "out")]) == 1
+    said = f"vrm {stage}: there is no benchmark 'alpaca'; known are: alpaca_eval, arena_hard, mt_bench\n"
+    assert capfd.readouterr().err == said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_served_judge_is_asked_and_named_by_its_command(tmp_path, monkeypatch):

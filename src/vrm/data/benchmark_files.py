@@ -20,12 +20,16 @@ from typing import Any
 from tqdm import tqdm
 
 from vrm.config import ConfigError
-from vrm.config.benchmarks import BenchmarksConfig
+from vrm.config.benchmarks import BenchmarkName, BenchmarksConfig
 from vrm.data import benchmark_sets
 from vrm.data.benchmark_sources import source_of
 from vrm.records import RecordError, write_json, write_whole
 
-FOLDERS = {"alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard_v0.1", "mt_bench": "mt_bench"}
+FOLDERS: dict[BenchmarkName, str] = {
+    "alpaca_eval": "alpaca_eval",
+    "arena_hard": "arena_hard_v0.1",
+    "mt_bench": "mt_bench",
+}
 """Directory below `data.benchmarks_dir`, by benchmark."""
 
 TRIES = 4
@@ -36,7 +40,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses that another try may mend."""
 
 
-def prepare(name: str, settings: BenchmarksConfig, benchmarks_dir: Path | None, out: Path) -> None:
+def prepare(name: BenchmarkName, settings: BenchmarksConfig, benchmarks_dir: Path | None, out: Path) -> None:
     """Fill `out` with one benchmark's files, named as below its directory, and with `files.json`.
 
     Args:
@@ -46,11 +50,9 @@ def prepare(name: str, settings: BenchmarksConfig, benchmarks_dir: Path | None, 
         out: directory.
 
     Raises:
-        ConfigError: no such benchmark; files are missing, have no known hash, or can't be fetched.
+        ConfigError: files are missing, have no known hash, or can't be fetched.
         RecordError: a file can't be used as the configuration says, or a download has the wrong hash.
     """
-    if name not in FOLDERS:
-        raise ConfigError(f"there is no benchmark {name!r}; known are: {', '.join(FOLDERS)}")
     wanted = _wanted(name, settings)
     found = _fetched(name, settings) if benchmarks_dir is None else _given(name, settings, wanted, benchmarks_dir)
     for path in wanted:

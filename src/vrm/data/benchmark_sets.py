@@ -117,12 +117,6 @@ def stands_in(directory: Path, generator: str) -> bool:
     return _is_by(_alpaca_rows(directory / "reference_outputs.json"), generator)
 
 
-def df_gamed(directory: Path) -> Path | None:
-    """AlpacaEval's file behind the length-controlled win rate; None where it is not there."""
-    path = directory / "df_gamed.csv"
-    return path if path.is_file() else None
-
-
 def read_arena_hard(directory: Path) -> list[ArenaQuestion]:
     """Arena-Hard's prompts, in the file's order.
 
@@ -288,7 +282,10 @@ def _require_arena_answer(row: Row, where: str) -> None:
     if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
         raise RecordError(f"{where}: choices[0].turns[0].content is no text; answer that question again")
     get_label(turn, "content", where)
-    tokens = turn.get("token_len", (row.get("conv_metadata") or {}).get("token_len"))
+    metadata = row.get("conv_metadata") or {}
+    if not isinstance(metadata, dict):
+        raise RecordError(f"{where}: conv_metadata is no object; leave it out, or see docs/data.md for the format")
+    tokens = metadata.get("token_len") if turn.get("token_len") is None else turn["token_len"]
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
         raise RecordError(
             f"{where}: no token_len in choices[0].turns[0] or conv_metadata, which style control needs; count them"

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -29,9 +28,12 @@ from numpy.typing import NDArray
 from vrm.config import Config, JudgedPolicy
 from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_alpaca_eval
+from vrm.data.benchmark_sources import source_of
+from vrm.evaluation.judged_tables import ITEMS, MEND, SCORES, Row, Tables, interval_record, join_notes
 from vrm.evaluation.logistic import fit_logistic, sigmoid
 from vrm.judging.alpaca_eval import BENCHMARK, package
 from vrm.judging.judgments import identity
+from vrm.judging.policy_answers import read_alpaca_list
 from vrm.records import RecordError
 
 OFFICIAL_ROWS = 805
@@ -39,8 +41,8 @@ OFFICIAL_INSTRUCTIONS = "4f47f1c4d96c59940dd770082caf840988123cc6e62d0cdcc7bf104
 """sha256 of AlpacaEval's instructions in their order, joined by U+001E."""
 
 OFFICIAL_REFERENCE = "gpt4_1106_preview"
-DF_GAMED = "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d"
-"""sha256 of df_gamed.csv; hub dataset tatsu-lab/alpaca_eval, revision 2edc6fad8be6b14ea7230aabfd08188da6b8b814."""
+DF_GAMED = source_of("alpaca_eval/df_gamed.csv").sha256
+"""Of the official file."""
 
 LC = "length_controlled_v1"
 FORMULA = "tanh(std_delta_len) + 1"
@@ -63,7 +65,7 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def scores(config: Config, results: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+def scores(config: Config, results: Path) -> Tables:
     """AlpacaEval 2 of every judged policy.
 
     Args:
@@ -82,9 +84,8 @@ def scores(config: Config, results: Path) -> tuple[pd.DataFrame, pd.DataFrame, d
     rows, items, policies, reference_length = [], [], {}, {}
     with package():
         for judged in config.judged_policies:
-            judgments = _read_judgments(
-                results, judged, read_alpaca_eval(sets, judged.base, config.benchmarks.alpaca_eval)
-            )
+            references = read_alpaca_eval(sets, judged.base, config.benchmarks.alpaca_eval)
+            judgments = _read_judgments(config, results, judged, references)
             measures, details = _measure(config, judgments, sets / "df_gamed.csv")
             rows += [{**judged._asdict(), "metric": name, **measure._asdict()} for name, measure in measures.items()]
             items += [
@@ -94,33 +95,45 @@ def scores(config: Config, results: Path) -> tuple[pd.DataFrame, pd.DataFrame, d
             policies[judged.name] = details
             reference_length[judged.base] = float(judgments["output_1"].str.len().mean())
         record = {**_record(config), "reference_length": reference_length, "policies": policies}
-    columns = [*JudgedPolicy._fields, "metric", *Measure._fields]
-    item_columns = [*JudgedPolicy._fields, "item_id", "part", "value", "weight"]
-    return pd.DataFrame(rows, columns=columns), pd.DataFrame(items, columns=item_columns), record
+    return pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), record
 
 
-def _read_judgments(results: Path, judged: JudgedPolicy, references: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _read_judgments(
+    config: Config, results: Path, judged: JudgedPolicy, references: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
     """The annotations of a policy, one row an instruction, by row number from 1.
 
     Raises:
-        RecordError: they are not of the reference's rows; names the row.
+        RecordError: they are not of the reference's rows, or one can't be used; names the row.
     """
     path = results / judged.folder / "judgments" / FILES[BENCHMARK]
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if len(rows) != len(references):
-        raise RecordError(f"{path}: {len(rows)} judgments of {len(references)} instructions; judge again")
+    rows = read_alpaca_list(path, len(references), MEND)
     for number, (row, reference) in enumerate(zip(rows, references, strict=True), 1):
-        if (row["instruction"], row["output_1"]) != (reference["instruction"], reference["output"]):
-            raise RecordError(f"{path}, row {number}: not the set's instruction and reference; judge again")
-        if row["generator_2"] != judged.name:
-            raise RecordError(f"{path}, row {number}: judges {row['generator_2']}, not {judged.name}; judge again")
-        if row["preference"] is None and not row["failure"]:
-            raise RecordError(f"{path}, row {number}: neither a preference nor a failure; judge again")
-        if row["preference"] is not None and not 1 <= row["preference"] <= 2:
-            raise RecordError(f"{path}, row {number}: preference {row['preference']} is not in 1..2; judge again")
+        trouble = _trouble(row, reference, judged, config.benchmarks.alpaca_eval.annotator)
+        if trouble:
+            raise RecordError(f"{path}, row {number}: {trouble}; {MEND}")
     frame = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1))
     frame["preference"] = frame["preference"].astype(float)
     return frame
+
+
+def _trouble(row: Row, reference: Mapping[str, Any], judged: JudgedPolicy, annotator: str) -> str:
+    """Why an annotation can't be used; "" if it can."""
+    expected = {"instruction": "instruction", "output_1": "output", "generator_1": "generator"}
+    if any(row.get(own) != reference[name] for own, name in expected.items()):
+        return "not the set's instruction and reference"
+    if row.get("generator_2") != judged.name:
+        return f"judges {row.get('generator_2')}, not {judged.name}"
+    if not isinstance(row.get("output_2"), str) or not {"preference", "failure"} <= row.keys():
+        return "no `output_2`, `preference` or `failure`"
+    if row.get("annotator") != annotator:
+        return f"by {row.get('annotator')}, and benchmarks.alpaca_eval.annotator is {annotator}"
+    preference = row["preference"]
+    if preference is None:
+        return "" if row["failure"] else "neither a preference nor a failure"
+    if not isinstance(preference, int | float) or not 1 <= preference <= 2:
+        return f"preference {preference} is not in 1..2"
+    return ""
 
 
 def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict[str, Measure], dict[str, Any]]:
@@ -162,7 +175,7 @@ def _length_controlled(judgments: pd.DataFrame, gamed: Path, note: str) -> Measu
         return Measure(None, note=why_not)
     reference = judgments["generator_1"].iloc[0]
     if reference != OFFICIAL_REFERENCE:
-        note = "; ".join([note] * bool(note) + [f"difficulty is that against {OFFICIAL_REFERENCE}, not {reference}"])
+        note = join_notes(note, f"difficulty is that against {OFFICIAL_REFERENCE}, not {reference}")
     # the package fetches df_gamed.csv from the hub whenever it is called, and sets scikit-learn's routing for good
     with patch.object(glm_winrate, "hf_hub_download", lambda **_: str(gamed)), sklearn.config_context():
         counts = glm_winrate.get_length_controlled_winrate(
@@ -204,8 +217,8 @@ def _without_difficulty(judged: pd.DataFrame, config: Config, note: str) -> Meas
     rows = _resamples(len(judged), config.report.bootstrap_samples, config)
     drawn = np.array([at_equal_length(wins[i], difference[i]) for i in rows])
     low, high = _interval(drawn, config)
-    notes = "; ".join([note] * bool(note) + ["not the official LC: no instruction difficulty, no gamed baselines"])
-    return Measure(100 * at_equal_length(wins, difference), low, high, len(judged), notes)
+    note = join_notes(note, "not the official LC: no instruction difficulty, no gamed baselines")
+    return Measure(100 * at_equal_length(wins, difference), low, high, len(judged), note)
 
 
 def at_equal_length(wins: NDArray[np.float64], difference: NDArray[np.float64]) -> float:
@@ -228,7 +241,7 @@ def _length_difference(judged: pd.DataFrame) -> pd.Series:
 
 
 def _resamples(n: int, samples: int, config: Config) -> Iterator[NDArray[np.int64]]:
-    """Rows of each bootstrap sample; the same for every policy, so that their differences are paired."""
+    """Rows of each bootstrap sample; the same for all metrics, and for all policies with so many judgments."""
     rng = np.random.default_rng(config.report.seed)
     return (rng.integers(0, n, n) for _ in range(samples))
 
@@ -261,10 +274,5 @@ def _record(config: Config) -> dict[str, Any]:
         "judge": identity(config.judge) if config.judge else None,
         "lc_win_rate": {"glm": LC, **glm_winrate.GLM_INFO[LC], "df_gamed_sha256": DF_GAMED},
         "lc_without_difficulty": {"formula": FORMULA, "l2": L2},
-        "intervals": {
-            "level": config.report.level,
-            "resampled": "instructions",
-            "seed": config.report.seed,
-            "samples": config.report.bootstrap_samples,
-        },
+        "intervals": interval_record(config, "instructions", config.report.bootstrap_samples),
     }

@@ -33,11 +33,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vrm.evaluation.arena_battles import battles
 from vrm.evaluation.arena_style import Style, style, style_difference, token_len
 from vrm.evaluation.logistic import fit_logistic, sigmoid
-from vrm.judging.verdicts import LABELS, REASONS, read_verdict
+from vrm.judging.verdicts import REASONS
 
 Array = NDArray[np.float64]
+Rates = Callable[[Array], Array]
+"""Win rates in percent, shape (M,), from the battles that the baseline won, tied and lost in each match, (R, 3)."""
 
 L2 = 1.0
 """Penalty of the style-controlled fit: half of this times the squared norm of all coefficients (scikit-learn's C=1)."""
@@ -85,51 +88,6 @@ class Leaderboard:
         return {reason: int(counts.get(reason, 0)) for reason in REASONS}
 
 
-def battles(judgments: Iterable[Mapping[str, Any]], baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Games with a verdict, and games without, both in the order of model, question and game.
-
-    Args:
-        judgments: upstream's records, one a model and question: `model`, `question_id` and `games`, two of them, each
-            with the judge's reply as `judgment`. A game that is absent or None, or whose reply is None or blank, has
-            no reply. A stored `score` is not read.
-        baseline: the model that is A in game 1 and B in game 2.
-
-    Returns:
-        Games played, with `model`, `question_id`, `game` (1 or 2), `label`, `weight` in battles and `baseline_score`
-        (1, 0.5 or 0); and games dropped, with `model`, `question_id`, `game` and `reason`.
-
-    Raises:
-        ValueError: the baseline is judged against itself, a record has more than two games, or a model's answer to a
-            question is judged twice.
-
-    Source: `get_battles_from_row`, with a weight instead of copies.
-    """
-    played, dropped, seen = [], [], set()
-    for record in sorted(judgments, key=lambda record: (record["model"], str(record["question_id"]))):
-        key = {"model": record["model"], "question_id": record["question_id"]}
-        if record["model"] == baseline:
-            raise ValueError(f"{baseline} is the baseline, and judged against itself on {record['question_id']}")
-        if tuple(key.values()) in seen:
-            raise ValueError(f"{record['model']} is judged twice on {record['question_id']}")
-        seen.add(tuple(key.values()))
-        games = list(record["games"])
-        if len(games) > 2:
-            raise ValueError(f"{record['model']} has {len(games)} games on {record['question_id']}, more than two")
-        for number, game in enumerate([*games, None, None][:2], start=1):
-            label, reason = read_verdict((game or {}).get("judgment"))
-            if label is None:
-                dropped.append({**key, "game": number, "reason": reason})
-                continue
-            weight, a_score = LABELS[label]
-            score = a_score if number == 1 else 1 - a_score
-            played.append({**key, "game": number, "label": label, "weight": weight, "baseline_score": score})
-    columns = ["model", "question_id", "game"]
-    return (
-        pd.DataFrame(played, columns=[*columns, "label", "weight", "baseline_score"]),
-        pd.DataFrame(dropped, columns=[*columns, "reason"]),
-    )
-
-
 def leaderboard(
     judgments: Iterable[Mapping[str, Any]],
     answers: Iterable[Mapping[str, Any]],
@@ -170,33 +128,14 @@ def leaderboard(
     by_key = _by_key(answers)
     matches, counts = _matches(played)  # R matches of a model and a question; battles won, tied, lost: (R, 3)
     models, model_of = np.unique(matches["model"].to_numpy(dtype=str), return_inverse=True)  # (M,), (R,)
-    coefficients: dict[str, float] = {}
+    rates, coefficients = _plain_rates(model_of, len(models)), {}
     if style_control:
         differences = standardise(_style_differences(matches, by_key, baseline), counts.sum(axis=1))
-        design = np.hstack([_model_columns(model_of, len(models)), differences])  # (R, 1 + M + 4)
-        fitted = _fit(design, counts)
-        coefficients = dict(zip(Style._fields, fitted[-len(Style._fields) :].tolist(), strict=True))
-
-        def rates(sample: Array) -> Array:
-            return _win_rates(fitted if sample is counts else _fit(design, sample, start=fitted), len(models))
-    else:
-
-        def rates(sample: Array) -> Array:
-            return _mean_scores(sample, model_of, len(models))
-
+        rates, coefficients = _controlled_rates(model_of, len(models), differences, counts)
     low, high = _intervals(rates, counts, model_of, len(models), bootstrap, np.random.default_rng(seed), level)
     estimates = pd.DataFrame({"model": models, "win_rate": rates(counts), "low": low, "high": high})
-    return Leaderboard(
-        rows=_rows(estimates, judgments, played, dropped, by_key),
-        dropped=dropped,
-        baseline=baseline,
-        models=tuple(models.tolist()),
-        style_control=style_control,
-        style_coefficients=coefficients,
-        level=level,
-        bootstrap=bootstrap,
-        seed=seed,
-    )
+    rows, names = _rows(estimates, judgments, played, dropped, by_key), tuple(models.tolist())
+    return Leaderboard(rows, dropped, baseline, names, style_control, coefficients, level, bootstrap, seed)
 
 
 def standardise(values: ArrayLike, weights: ArrayLike) -> Array:
@@ -248,6 +187,31 @@ def _style_differences(
     return style_difference(features[:, 0], features[:, 1])
 
 
+def _plain_rates(model_of: NDArray[np.int64], n_models: int) -> Rates:
+    """WR: the mean score of each model over its battles; NaN for a model without battles."""
+
+    def rates(counts: Array) -> Array:
+        total = np.bincount(model_of, weights=counts.sum(axis=1), minlength=n_models)
+        score = np.bincount(model_of, weights=counts[:, 2] + counts[:, 1] / 2, minlength=n_models)
+        return 100 * np.divide(score, total, out=np.full(n_models, np.nan), where=total > 0)
+
+    return rates
+
+
+def _controlled_rates(
+    model_of: NDArray[np.int64], n_models: int, differences: Array, counts: Array
+) -> tuple[Rates, dict[str, float]]:
+    """SC: win rates at the mean style difference, and the coefficients of the style, fitted to all battles."""
+    design = np.hstack([_model_columns(model_of, n_models), differences])  # (R, 1 + M + 4)
+    fitted = _fit(design, counts)
+
+    def rates(sample: Array) -> Array:
+        found = fitted if sample is counts else _fit(design, sample, start=fitted)
+        return 100 * sigmoid(SCALE * (found[1 : 1 + n_models] - found[0]))
+
+    return rates, dict(zip(Style._fields, fitted[-len(Style._fields) :].tolist(), strict=True))
+
+
 def _model_columns(model_of: NDArray[np.int64], n_models: int) -> Array:
     """Upstream's Bradley-Terry design, shape (R, 1 + M): +log 10 for the baseline, -log 10 for the model."""
     columns = np.zeros((len(model_of), 1 + n_models))
@@ -262,20 +226,8 @@ def _fit(design: Array, counts: Array, start: Array | None = None) -> Array:
     return fit_logistic(design, COPIES * (won + tied / 2), COPIES * (lost + tied / 2), l2=L2, start=start)
 
 
-def _win_rates(coefficients: Array, n_models: int) -> Array:
-    """Win rates against the baseline at the mean style difference, in percent, shape (M,)."""
-    return 100 * sigmoid(SCALE * (coefficients[1 : 1 + n_models] - coefficients[0]))
-
-
-def _mean_scores(counts: Array, model_of: NDArray[np.int64], n_models: int) -> Array:
-    """Mean score of each model over its battles, in percent, shape (M,); NaN for a model without battles."""
-    total = np.bincount(model_of, weights=counts.sum(axis=1), minlength=n_models)
-    score = np.bincount(model_of, weights=counts[:, 2] + counts[:, 1] / 2, minlength=n_models)
-    return 100 * np.divide(score, total, out=np.full(n_models, np.nan), where=total > 0)
-
-
 def _intervals(
-    rates: Callable[[Array], Array],
+    rates: Rates,
     counts: Array,
     model_of: NDArray[np.int64],
     n_models: int,

@@ -74,4 +74,4 @@ def style_difference(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 def token_len(answer: Mapping[str, Any]) -> int | None:
     """Upstream's token count of an answer; None where it has none."""
     tokens = answer["choices"][0]["turns"][0].get("token_len")
-    return answer.get("conv_metadata", {}).get("token_len") if tokens is None else tokens
+    return (answer.get("conv_metadata") or {}).get("token_len") if tokens is None else tokens

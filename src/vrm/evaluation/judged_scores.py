@@ -11,35 +11,39 @@ missing is in no mean; the note of each number counts them, and the record names
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vrm.config import Config, ConfigError, JudgedPolicy
-from vrm.config.benchmarks import FILES
+from vrm.config.benchmarks import FILES, BenchmarkName
 from vrm.data.benchmark_sets import QuestionId, read_arena_baseline, read_arena_hard, read_mt_bench
 from vrm.evaluation import arena_hard, mt_bench
+from vrm.evaluation.arena_battles import battles
 from vrm.evaluation.arena_style import token_len
-from vrm.judging.judgments import identity
-from vrm.judging.mt_bench import TURNS
+from vrm.evaluation.judged_tables import (
+    ITEMS,
+    SCORES,
+    Row,
+    Tables,
+    base_record,
+    count_failed,
+    interval_record,
+    join_notes,
+    read_judgments,
+    score_row,
+)
+from vrm.evaluation.mt_bench import TURNS
 from vrm.judging.policy_answers import read_arena_policy, read_mt_policy
 from vrm.judging.verdicts import parse_rating
-from vrm.records import RecordError, read_jsonl, write_json, write_whole
+from vrm.records import RecordError, write_json, write_whole
 
-Tables = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
-"""Scores, items and record of one benchmark."""
-
-Row = dict[str, Any]
-SCORES = [*JudgedPolicy._fields, "metric", "value", "low", "high", "n", "note"]
-ITEMS = [*JudgedPolicy._fields, "item_id", "part", "value", "weight"]
 UNSTATED = "the baseline's file does not say how its tokens were counted"
 
 
-def write_scores(config: Config, name: str, results: Path, out: Path) -> None:
+def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) -> None:
     """Score every judged policy on one benchmark.
 
     Args:
@@ -49,11 +53,9 @@ def write_scores(config: Config, name: str, results: Path, out: Path) -> None:
         out: CSV of the scores; items and record are written beside it.
 
     Raises:
-        ConfigError: no such benchmark, or no policy that is judged.
+        ConfigError: no policy is judged.
         RecordError: answers, judgments and set don't belong together.
     """
-    if name not in FILES:
-        raise ConfigError(f"there is no benchmark {name!r}; known are: {', '.join(FILES)}")
     if not config.judged_policies:
         raise ConfigError("no policy is judged: name benchmarks in benchmarks.run and bases in policy.run_bases")
     scores, items, record = _scorer(name)(config, results)
@@ -62,7 +64,7 @@ def write_scores(config: Config, name: str, results: Path, out: Path) -> None:
     write_json(out.with_suffix(".json"), record)
 
 
-def _scorer(name: str) -> Any:
+def _scorer(name: BenchmarkName) -> Callable[[Config, Path], Tables]:
     if name == "alpaca_eval":
         from vrm.evaluation.alpaca_eval import scores  # imports the package, which takes seconds
 
@@ -85,34 +87,29 @@ def arena_hard_scores(config: Config, results: Path) -> Tables:
         path = results / judged.folder / "answers" / FILES["arena_hard"]
         answers[judged.name] = list(read_arena_policy(path, questions, judged.name).values())
         _require_counter(path, answers[judged.name], settings.token_counter)
-        judgments[judged.name] = _read_judgments(config, results, judged, "arena_hard", [(key,) for key in ids])
+        judgments[judged.name] = read_judgments(config, results, judged, "arena_hard", [(key,) for key in ids])
     boards = _leaderboards(config, _all(judgments), [*baseline, *_all(answers)])
     unstated = any((row.get("conv_metadata") or {}).get("token_counter") is None for row in baseline)
     rows, items, policies = [], [], {}
     for judged in config.judged_policies:
         games = [game for row in judgments[judged.name] for game in row["games"]]
-        failed, note = _failed(games, "games")
+        failed, note = count_failed(games, "games")
         lengths = [token_len(answer) for answer in answers[judged.name]]
         for metric, board in boards.items():
             style = UNSTATED if metric == "sc_win_rate" and unstated else ""
-            rows.append(_row(judged, metric, *_rates(board, judged.name), _notes(note, style)))
-        rows.append(_row(judged, "length", float(np.mean(lengths)), n=len(lengths)))
+            rows.append(score_row(judged, metric, *_rates(board, judged.name), join_notes(note, style)))
+        rows.append(score_row(judged, "length", float(np.mean(lengths)), n=len(lengths)))
         items += _arena_items(judged, judgments[judged.name], settings.baseline)
         policies[judged.name] = {"failed": failed, "games": len(games)}
     record = {
-        **_record(config, "arena_hard", policies),
+        **base_record(config, "arena_hard", policies),
         **_fits(boards),
         "definition": "lmarena/arena-hard-auto v0.1 with style control, commit 561534a",
         "baseline": settings.baseline,
         "reference_length": float(np.mean([token_len(row) for row in baseline])),
         "token_counter": settings.token_counter,
         "baseline_token_counter": None if unstated else settings.token_counter,
-        "intervals": {
-            "level": config.report.level,
-            "resampled": "battles",
-            "seed": config.report.seed,
-            "samples": settings.bootstrap_samples,
-        },
+        "intervals": interval_record(config, "battles", settings.bootstrap_samples),
     }
     return pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), record
 
@@ -130,17 +127,17 @@ def mt_bench_scores(config: Config, results: Path) -> Tables:
     for judged in config.judged_policies:
         path = results / judged.folder / "answers" / FILES["mt_bench"]
         lengths = [len(text) for answer in read_mt_policy(path, questions, judged.name).values() for text in answer]
-        judgments = _read_judgments(config, results, judged, "mt_bench", keys)
+        judgments = read_judgments(config, results, judged, "mt_bench", keys)
         rows += _mt_rows(judged, judgments, categories)
-        rows.append(_row(judged, "length", float(np.mean(lengths)), n=len(lengths)))
+        rows.append(score_row(judged, "length", float(np.mean(lengths)), n=len(lengths)))
         items += [
             {**judged._asdict(), "item_id": row["question_id"], "part": f"turn_{row['turn']}", "value": rating}
             for row in judgments
             if (rating := _rating(row)) is not None
         ]
-        policies[judged.name] = {"failed": _failed(judgments, "turns")[0], "turns": len(judgments)}
+        policies[judged.name] = {"failed": count_failed(judgments, "turns")[0], "turns": len(judgments)}
     record = {
-        **_record(config, "mt_bench", policies),
+        **base_record(config, "mt_bench", policies),
         "references": config.benchmarks.mt_bench.references,
         "intervals": {"level": config.report.level, "resampled": "nothing"},
     }
@@ -162,7 +159,7 @@ def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping
         rated = sum(_rating(row) is not None for row in part)
         off_scale = sum(row["turn"] in found.off_scale.get(row["question_id"], ()) for row in part)
         odd = f"{off_scale} ratings off the scale of 1 to 10" if off_scale else ""
-        rows.append(_row(judged, metric, mean, n=rated, note=_notes(_failed(part, "turns")[1], odd)))
+        rows.append(score_row(judged, metric, mean, n=rated, note=join_notes(count_failed(part, "turns")[1], odd)))
     return rows
 
 
@@ -175,7 +172,7 @@ def _leaderboards(
 ) -> dict[str, arena_hard.Leaderboard | None]:
     """WR and SC by metric; None where no game at all has a verdict."""
     settings = config.benchmarks.arena_hard
-    played, _ = arena_hard.battles(judgments, settings.baseline)
+    played, _ = battles(judgments, settings.baseline)
     if played.empty:
         return {"win_rate": None, "sc_win_rate": None}
     return {
@@ -214,7 +211,7 @@ def _fits(boards: Mapping[str, arena_hard.Leaderboard | None]) -> Row:
 
 def _arena_items(judged: JudgedPolicy, judgments: Sequence[Row], baseline: str) -> list[Row]:
     """The model's mean score over its battles of each question that has any, in the questions' order."""
-    played, _ = arena_hard.battles(judgments, baseline)
+    played, _ = battles(judgments, baseline)
     won = played["weight"] * (1 - played["baseline_score"])
     totals = played.assign(won=won).groupby("question_id")[["won", "weight"]].sum()
     ids = [row["question_id"] for row in judgments if row["question_id"] in totals.index]
@@ -233,67 +230,6 @@ def _require_counter(path: Path, answers: Iterable[Row], counter: str) -> None:
                 f"{path}, question {row['question_id']}: its tokens were counted by {found!r}, and the others' by "
                 f"{counter!r} (benchmarks.arena_hard.token_counter); answer the set again"
             )
-
-
-def _read_judgments(
-    config: Config, results: Path, judged: JudgedPolicy, name: str, keys: Sequence[tuple[QuestionId | int, ...]]
-) -> list[Row]:
-    """A policy's judgments, one for each key of question, and turn where the benchmark has some, in the keys' order.
-
-    Raises:
-        RecordError: one is missing, there twice, of another model or judge, or has neither a score nor a failure.
-    """
-    path, mend = (
-        results / judged.folder / "judgments" / FILES[name],
-        "judge again; what was paid for is not asked again",
-    )
-    by_key: dict[tuple[QuestionId | int, ...], Row] = {}
-    for number, row in read_jsonl(path):
-        where = f"{path}, row {number}"
-        key = (row.get("question_id"), row["turn"]) if "turn" in row else (row.get("question_id"),)
-        if row.get("model") != judged.name:
-            raise RecordError(f"{where}: judges {row.get('model')}, not {judged.name}; {mend}")
-        judge = row["judge"] if isinstance(row["judge"], str) else row["judge"][0]
-        if config.judge and judge != config.judge.model:
-            raise RecordError(f"{where}: judged by {judge}, and judge.model is {config.judge.model}; {mend}")
-        if key in by_key:
-            raise RecordError(f"{where}: a second judgment of {key}; {mend}")
-        for part in row.get("games", [row]):
-            if part["score"] is None and not part["failure"]:
-                raise RecordError(f"{where}: neither a score nor a failure; {mend}")
-        by_key[key] = row
-    if set(by_key) != set(keys):
-        odd = sorted(set(by_key) ^ set(keys), key=str)
-        raise RecordError(f"{path}: its judgments are not of the set's questions (first {odd[0]}); {mend}")
-    return [by_key[key] for key in keys]
-
-
-def _failed(judgments: Sequence[Row], what: str) -> tuple[dict[str, int], str]:
-    """Number of judgments that could not be had by reason, and a note that counts them ("" for none)."""
-    failed = Counter(row["failure"] for row in judgments if row["failure"])
-    note = f"{failed.total()} of {len(judgments)} {what} without a judgment" if failed else ""
-    return dict(sorted(failed.items())), note
-
-
-def _record(config: Config, name: str, policies: Row) -> Row:
-    return {"benchmark": name, "judge": identity(config.judge) if config.judge else None, "policies": policies}
-
-
-def _row(
-    judged: JudgedPolicy,
-    metric: str,
-    value: float,
-    low: float = math.nan,
-    high: float = math.nan,
-    n: int = 0,
-    note: str = "",
-) -> Row:
-    row = {"metric": metric, "value": value, "low": low, "high": high, "n": n, "note": note}
-    return {**judged._asdict(), **row}
-
-
-def _notes(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 def _all(parts: Mapping[str, Sequence[Row]]) -> list[Row]:

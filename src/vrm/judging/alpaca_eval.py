@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import math
 import os
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,8 @@ from vrm.data.benchmark_sets import read_alpaca_eval
 from vrm.judging.asking import ask_until, recording
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.judgments import Ask, Judged
-from vrm.records import Message, RecordError
+from vrm.judging.policy_answers import read_alpaca_policy
+from vrm.records import Message
 
 BENCHMARK = "alpaca_eval"
 ATTEMPTS = 2
@@ -63,13 +63,12 @@ def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets:
         reference is better) to 2 (ours is), or None with a `failure`. The requests, and the failures by row (from 1).
 
     Raises:
-        RecordError: an answer and the reference's row are not of one instruction.
+        RecordError: an answer can't be used, is another model's, or is not of the reference's instruction.
         ConfigError: the package is not installed, or its annotator can't be asked through a chat endpoint.
     """
     annotator = config.benchmarks.alpaca_eval.annotator
-    path = answers / f"{BENCHMARK}.json"
     references = read_alpaca_eval(sets, judged.base, config.benchmarks.alpaca_eval)
-    outputs = _read_outputs(path, references)
+    outputs = read_alpaca_policy(answers / f"{BENCHMARK}.json", references, judged.name)
     pairs = [(row["instruction"], row["output"], out) for row, out in zip(references, outputs, strict=True)]
     with package():
         preferences, questions = _compare(annotator, pairs, ask)
@@ -258,27 +257,6 @@ def _completion(reply: Reply) -> dict[str, Any]:
 def _no_completion() -> dict[str, Any]:
     """What the package's client has where there is no reply."""
     return {"text": "", "total_tokens": 0}
-
-
-def _read_outputs(path: Path, references: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The policy's outputs, one a reference row.
-
-    Raises:
-        RecordError: they don't match the reference's rows one to one; names the row (from 1).
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(rows, list) or len(rows) != len(references):
-        found = f"{len(rows)} answers" if isinstance(rows, list) else "no list"
-        raise RecordError(f"{path}: {found} for {len(references)} instructions; answer the set again")
-    for number, (row, reference) in enumerate(zip(rows, references, strict=True), 1):
-        if not isinstance(row, dict) or row.get("instruction") != reference["instruction"]:
-            raise RecordError(f"{path}, row {number}: not the instruction of the reference's row; answer the set again")
-        if not isinstance(row.get("output"), str):
-            raise RecordError(f"{path}, row {number}: `output` is no text; answer the set again")
-    return [row["output"] for row in rows]
 
 
 def _is_not_the_packages(record: logging.LogRecord) -> bool:

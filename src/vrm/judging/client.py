@@ -45,6 +45,7 @@ from vrm.judging.store import Reservation, Store
 from vrm.judging.transport import Answer, ApiKey, NoAnswer, make_opener, post
 
 HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
+LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats
 TOO_LONG = ("context_length_exceeded", "string_above_max_length", "maximum context length")
 FILTERED = ("content_filter", "content_policy_violation")
 CHECKS = {
@@ -185,10 +186,10 @@ class Judge:
             if run.stop.is_set():
                 return None
             outcome = self._try(key, request, reservation, run)
+            self._mind_unreachable(outcome, run)
             if not isinstance(outcome, _Trouble):
                 return outcome
             trouble, tries = outcome, tries + 1
-            self._mind_unreachable(trouble, run)
             if trouble.final:
                 break
             if tries < config.attempts:
@@ -238,8 +239,8 @@ class Judge:
         Raises:
             JudgeError: it means the same for all of them.
         """
-        status, (code, said) = answer.status, _error(answer.body)
-        detail = self._key.hide(f"HTTP {status}: {said}" if said else f"HTTP {status}")
+        status, (code, said) = answer.status, _error(answer.body, self._key)
+        detail = f"HTTP {status}: {said}" if said else f"HTTP {status}"
         if status in (400, 413, 422) and (status == 413 or any(sign in f"{code} {said}" for sign in TOO_LONG)):
             return _Trouble("too long", detail, final=True)
         if status == 400 and code in FILTERED:
@@ -257,12 +258,15 @@ class Judge:
             self._pace.hold(wait)
         return _Trouble(reason, detail, wait)
 
-    def _mind_unreachable(self, trouble: _Trouble, run: _Run) -> None:
+    def _mind_unreachable(self, outcome: Reply | _Trouble | None, run: _Run) -> None:
         """Nothing but refused connections, more than a restart explains: nobody is there."""
-        run.unreachable = run.unreachable + 1 if trouble.reason == "unreachable" else 0
+        if not isinstance(outcome, _Trouble) or outcome.reason != "unreachable":
+            run.unreachable = 0
+            return
+        run.unreachable += 1
         if run.unreachable > self.config.attempts * self.config.concurrency:
             raise JudgeError(
-                f"nobody answers at {self.config.base_url} ({trouble.detail}). Check judge.base_url and the network."
+                f"nobody answers at {self.config.base_url} ({outcome.detail}). Check judge.base_url and the network."
             )
 
 
@@ -286,11 +290,12 @@ def _read_key(config: JudgeConfig) -> ApiKey:
         raise ConfigError(f"the judge's key in the environment variable {name}: {error}") from None
 
 
-def _error(body: bytes) -> tuple[str, str]:
-    """Code and message of an error body, as far as it has them."""
+def _error(body: bytes, key: ApiKey) -> tuple[str, str]:
+    """Code of an error body, and its message without the key, as far as it has them."""
     text = body.decode("utf-8", "replace")
     try:
         error = json.loads(text)["error"]
-        return str(error.get("code") or ""), str(error.get("message") or "")[:300]
+        code, said = str(error.get("code") or ""), str(error.get("message") or "")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return "", " ".join(text.split())[:300]
+        code, said = "", " ".join(text.split())
+    return code, key.hide(said)[:LONGEST_SAID]  # cut last: the beginning of a key is not known for one

@@ -1,4 +1,4 @@
-"""What judging has cost, from the store, and what it will cost at most, before the first call.
+"""What judging has cost, from the store, and what requests will cost at most that it has no reply to.
 
 The store's tokens are the endpoint's own counts, except where it gave none; those are estimated as characters / 4 and
 reported beside the others. Estimates before a call are all characters / 4.
@@ -10,11 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 from vrm.config.judge import JudgeConfig, Prices
 from vrm.judging.exchange import Reply, Request, Unanswered, Unusable, Usage, longest_usage, request_key
-from vrm.judging.store import Store
+from vrm.judging.store import Replies
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,13 @@ class Estimate:
         cost: dollars, at most; None: prices are unknown.
     """
 
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = 0.0
-
-    def __str__(self) -> str:
-        dollars = "prices unknown" if self.cost is None else f"at most ${self.cost:.2f}"
-        return (
-            f"{self.requests} requests, about {self.prompt_tokens} prompt tokens (characters / 4), "
-            f"at most {self.completion_tokens} completion tokens, {dollars}, retries not counted"
-        )
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
 
 
-Row = TypeVar("Row", Spending, Estimate)
-
-
-def spending(store: Store, prices: Prices | None) -> dict[str, Spending]:
+def spending(store: Replies, prices: Prices | None) -> dict[str, Spending]:
     """What each benchmark has paid, by name in alphabetical order."""
     parts: dict[str, list[Spending]] = defaultdict(list)
     for entry in store.entries():
@@ -77,39 +66,36 @@ def spending(store: Store, prices: Prices | None) -> dict[str, Spending]:
     return {name: total(parts[name]) for name in sorted(parts)}
 
 
-def spending_of(store: Store, keys: Collection[str], prices: Prices | None) -> Spending:
+def spending_of(store: Replies, keys: Collection[str], prices: Prices | None) -> Spending:
     """What the requests with these keys have cost, whoever asked and whatever came back."""
     nothing = Spending(cost=_dollars(Usage(0, 0), prices), perhaps=_dollars(Usage(0, 0), prices))
     return total([nothing, *(_spending(entry, prices) for entry in store.entries() if entry.key in keys)])
 
 
-def estimate(requests: Iterable[Request], prices: Prices | None, *, max_tokens: int) -> dict[str, Estimate]:
-    """What each benchmark's requests will use, by name in alphabetical order; tokens are characters / 4.
+def estimate(requests: Iterable[Request], prices: Prices | None, *, max_tokens: int) -> Estimate:
+    """What requests will use; tokens are characters / 4.
 
     Args:
         requests: which are to be paid for; `not_stored` gives those.
         prices: None leaves the cost unknown.
         max_tokens: the longest reply where a request sets none, `JudgeConfig.max_tokens`.
     """
-    parts: dict[str, list[Estimate]] = defaultdict(list)
-    for request in requests:
-        most = longest_usage(request, max_tokens)
-        tokens = (most.prompt_tokens, most.completion_tokens)
-        parts[request.benchmark].append(Estimate(1, *tokens, _dollars(most, prices)))
-    return {name: total(parts[name]) for name in sorted(parts)}
+    most = [longest_usage(request, max_tokens) for request in requests]
+    usage = Usage(sum(each.prompt_tokens for each in most), sum(each.completion_tokens for each in most))
+    return Estimate(len(most), usage.prompt_tokens, usage.completion_tokens, _dollars(usage, prices))
 
 
-def not_stored(requests: Iterable[Request], config: JudgeConfig, store: Store) -> list[Request]:
+def not_stored(requests: Iterable[Request], config: JudgeConfig, store: Replies) -> list[Request]:
     """The requests that would be asked, each once: those to which the store has no reply."""
     unique = {request_key(request, config): request for request in requests}
     return [request for key, request in unique.items() if store.find(key) is None]
 
 
-def total(parts: Iterable[Row] | Mapping[str, Row]) -> Row:
+def total(parts: Iterable[Spending] | Mapping[str, Spending]) -> Spending:
     """The sum of at least one; an unknown cost makes the sum's unknown."""
     rows = list(parts.values() if isinstance(parts, Mapping) else parts)
-    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(rows[0])}
-    return type(rows[0])(**{name: None if None in column else _sum(column) for name, column in columns.items()})
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(Spending)}
+    return Spending(**{name: None if None in column else _sum(column) for name, column in columns.items()})
 
 
 def _sum(column: list[int] | list[float]) -> int | float:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import JudgeError
+from vrm.judging.transport import HIDDEN
 
 START = 60.0
 """Seconds until a served judge must have printed its address."""
@@ -60,7 +61,8 @@ def endpoint(config: JudgeConfig) -> Iterator[JudgeConfig]:
                 status = server.poll()
                 if status is None:
                     raise
-                raise JudgeError(f"{error} judge.serve has ended with status {status}:{_tail(errors)}") from None
+                ended = f"judge.serve has ended with status {status}:{_tail(errors, config)}"
+                raise JudgeError(f"{error} {ended}") from None
         finally:
             _stop(server)
 
@@ -91,12 +93,12 @@ def _await_address(config: JudgeConfig, server: subprocess.Popen[bytes], errors:
         line = lines.get(timeout=START).decode(errors="replace").strip()
     except queue.Empty:
         raise ConfigError(
-            f"judge.serve: `{config.serve}` printed no address within {START:g} s:{_tail(errors)}"
+            f"judge.serve: `{config.serve}` printed no address within {START:g} s:{_tail(errors, config)}"
         ) from None
     if not line:
         with suppress(subprocess.TimeoutExpired):
             server.wait(1)  # its last words are in `errors` then
-        raise ConfigError(f"judge.serve: `{config.serve}` ended without an address:{_tail(errors)}")
+        raise ConfigError(f"judge.serve: `{config.serve}` ended without an address:{_tail(errors, config)}")
     try:
         address = JudgeConfig(model=config.model, base_url=line).base_url
     except ValidationError:
@@ -127,7 +129,10 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _tail(errors: IO[bytes]) -> str:
+def _tail(errors: IO[bytes], config: JudgeConfig) -> str:
+    """The end of its error output; it may have logged requests, and with them the key."""
     errors.seek(0)
     text = errors.read().decode(errors="replace").strip()
+    if key := os.environ.get(config.api_key_env or ""):
+        text = text.replace(key, HIDDEN)
     return f" {text[-TAIL:]}" if text else " (it printed no error)"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import Config, ConfigError, JudgeConfig
-from vrm.config.benchmarks import FILES, JudgedPolicy
+from vrm.config.benchmarks import FILES, BenchmarkName, JudgedPolicy
 from vrm.judging.cost import not_stored, spending_of
 from vrm.judging.courier import ask_apart
 from vrm.judging.endpoint import endpoint
@@ -49,30 +49,27 @@ class Judged:
 
 
 def judge_benchmark(
-    config: Config, judged: JudgedPolicy, name: str, answers: Path, sets: Path, store: Path, out: Path
+    config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, out: Path
 ) -> None:
     """Have a policy's answers to one benchmark judged.
 
     Args:
-        config: the judge and the benchmarks.
+        config: the judge, its store of replies, which is never an output, and the benchmarks.
         judged: whose answers they are.
         name: the benchmark.
         answers: directory of the policy's answers.
         sets: the benchmark's files.
-        store: directory of replies; never an output.
         out: directory; gets the judgments and `<benchmark>.counts.json`.
 
     Raises:
-        ConfigError: there is no judge, no key, or no such benchmark.
+        ConfigError: there is no judge, or no key.
         JudgeError: the endpoint refuses every request, or can't be reached.
         RecordError: answers and set don't belong together.
         StoreError: a reply can't be written.
     """
     if config.judge is None:
         raise ConfigError("there is no judge: set judge.base_url and judge.model")
-    if name not in FILES:
-        raise ConfigError(f"there is no benchmark {name!r}; known are: {', '.join(FILES)}")
-    replies = Store(store)
+    replies = Store(config.judge.store)
     with endpoint(config.judge) as reachable:
         found = ask_for_judgments(config, judged, name, answers, sets, asker(reachable, replies))
     path = out / FILES[name]
@@ -80,7 +77,9 @@ def judge_benchmark(
     write_json(out / f"{name}.counts.json", _counts(config.judge, judged, name, found, replies))
 
 
-def ask_for_judgments(config: Config, judged: JudgedPolicy, name: str, answers: Path, sets: Path, ask: Ask) -> Judged:
+def ask_for_judgments(
+    config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, ask: Ask
+) -> Judged:
     """Make one benchmark's requests, ask them by `ask`, and read what comes back; arguments as `judge_benchmark`."""
     if name == "alpaca_eval":
         from vrm.judging.alpaca_eval import judge_alpaca_eval

@@ -65,35 +65,28 @@ class Reservation:
             return None
 
 
-class Store:
-    """Replies by key, shared by the threads of a process and by processes.
+class Replies:
+    """What a store holds, for whoever only looks: nothing is made, locked or written, and no file is an empty store.
 
     Args:
-        directory: made if it is not there. Give it to nothing that deletes its outputs.
+        directory: of the store.
 
     Raises:
-        StoreError: it can't be made, read, or locked.
+        StoreError: it can't be read.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.path, self._held = self.directory / "replies.jsonl", self.directory / "held"
+        self.path = self.directory / "replies.jsonl"
         self._lock, self._offset, self._damaged = RLock(), 0, 0
         self._replies: dict[str, Reply] = {}
         self._entries: list[Entry] = []
         self._unusable: dict[str, list[Unusable]] = {}
         self._counts: Counter[str] = Counter()
         try:
-            self._held.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-            _sync_directory(self.directory)
             self._refresh()
-            left = [path.name for path in self._held.iterdir()]
         except OSError as error:
-            raise StoreError(f"{self.directory}: not usable as a store of replies ({error.strerror})") from None
-        for key in left:
-            with self.reserve(key):
-                pass  # taking over from the dead is all that there is to do
+            raise StoreError(f"{self.path}: can't be read ({error.strerror}); mend judge.store") from None
 
     def find(self, key: str) -> Reply | None:
         """The usable reply to a request, whoever paid for it; the first, should there be several."""
@@ -125,6 +118,57 @@ class Store:
         with self._lock:
             self._refresh()
             return self._damaged
+
+    def _refresh(self) -> None:
+        """Read the lines that have come to their end since the last time."""
+        if not self._offset and not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
+            file.seek(self._offset)
+            text = file.read()
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        for line in text[:end].split(b"\n"):
+            if line:
+                self._take_in(_parse(line))
+
+    def _take_in(self, entry: Entry | None) -> None:
+        if entry is None:
+            self._damaged += 1
+            return
+        self._entries.append(entry)
+        self._counts[entry.key] += 1
+        if isinstance(entry, Reply):
+            self._replies.setdefault(entry.key, entry)
+        if isinstance(entry, Unusable):
+            self._unusable.setdefault(entry.key, []).append(entry)
+
+
+class Store(Replies):
+    """Replies by key, shared by the threads of a process and by processes.
+
+    Args:
+        directory: made if it is not there. Give it to nothing that deletes its outputs.
+
+    Raises:
+        StoreError: it can't be made, read, or locked.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._held = Path(directory) / "held"
+        try:
+            self._held.mkdir(parents=True, exist_ok=True)
+            super().__init__(directory)
+            self.path.touch()
+            _sync_directory(self.directory)
+            left = [path.name for path in self._held.iterdir()]
+        except OSError as error:
+            raise StoreError(f"{directory}: not usable as a store of replies ({error.strerror})") from None
+        for key in left:
+            with self.reserve(key):
+                pass  # taking over from the dead is all that there is to do
 
     def append(self, entry: Entry) -> None:
         """Write a line; it is on the disk when this returns.
@@ -172,30 +216,6 @@ class Store:
         if note and self.count(key) <= note["entries"]:
             self.append(Unanswered(key, note["benchmark"], "lost with its process", Usage(**note["most"])))
         reservation.settled()
-
-    def _refresh(self) -> None:
-        """Read the lines that have come to their end since the last time."""
-        with open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
-            file.seek(self._offset)
-            text = file.read()
-        end = text.rfind(b"\n") + 1
-        self._offset += end
-        for line in text[:end].split(b"\n"):
-            if line:
-                self._take_in(_parse(line))
-
-    def _take_in(self, entry: Entry | None) -> None:
-        if entry is None:
-            self._damaged += 1
-            return
-        self._entries.append(entry)
-        self._counts[entry.key] += 1
-        if isinstance(entry, Reply):
-            self._replies.setdefault(entry.key, entry)
-        if isinstance(entry, Unusable):
-            self._unusable.setdefault(entry.key, []).append(entry)
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -1,6 +1,6 @@
 """What the judge will be asked, before there is any answer: requests from the sets' sizes, tokens from typical lengths.
 
-Once answers are there, the judging room knows better: it counts the requests themselves.
+Once answers are there, the judging room knows better: `vrm.judging.plan` makes the requests and looks their replies up.
 """
 
 from __future__ import annotations
@@ -8,25 +8,42 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vrm.config import Config
+from vrm.config.benchmarks import FILES
+from vrm.data.benchmark_files import FOLDERS
+from vrm.records import RecordError
 
-QUESTIONS = {"alpaca_eval": 805, "arena_hard": 500, "mt_bench": 80}
-"""Prompts of each official benchmark."""
-REQUESTS = {"alpaca_eval": 1, "arena_hard": 2, "mt_bench": 2}
-"""Of each prompt: one comparison, two games, two turns."""
-TOKENS = {"alpaca_eval": (900, 1), "arena_hard": (2200, 600), "mt_bench": (1300, 200)}
-"""Prompt and completion tokens of a request.
 
-AlpacaEval's was measured on the package (830 to 970, one token back); the other two are assumed: two answers of about
-700 tokens with a question and the instructions, a conversation with its reference, and verdicts that give reasons.
-"""
-FILES = {
-    "alpaca_eval": "alpaca_eval/reference_outputs.json",
-    "arena_hard": "arena_hard_v0.1/question.jsonl",
-    "mt_bench": "mt_bench/question.jsonl",
+class Official(NamedTuple):
+    """An official set, and what judging one policy's answers to it takes.
+
+    Args:
+        questions: its prompts.
+        requests: of each prompt: one comparison, two games, two turns.
+        prompt: tokens of a request, on average.
+        completion: tokens of a reply, on average.
+        asks: the file with the prompts.
+    """
+
+    questions: int
+    requests: int
+    prompt: int
+    completion: int
+    asks: str
+
+
+OFFICIAL = {
+    "alpaca_eval": Official(805, 1, 900, 1, "reference_outputs.json"),
+    "arena_hard": Official(500, 2, 2200, 600, "question.jsonl"),
+    "mt_bench": Official(80, 2, 1300, 200, "question.jsonl"),
 }
-"""Where the prompts are in `data.benchmarks_dir`."""
+"""The one place of the sets' sizes and typical lengths.
+
+AlpacaEval's tokens were measured on the package (830 to 970, one token back); the other two are assumed: two answers
+of about 700 tokens with a question and the instructions, a conversation with its reference, verdicts that give reasons.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +66,22 @@ class JudgeCost:
 
 
 def questions(config: Config, benchmark: str) -> int:
-    """Prompts of a benchmark: of the user's file where it is here, else of the official set."""
-    path = Path(config.data.benchmarks_dir or "") / FILES[benchmark]
-    if config.data.benchmarks_dir is None or not path.is_file():
-        return QUESTIONS[benchmark]
-    text = path.read_text(encoding="utf-8")
-    return len(json.loads(text)) if path.suffix == ".json" else sum(bool(line.strip()) for line in text.splitlines())
+    """Prompts of a benchmark: of the user's file where it is here, else of the official set.
+
+    Raises:
+        RecordError: the user's file is no list of prompts.
+    """
+    official, directory = OFFICIAL[benchmark], config.data.benchmarks_dir
+    path = Path(directory or "", FOLDERS[benchmark], official.asks)
+    if directory is None or not path.is_file():
+        return official.questions
+    text = path.read_bytes()
+    if path.suffix == ".jsonl":
+        return sum(bool(line.strip()) for line in text.split(b"\n"))
+    try:
+        return len(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path}: no JSON list of prompts ({error}); docs/data.md has the format") from None
 
 
 def judge_costs(config: Config) -> list[JudgeCost]:
@@ -62,8 +89,23 @@ def judge_costs(config: Config) -> list[JudgeCost]:
     policies, found = len(config.judged_policies), []
     prices = config.judge.prices if config.judge else None
     for name in config.benchmarks.run:
-        requests = REQUESTS[name] * questions(config, name) * policies
-        prompt, completion = (requests * each for each in TOKENS[name])
+        official = OFFICIAL[name]
+        requests = official.requests * questions(config, name) * policies
+        prompt, completion = requests * official.prompt, requests * official.completion
         dollars = (prompt * prices.prompt + completion * prices.completion) / 1e6 if prices else None
         found.append(JudgeCost(name, requests, prompt, completion, dollars))
     return found
+
+
+def has_begun(config: Config, results: Path) -> bool:
+    """Whether a policy of the run has answered a benchmark, or a reply of its judge is stored.
+
+    Args:
+        config: the run's.
+        results: its directory.
+    """
+    if not config.benchmarks.run:
+        return False
+    answers = (results / judged.folder / "answers" for judged in config.judged_policies)
+    files = (folder / FILES[name] for folder in answers for name in config.benchmarks.run)
+    return Path(config.judge.store, "replies.jsonl").is_file() or any(path.is_file() for path in files)

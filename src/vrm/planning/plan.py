@@ -1,4 +1,7 @@
-"""`vrm plan`: what a run will take, printed before anything runs. Every number is an estimate, and says from what."""
+"""`vrm plan`: what a run will take, printed before anything runs. Every number is an estimate, and says from what.
+
+Of a run that has begun, the command prints what is judged and what is left to pay as well (`vrm.judging.plan`).
+"""
 
 from __future__ import annotations
 
