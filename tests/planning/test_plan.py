@@ -10,9 +10,11 @@ from paths import ROOT
 
 from vrm.config import Config, load, merge
 from vrm.planning.jobs import Job, Setting, jobs
+from vrm.planning.memory import GIB
 from vrm.planning.plan import open_revisions, plan
 from vrm.planning.resources import RuleResources
 from vrm.planning.schedule import longest_chain, wall_clock
+from vrm.planning.shapes import shape_of
 
 PRESETS = ROOT / "workflow" / "presets"
 PAPER = [ROOT / "config.yaml", PRESETS / "paper.yaml"]
@@ -153,3 +155,18 @@ def test_a_training_that_wants_more_cards_than_there_are_is_an_open_point(paper)
     assert "train_reward: a job takes 2 cards, and the plan has 1" in plan(config)
     assert "2 a training of reward (ddp)" in plan(config, gpus=2)
     assert "a job takes" not in plan(config, gpus=2)
+
+
+def test_a_reward_models_adapters_take_half_a_card_and_checkpoints_of_megabytes(paper):
+    """4B parameters: 2 bytes a frozen weight, 16 a trained one; a pass for the frozen weights' gradients is saved."""
+    full = RuleResources(paper).job("train_reward")
+    adapted = RuleResources(changed(paper, reward={"training": {"lora": {"rank": 16}}})).job("train_reward")
+    shape = shape_of(paper.backbone)
+    trained = shape.adapter_parameters(16) / GIB
+    assert adapted.memory.parts["weights"] == pytest.approx(2 * shape.body_parameters / GIB + 4 * trained)
+    assert adapted.memory.parts["optimiser"] == pytest.approx(8 * trained)
+    assert adapted.memory.total < 40 < full.memory.total
+    assert adapted.working == pytest.approx(12 * trained)
+    assert adapted.working < full.working / 50
+    assert adapted.disk == full.disk  # merged
+    assert 0.74 < adapted.hours / full.hours < 0.8  # what is measured along the way stays

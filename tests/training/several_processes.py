@@ -67,21 +67,21 @@ class KnownAnswers:
 
 
 def train(name, backbone, pairs, directory, processes):
-    """Train `rm`, `vrm`, `vrm_bf16`, `dpo`, `dpo_lora_bf16` or `ppo` into `directory`/`name`/out."""
+    """Train `rm`, `vrm`, `dpo` or `ppo` into `directory`/`name`/out; `_lora` and `_bf16` may follow all but `ppo`."""
     directory, local = directory / name, GLOBAL_BATCH // processes
+    how = {"lora": Lora(rank=4) if "_lora" in name else None, "bf16": name.endswith("_bf16")}
     if name == "ppo":
         job = policy_job(backbone, pairs, directory)
         settings = PPO.model_copy(update={"minibatch_size": local})
         with patch.object(ppo, "make_engine", lambda generation, model, tokenizer, **_: KnownAnswers(tokenizer)):
             ppo.train_ppo(job, settings, Generation(max_new_tokens=8), LENGTH)
     elif name.startswith("dpo"):
-        adapters = {"lora": Lora(rank=4), "bf16": True} if name == "dpo_lora_bf16" else {}
-        job = policy_job(backbone, pairs, directory, epochs=1, evaluations=6, batch_size=local, **adapters)
+        job = policy_job(backbone, pairs, directory, epochs=1, evaluations=6, batch_size=local, **how)
         train_preference(job, PreferenceMethod(label="DPO", method="dpo"))
     else:
-        settings = REWARD.model_copy(update={"batch_size": local, "bf16": name.endswith("_bf16")})
+        settings = REWARD.model_copy(update={"batch_size": local, **how})
         places = {"checkpoints": directory / "checkpoints", "out": directory / "out"}
-        variant = VARIANTS[name.removesuffix("_bf16")]
+        variant = VARIANTS[name.split("_")[0]]
         aspects = ["clarity", "accuracy", "candour"]
         train_reward_model(RewardJob(variant, settings, aspects, 1, str(backbone), None, pairs, **places))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vrm.config import RewardTraining, Variant
+from vrm.config import Lora, RewardTraining, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
@@ -78,7 +78,9 @@ class Killed(Exception):
     """Stands for a SIGKILL in the middle of training."""
 
 
-def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])
+def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch, lora):
+    job = dataclasses.replace(job, training=TRAINING.model_copy(update={"lora": lora}))
     train_reward_model(job)
     expected, log = weights(job), (job.out / "training.csv").read_text()
 
@@ -94,7 +96,8 @@ def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch
     with pytest.raises(Killed):
         train_reward_model(again)
     assert not (again.out / "model").exists()
-    assert list(again.checkpoints.glob("checkpoint-*"))
+    weights_kept = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert [path.name for path in again.checkpoints.glob("checkpoint-*/*.safetensors")] == [weights_kept]
     monkeypatch.setattr(reward.LogWriter, "on_evaluate", write)
     train_reward_model(again)
     for name, weight in weights(again).items():

@@ -28,8 +28,8 @@ from vrm.training.checkpoints import resumable
 from vrm.training.sharding import is_sharded
 
 HERE = Path(__file__).parent
-PLAIN = ("rm", "vrm", "dpo", "ppo")
-SHARDED = ("rm", "vrm", "dpo", "vrm_bf16", "dpo_lora_bf16")
+PLAIN = ("rm", "vrm", "vrm_lora", "dpo", "ppo")
+SHARDED = ("rm", "vrm", "dpo", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
 NOT_A_MEAN = ["explained_variance"]
 """Of PPO: a ratio of variances, taken within each process; its mean is not that of the whole batch."""
 
@@ -62,7 +62,7 @@ def one(tiny_backbone, toy_pairs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tiny_backbone, toy_pairs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
-    launch("ddp", tiny_backbone, toy_pairs, directory, [*PLAIN, *SHARDED[-2:]])
+    launch("ddp", tiny_backbone, toy_pairs, directory, list(dict.fromkeys(PLAIN + SHARDED)))
     return directory
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from .base import ConfigError, HubDataset, Optimisation, PositiveInt, Section, Source, require_known
+from .base import ConfigError, HubDataset, Lora, Optimisation, PositiveInt, Section, Source, require_known
 from .benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, JudgedPolicy, MtBench
 from .data import DataConfig, WorldConfig
 from .judge import JudgeConfig, Prices
@@ -24,7 +24,6 @@ from .policy import (
     BestOfN,
     Difficulty,
     Generation,
-    Lora,
     Method,
     PolicyBase,
     PolicyConfig,

@@ -46,6 +46,13 @@ class Source(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters instead of full fine-tuning; merged into the weights when the training has finished."""
+
+    rank: PositiveInt = Field(16, description="r of the adapters, which sit on every linear layer but the head's.")
+    alpha: PositiveInt = Field(16, description="Scale of the adapters: alpha / r.")
+
+
 class Optimisation(Section):
     """What every training by gradient descent on pairs has: its steps, its lengths, its measurements."""
 
@@ -65,6 +72,9 @@ class Optimisation(Section):
     checkpoints: int = Field(1, ge=0, description="How many resumable checkpoints a training writes.")
     bf16: bool = Field(False, description="Mixed precision in bfloat16 (GPUs).")
     gradient_checkpointing: bool = Field(False, description="Trade compute for activation memory.")
+    lora: Lora | None = Field(
+        None, description="Train adapters instead of all weights; a reward model's head is trained whole beside them."
+    )
     processes: PositiveInt = Field(
         1,
         description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",

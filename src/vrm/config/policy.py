@@ -6,15 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
+from .base import Lora, Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
 from .reward import BackboneConfig
-
-
-class Lora(Section):
-    """Low-rank adapters instead of full fine-tuning; merged into the weights when the training has finished."""
-
-    rank: PositiveInt = Field(16, description="r of the adapters, which sit on every linear layer but the LM head.")
-    alpha: PositiveInt = Field(16, description="Scale of the adapters: alpha / r.")
 
 
 class PolicyBase(BackboneConfig):
@@ -32,7 +25,6 @@ class PolicyTraining(Optimisation):
     """Optimisation, shared by SFT and the preference methods; each of them may override parts of it."""
 
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
-    lora: Lora | None = Field(None, description="Train adapters instead of all weights.")
 
 
 class SftTraining(Section):

@@ -33,9 +33,18 @@ class EvaluationConfig(Section):
 class ReportConfig(Section):
     """Which tables and figures are made, and of which variants."""
 
-    tables: list[Literal["table1", "table2", "world", "latents", "training_summary", "comparisons", "bound"]] = Field(
-        ["table2"], description="Tables to make."
-    )
+    tables: list[
+        Literal[
+            "table1",
+            "table2",
+            "world",
+            "latents",
+            "training_summary",
+            "comparisons",
+            "comparisons_judged",
+            "bound",
+        ]
+    ] = Field(["table2"], description="Tables to make.")
     figures: list[
         Literal[
             "figure1",
@@ -57,4 +66,4 @@ class ReportConfig(Section):
     explorer_pairs: PositiveInt = Field(1000, description="Most pairs of an evaluation set that the explorer shows.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
     bootstrap_samples: PositiveInt = Field(2000, description="Resamples behind AlpacaEval's intervals.")
-    seed: int = Field(0, description="Seed of those resamples, and of the sign flips in `comparisons`.")
+    seed: int = Field(0, description="Seed of those resamples, and of the sign flips in both tables of comparisons.")

@@ -182,14 +182,16 @@ def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0
 
 def _train_reward(setting: Setting, base: str, method: str) -> Job:
     training, shape = setting.config.reward.training, shape_of(setting.config.backbone)
-    precision, length = _precision(training), setting.text_length(training)
+    precision, length = _precision(training, training.lora), setting.text_length(training)
     a_token = time.forward_operations(shape, length, head=False)
     texts = 2 * setting.pairs * training.epochs * time.passes(precision)
     texts += 4 * training.evaluations * training.evaluation_pairs
     needed = memory.training(shape, precision, 2 * training.batch_size, training.max_length, head=False)
     spent = time.hours(texts * length * a_token, setting.gpu, training.bf16)
+    trained = shape.adapter_parameters(training.lora.rank) if training.lora else shape.body_parameters
+    # adapters are merged in float32
     size = 4 * shape.body_parameters / GIB
-    return _job("train_reward", shape, needed, spent, size, 3 * size if training.checkpoints else 0)
+    return _job("train_reward", shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
 
 
 def _score(setting: Setting, base: str, method: str) -> Job:

@@ -12,7 +12,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from trl.trainer.utils import disable_dropout_in_model
 
 from vrm.config import ConfigError, PpoTraining
-from vrm.training.policies import PolicyJob, load_policy, weight_dtype, with_adapters
+from vrm.training.adapters import weight_dtype, with_adapters
+from vrm.training.policies import PolicyJob, load_policy
 
 ADAM_EPSILON = 1e-5
 """With 1e-8 the critic's first steps are erratic (Huang et al. 2022, "The 37 Implementation Details of PPO")."""

@@ -2,7 +2,7 @@
 
 * Master weights are float32, `bf16` is mixed precision on top; with adapters the frozen weights are bfloat16 then.
 * The language-model head is TRL's fused one: log-probabilities come without the (B, T, V) logits in memory.
-* Adapters are merged when a training has finished, so that every policy is an ordinary Hugging Face directory.
+* Every policy is an ordinary Hugging Face directory: adapters are merged when a training has finished.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from vrm.config import Lora, PolicyTraining
+from vrm.config import PolicyTraining
 from vrm.models.log_probs import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_json, write_whole
+from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.checkpoints import fingerprint, model_files, place
 from vrm.training.log import write_log
 from vrm.training.sharding import whole_weights
@@ -99,47 +100,9 @@ def load_policy(
     return with_adapters(model, job.training.lora, exclude="lm_head")
 
 
-def weight_dtype(training: PolicyTraining) -> torch.dtype:
-    """Weights that are trained are float32, whatever the checkpoint's; those below adapters may be bfloat16."""
-    return torch.bfloat16 if training.lora and training.bf16 else torch.float32
-
-
-def with_adapters(
-    model: PreTrainedModel, lora: Lora | None, exclude: str, train_excluded: bool = False
-) -> PreTrainedModel:
-    """Low-rank adapters on every linear layer but one; until they are trained they change nothing.
-
-    Args:
-        model: the model; it is returned as it is where `lora` is None.
-        lora: rank and scale.
-        exclude: name of the layer without an adapter, the head.
-        train_excluded: whether that layer is trained in full; otherwise it is frozen like all other weights.
-    """
-    if lora is None:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=sorted(linear - {exclude}),
-        modules_to_save=[exclude] if train_excluded else None,
-    )
-    model.enable_input_require_grads()  # or activation checkpointing has nothing to pass back
-    adapted = get_peft_model(model, config)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return adapted
-
-
 def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write an ordinary Hugging Face directory; adapters are merged into the weights."""
-    if hasattr(model, "merge_and_unload"):
-        # merged into bfloat16 weights, a small change would be rounded away
-        model = model.float().merge_and_unload()
-    model.save_pretrained(directory)
+    merged(model).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

@@ -4,6 +4,7 @@
   swapped, and each batch carries prompt lengths and annotated scores along.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
+* With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
 * Several processes, each with its part of a batch, train what one process with the whole batch trains, up to rounding.
 """
@@ -36,6 +37,7 @@ from vrm.models.latents import (
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
+from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import fingerprint, model_files, place, resumable
 from vrm.training.log import LogWriter, write_log
@@ -102,9 +104,13 @@ def _leave(job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any
     """Write what the training leaves behind; its checkpoints are no longer needed. Of several processes one writes."""
     accelerator = trainer.accelerator
     model, weights = accelerator.unwrap_model(trainer.model), whole_weights(accelerator, trainer.model)
+    if job.training.lora and weights:  # a whole one in the main process's memory, whose adapters can be merged
+        model = _new_model(job, trainer.processing_class)
+        model.load_state_dict(weights)
+        weights = None
 
     def write(directory: Path) -> None:
-        model.save_pretrained(directory, state_dict=weights)
+        merged(model).save_pretrained(directory, state_dict=weights)
         trainer.processing_class.save_pretrained(directory)
 
     if accelerator.is_main_process:
@@ -235,18 +241,18 @@ def _evidence(output: Any) -> dict[str, Tensor]:
 
 
 def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
-    """Master weights are float32 whatever the checkpoint's dtype; `bf16` is mixed precision on top of them."""
-    variant = job.variant
+    """A fresh head on the backbone; what is trained is float32, `bf16` is mixed precision on top of that."""
+    variant, dtype = job.variant, weight_dtype(job.training)
     if variant.kind == "scalar":
         with suppress_seqcls_warning():
             model = AutoModelForSequenceClassification.from_pretrained(
-                job.backbone, num_labels=1, revision=job.revision, dtype=torch.float32
+                job.backbone, num_labels=1, revision=job.revision, dtype=dtype
             )
     else:
         model = VrmForSequenceClassification.from_backbone(
             job.backbone,
             revision=job.revision,
-            dtype=torch.float32,
+            dtype=dtype,
             aspects=job.aspects,
             latent_dim=variant.latent_dim,
             reward_decoder=variant.decoder,
@@ -257,7 +263,8 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
-    return model
+    head = "score" if variant.kind == "scalar" else "head"
+    return with_adapters(model, job.training.lora, exclude=head, train_excluded=True)
 
 
 def _tokenise(job: RewardJob, tokenizer: Any, split: str) -> tuple[Dataset, dict[str, int]]:
