@@ -11,9 +11,15 @@ sys.path.insert(0, str(SOURCE))
 # glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the time
 # goes there, unless it may keep it (other allocators ignore this)
 ALLOCATOR = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296"
-shell.prefix(f"set -euo pipefail; export PYTHONPATH='{SOURCE}' {ALLOCATOR}; ")
+# where the rules find accelerate's files; in a rule's parameters a path would retrain everything in a moved checkout
+ACCELERATE = Path(workflow.basedir) / "workflow" / "accelerate"
+shell.prefix(
+    "set -euo pipefail; "
+    f"export PYTHONPATH='{SOURCE}' VRM_ACCELERATE='{ACCELERATE}' {ALLOCATOR}; "
+)
 
 from vrm import config as vrm_config
+from vrm.records import write_whole
 
 try:
     CONFIG = vrm_config.parse(config)
@@ -40,9 +46,9 @@ wildcard_constraints:
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
 onstart:
-    path = Path("results") / CONFIG.run / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(vrm_config.dump(CONFIG), encoding="utf-8")
+    write_whole(
+        Path("results") / CONFIG.run / "config.yaml", vrm_config.dump(CONFIG)
+    )
 
 
 def get_settings(*keys, exclude=()):
@@ -67,9 +73,8 @@ def get_launcher(training, launch=None):
     """What starts a training: python, or accelerate where `training` wants several processes, one a GPU."""
     if training.processes == 1:
         return "python"
-    folder = Path(workflow.basedir) / "workflow" / "accelerate"
     return (
-        f"python -m accelerate.commands.launch --config_file '{folder}/{launch or training.launch}.yaml'"
+        f'python -m accelerate.commands.launch --config_file "$VRM_ACCELERATE/{launch or training.launch}.yaml"'
         f" --num_processes {training.processes}"
     )
 
@@ -117,89 +122,3 @@ def get_reward_files(name, variants=None):
         seed=CONFIG.reward.seeds,
         name=name,
     )
-
-
-def get_bounds():
-    """The terms of Theorem 5.1 for every trained VRM."""
-    kinds = CONFIG.reward.variants
-    vrms = [name for name in CONFIG.reward.run if kinds[name].kind == "variational"]
-    return get_reward_files("pac_bayes.csv", vrms)
-
-
-def get_table_inputs(wildcards):
-    """Files that a table is made of."""
-    needs = {
-        "table1": get_judged_scores(),
-        "table2": [*get_policy_scores(), *get_reward_files("scores.csv")],
-        "comparisons": get_reward_files("scores.csv"),
-        "bound": get_bounds(),
-        "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
-        "world": [
-            "results/{run}/world/statistics.csv",
-            *get_reward_files("scores.csv"),
-        ],
-        "latents": [*get_reward_files("scores.csv"), *get_reward_files("training.csv")],
-    }
-    return [path.format(run=wildcards.run) for path in needs[wildcards.table]]
-
-
-# What a report calls the tables and figures that are not the paper's own.
-TITLES = {
-    "world": "the synthetic world, and probes",
-    "latents": "latents of every VRM",
-    "training_summary": "what each policy training did",
-    "comparisons": "differences between reward models",
-    "bound": "the bound of Theorem 5.1",
-    "overoptimisation": "over-optimisation",
-    "win_rate_length": "win rate against length",
-}
-
-
-def get_title(name):
-    """Table 1 for table1."""
-    return TITLES.get(name, f"{name[:-1].capitalize()} {name[-1]}")
-
-
-def get_table_labels(wildcards):
-    return {"table": get_title(wildcards.table)}
-
-
-def get_figure_labels(wildcards):
-    return {"figure": get_title(wildcards.figure)}
-
-
-def get_pages():
-    """Pages beside tables and figures; the explorer compares a plain reward model with variational ones."""
-    kinds = {CONFIG.reward.variants[name].kind for name in CONFIG.reward.run}
-    pages = ["tables/paper.md"] if CONFIG.report.paper else []
-    pages += ["explorer/explorer.html"] if len(kinds) == 2 else []
-    return [f"results/{CONFIG.run}/{page}" for page in pages]
-
-
-def get_paper_page_inputs(wildcards):
-    """All tables and figures that the paper's claims are looked up in."""
-    read = ["table1", "table2", "comparisons", "bound"]
-    drawn = ["figure3", "figure4", "figure5", "figure6", "overoptimisation"]
-    folder = f"results/{wildcards.run}"
-    return [
-        *[
-            f"{folder}/tables/{name}.csv"
-            for name in CONFIG.report.tables
-            if name in read
-        ],
-        *[
-            f"{folder}/figures/{name}.csv"
-            for name in CONFIG.report.figures
-            if name in drawn
-        ],
-    ]
-
-
-def get_curve_variants(wildcards):
-    return getattr(CONFIG.report, wildcards.figure)
-
-
-def get_curve_inputs(wildcards):
-    """Training logs of the variants that a figure compares."""
-    logs = get_reward_files("training.csv", get_curve_variants(wildcards))
-    return [path.format(run=wildcards.run) for path in logs]

@@ -73,6 +73,7 @@ class AlpacaEval(Benchmark):
         description="By policy base: generator whose answers are the reference, from "
         "alpaca_eval/<generator>/model_outputs.json of the benchmark files; others: reference_outputs.json.",
     )
+    attempts: PositiveInt = Field(2, description="How often a comparison is asked until there is a preference.")
 
 
 class ArenaHard(Benchmark):

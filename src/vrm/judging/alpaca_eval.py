@@ -32,8 +32,6 @@ from vrm.judging.policy_answers import read_alpaca_policy
 from vrm.records import Message
 
 BENCHMARK = "alpaca_eval"
-ATTEMPTS = 2
-"""How often a comparison is asked until its reply holds a preference; `judge.attempts` counts below this."""
 
 NO_PREFERENCE = "no preference in the reply"
 CHAT_MARKS = "chat marks in a text"
@@ -71,7 +69,7 @@ def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets:
     outputs = read_alpaca_policy(answers / f"{BENCHMARK}.json", references, judged.name)
     pairs = [(row["instruction"], row["output"], out) for row, out in zip(references, outputs, strict=True)]
     with package():
-        preferences, questions = _compare(annotator, pairs, ask)
+        preferences, questions = _compare(annotator, pairs, ask, config.benchmarks.alpaca_eval.attempts)
     rows = [
         {
             "instruction": pair[0],
@@ -129,6 +127,7 @@ class _Questions:
     Args:
         pairs: what is compared, in the order in which the package will ask, which skips equal outputs.
         ask: a reply or a named failure for each request.
+        attempts: how often a comparison is asked until its reply holds a preference; `judge.attempts` counts below this.
         annotator: the package's; its prompt template and parser are used.
         requests: all that were asked, repetitions included.
         failures: why a pair has no preference.
@@ -136,6 +135,7 @@ class _Questions:
 
     pairs: Sequence[Pair]
     ask: Ask
+    attempts: int
     annotator: Any = None
     requests: list[Request] = field(default_factory=list)
     failures: dict[Pair, str] = field(default_factory=dict)
@@ -151,7 +151,7 @@ class _Questions:
             else:
                 asked.append(pair)
                 first.append(Request(messages, BENCHMARK, parameters=parameters))
-        tries = ask_until(recording(self.ask, self.requests), first, self._is_usable, ATTEMPTS)
+        tries = ask_until(recording(self.ask, self.requests), first, self._is_usable, self.attempts)
         last = {pair: outcomes[-1] for pair, outcomes in zip(asked, tries, strict=True)}
         for pair, outcome in last.items():
             if isinstance(outcome, Failed):
@@ -188,10 +188,10 @@ class _Questions:
             return False
 
 
-def _compare(name: str, pairs: Sequence[Pair], ask: Ask) -> tuple[dict[Pair, float], _Questions]:
+def _compare(name: str, pairs: Sequence[Pair], ask: Ask, attempts: int) -> tuple[dict[Pair, float], _Questions]:
     """Preference of each pair that has one, by the package."""
     unequal = [pair for pair in dict.fromkeys(pairs) if pair[1] != pair[2]]
-    questions = _Questions(unequal, ask)
+    questions = _Questions(unequal, ask, attempts)
     annotator = _annotator(name, questions)
     frame = [{"instruction": pair[0], "output_1": pair[1], "output_2": pair[2]} for pair in pairs]
     rows = annotator.annotate_pairs(frame, chunksize=None)
