@@ -52,6 +52,21 @@ def test_a_bad_row_is_named(tmp_path, line, message):
     assert "pairs.jsonl" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt_id": "p", "prompt": PROMPT}, "'responses'"),
+        ({"prompt_id": "p", "responses": []}, "'prompt'"),
+        ({"prompt_id": "p", "prompt": PROMPT, "responses": [{"model": "", "text": "t"}]}, "'scores'"),
+        ({"prompt_id": "p", "prompt": PROMPT, "responses": ["t"]}, ""),
+    ],
+)
+def test_a_bad_scored_prompt_is_named(tmp_path, row, message):
+    write_jsonl(tmp_path / "scored.jsonl", [row])
+    with pytest.raises(RecordError, match=rf"scored\.jsonl, row 1: not a scored prompt \(.*{message}"):
+        read_scored(tmp_path / "scored.jsonl")
+
+
 def test_blank_lines_are_passed_over_but_counted_in_row_numbers(tmp_path):
     (tmp_path / "a.jsonl").write_text('\n{"a": 1}\n\n{"a": 2}\n')
     assert [number for number, _ in read_jsonl(tmp_path / "a.jsonl")] == [2, 4]

@@ -183,11 +183,19 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_scored(path: str | Path) -> list[ScoredPrompt]:
-    """Read what `write_jsonl` wrote of `ScoredPrompt`s."""
-    return [
-        ScoredPrompt(**{**row, "responses": [ScoredResponse(**r) for r in row["responses"]]})
-        for _, row in read_jsonl(path)
-    ]
+    """Read what `write_jsonl` wrote of `ScoredPrompt`s.
+
+    Raises:
+        RecordError: a row or one of its responses lacks a field or has one too many; names the file and the row.
+    """
+    prompts = []
+    for number, row in read_jsonl(path):
+        try:
+            responses = [ScoredResponse(**response) for response in row["responses"]]
+            prompts.append(ScoredPrompt(**{**row, "responses": responses}))
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{path}, row {number}: not a scored prompt ({error})") from None
+    return prompts
 
 
 def read_pairs(path: str | Path) -> list[PreferencePair]:

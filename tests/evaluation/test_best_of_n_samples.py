@@ -1,5 +1,7 @@
 """Answers for best-of-n: so many a prompt, in order, scored by every reward model, the same for a seed."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -53,15 +55,34 @@ def test_every_prompt_is_answered_equally_often_and_scored_by_each_model(job, re
     prompts = {pair.prompt_id: pair.prompt for pair in read_pairs(job.pairs)}
     assert [row["prompt_id"] for row in rows] == [key for key in sorted(prompts)[:3] for _ in range(4)]
     for row in rows:
-        assert list(row) == ["prompt_id", "prompt", "response", "length", "ended", "rewards"]
+        assert list(row) == ["prompt_id", "prompt", "response", "length", "ended", "rewards", "cut"]
         assert row["prompt"] == prompts[row["prompt_id"]]
         assert 1 <= row["length"] <= 10
         assert row["ended"] or row["length"] == 10
         assert list(row["rewards"]) == ["rm", "vrm"]
+        assert row["cut"] == {"rm": False, "vrm": False}
     assert len({row["response"] for row in rows}) > 3
     for name, path in rewards.items():
         expected = load_reward_model(path).score([r["prompt"] for r in rows], [r["response"] for r in rows]).mean
         np.testing.assert_allclose([row["rewards"][name] for row in rows], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_cut_is_said(job, rewards, tmp_path, capsys):
+    """By the policy's limits in the log, by each reward model's own limits in the rows."""
+    strict = tmp_path / "strict"
+    shutil.copytree(rewards["rm"], strict)
+    config = json.loads((strict / "config.json").read_text())
+    (strict / "config.json").write_text(
+        json.dumps(config | {"reward_limits": {"max_prompt_length": 30, "max_length": 34}})
+    )
+    rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=12))
+    expected = load_reward_model(strict).score([r["prompt"] for r in rows], [r["response"] for r in rows]).truncated
+    assert [row["cut"] for row in rows] == [{"rm": False, "strict": cut} for cut in expected.tolist()]
+    assert 0 < expected.sum() < len(rows)
+    said = capsys.readouterr().out
+    assert "12 answers to 3 prompts, 3 of which were cut" in said
+    assert "rm had to cut 0 of the texts" in said
+    assert f"strict had to cut {expected.sum()} of the texts" in said
 
 
 def test_the_seed_decides(job, tmp_path):

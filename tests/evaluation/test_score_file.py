@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -34,9 +35,29 @@ def test_sections_and_missing_subsets_are_printed(tiny_backbone, tmp_path, capsy
     assert "alpacaeval-easy" in shown
 
 
-def test_a_missing_file_is_one_block_of_words(tiny_backbone, tmp_path, capsys):
+@pytest.fixture
+def arguments(tiny_backbone, tmp_path):
+    """The command for a model of its own, which a test may break, and one pair."""
     model = AutoModelForSequenceClassification.from_pretrained(tiny_backbone, num_labels=1)
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path / "model")
-    assert main(["score-file", "--model", str(tmp_path / "model"), "--pairs", str(tmp_path / "none.jsonl")]) == 1
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "alpha", "rejected": "beta"}) + "\n")
+    return ["score-file", "--model", str(tmp_path / "model"), "--pairs", str(tmp_path / "pairs.jsonl")]
+
+
+def test_a_model_that_diverged_is_named(arguments, tmp_path, capsys):
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    model.score.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    assert main(arguments) == 1
+    assert f"{tmp_path / 'model'}: 1 of 1 pairs have a reward that is not finite" in capsys.readouterr().err
+
+
+def test_limits_without_room_for_a_response_are_named(arguments, capsys):
+    assert main([*arguments, "--max-length", "64"]) == 1
+    assert "max_prompt_length (1024) must be below max_length (64)" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_one_block_of_words(arguments, capsys):
+    assert main([*arguments[:-1], "none.jsonl"]) == 1
     assert "none.jsonl" in capsys.readouterr().err

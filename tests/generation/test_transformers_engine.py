@@ -120,6 +120,12 @@ def test_a_finished_policy_is_read_from_its_files(model, tokenizer, prompts, tin
     assert loaded.generate(prompts, 1) == engine(model, tokenizer).generate(prompts, 1)
 
 
+def test_a_progress_bar_is_shown_where_it_is_asked_for(tokenizer, prompts, tiny_backbone, capsys):
+    for progress in (False, True):
+        load_engine(Generation(), str(tiny_backbone), None, tokenizer, progress=progress).generate(prompts, 1)
+        assert ("generating" in capsys.readouterr().err) == progress
+
+
 def test_random_state_mode_and_checkpointing_are_left_alone(model, tokenizer, prompts):
     expected = engine(model, tokenizer).generate(prompts, 3)
     model.gradient_checkpointing_enable({"use_reentrant": False})

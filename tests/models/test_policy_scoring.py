@@ -1,5 +1,7 @@
 """A policy as a scorer: the shared contract, and log-probabilities against brute force."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,17 @@ def test_it_is_what_one_text_at_a_time_gives(model):
 
 def test_a_policy_is_worth_exactly_nothing_against_itself(tiny_backbone):
     scorer = load_policy_scorer(tiny_backbone, tiny_backbone, **LIMITS)
+    assert (scorer.score(PROMPTS, RESPONSES).mean == 0).all()
+
+
+def test_a_bfloat16_reference_is_compared_in_the_policys_float32(tiny_backbone, tmp_path):
+    """Hub bases are bfloat16, what is trained from them is float32; untrained, its log ratio is exactly 0."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone, dtype=torch.bfloat16)
+    for name, model in (("base", base), ("policy", copy.deepcopy(base).float())):
+        model.save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path / name)
+    scorer = load_policy_scorer(tmp_path / "policy", tmp_path / "base", **LIMITS)
+    assert scorer.model.dtype == scorer.reference.dtype == torch.float32
     assert (scorer.score(PROMPTS, RESPONSES).mean == 0).all()
 
 

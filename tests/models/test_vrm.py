@@ -2,10 +2,25 @@
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from vrm.models.text import TextEncoder, generation_prompt_ids
-from vrm.models.vrm import VrmForSequenceClassification, last_occurrence, last_token, positions
+from vrm.models.vrm import (
+    INITIAL_LOG_VARIANCE,
+    VrmConfig,
+    VrmForSequenceClassification,
+    VrmHead,
+    last_occurrence,
+    last_token,
+    positions,
+)
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
 
@@ -79,6 +94,70 @@ def test_auto_class_loads_it_from_safetensors(model, tokenizer, tmp_path):
         assert torch.equal(loaded.state_dict()[name], weight), name
     texts = batch(tokenizer, ["good"])
     torch.testing.assert_close(loaded.eval()(*texts).logits, model(*texts).logits)
+
+
+def test_a_head_that_the_checkpoint_lacks_starts_as_a_fresh_one(tiny_backbone, tokenizer):
+    """`from_pretrained` on a causal LM's directory allocates the head without filling it; `_init_weights` has to."""
+    config = VrmConfig(text_config=AutoConfig.from_pretrained(tiny_backbone), aspects=["a", "b", "c"], latent_dim=4)
+    torch.manual_seed(0)
+    loaded = VrmForSequenceClassification.from_pretrained(tiny_backbone, config=config).eval()
+    assert (loaded.head.norm.weight == 1).all()
+    assert (loaded.head.norm.bias == 0).all()
+    for name, layer in loaded.head.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            bound = layer.in_features**-0.5  # PyTorch's, of weight and bias
+            for parameter in (layer.weight, layer.bias):
+                assert 0.5 * bound < parameter.abs().max() <= bound, name
+    log_variance = loaded(*batch(tokenizer, ["good", "bad bad"])).log_variance
+    assert (log_variance - INITIAL_LOG_VARIANCE).abs().max() < 2
+    trunk = AutoModel.from_pretrained(tiny_backbone).state_dict()
+    assert all(torch.equal(weight, trunk[name]) for name, weight in loaded.model.state_dict().items())
+
+
+def test_a_fresh_head_costs_the_random_numbers_of_one_head(tiny_backbone):
+    """So seeds keep their meaning: loading the backbone draws nothing, and the head is drawn once."""
+    torch.manual_seed(0)
+    model = VrmForSequenceClassification.from_backbone(str(tiny_backbone), aspects=["a", "b"], latent_dim=4)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    head = VrmHead(32, 2, 4, "mixture")
+    assert all(torch.equal(model.head.state_dict()[name], weight) for name, weight in head.state_dict().items())
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_loading_a_trained_model_draws_nothing(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    VrmForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_what_it_would_not_heed_is_refused(model, tokenizer):
+    ids, mask, lengths = batch(tokenizer, ["good", "bad"])
+    for name, value in {
+        "labels": torch.zeros(2),
+        "inputs_embeds": torch.zeros(2, 3, 32),
+        "output_attentions": True,
+    }.items():
+        with pytest.raises(TypeError, match=f"does not take {name};"):
+            model(ids, mask, lengths, **{name: value})
+    expected = model(ids, mask, lengths)
+    # what TRL's trainer and PEFT's wrapper of classifiers pass along
+    nothing = dict.fromkeys(["labels", "inputs_embeds", "output_attentions", "output_hidden_states"])
+    output = model(ids, mask, lengths, **nothing, use_cache=False, return_dict=True)
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(model(ids, mask, lengths, return_dict=False)[0], expected.logits)
+
+
+def test_pefts_wrapper_of_classifiers_can_ask_it(model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    texts = dict(zip(("input_ids", "attention_mask", "prompt_lengths"), batch(tokenizer, ["good", "bad"]), strict=True))
+    expected = model(**texts).logits
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], modules_to_save=["head"])
+    assert torch.equal(get_peft_model(model, lora).eval()(**texts).logits, expected)
 
 
 def test_the_head_stays_in_float32_on_a_bfloat16_backbone(tiny_backbone, tokenizer):

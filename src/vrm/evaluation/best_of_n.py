@@ -75,7 +75,7 @@ def best_of_n_kl(n: int) -> float:
 
 def doublings(total: int) -> list[int]:
     """1, 2, 4, ... up to N, and N itself."""
-    return sorted({2**power for power in range(total.bit_length()) if 2**power <= total} | {total})
+    return sorted({2**power for power in range(total.bit_length())} | {total})
 
 
 def _shared(ranked: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vrm.config import BestOfN, Generation
-from vrm.generation import decode, make_engine
-from vrm.models.scoring import load_reward_model, own_device
+from vrm.generation import decode, load_engine
+from vrm.models.scoring import load_reward_model
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_jsonl
-from vrm.training.answers import read_questions
+from vrm.training.answers import Question, read_questions
 
 
 @dataclass(frozen=True)
@@ -56,33 +56,25 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
     questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)
     asked = [question for question in questions for _ in range(job.best_of_n.samples)]
-    model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, use_safetensors=True)
-    model = model.to(own_device())
+    rows = _answers(job, tokenizer, asked)
+    prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
+    print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
+    for variant, path in job.rewards.items():
+        output = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True).score(prompts, texts)
+        print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
+        for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
+            row["rewards"][variant], row["cut"][variant] = reward, cut
+    write_jsonl(job.out, rows)
+
+
+def _answers(job: BestOfNJob, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[dict[str, Any]]:
+    """A row an answer, without rewards; the policy is in memory no longer than this takes."""
     # drawn once and not trained on in between: vLLM's start alone would take longer
-    generation = job.generation.model_copy(update={"engine": "transformers"})
-    engine = make_engine(generation, model, tokenizer, progress=True)
-    answers = engine.generate([question.ids for question in asked], job.seed)
-    ends = engine.ends
-    del engine, model  # one model at a time is in memory
-    decoded = [decode(tokenizer, ids, ends) for ids in answers]
-    prompts, texts = [question.prompt for question in asked], [text for text, _ in decoded]
-    rewards = {
-        variant: load_reward_model(path, batch_size=job.scoring_batch_size, progress=True)
-        .score(prompts, texts)
-        .mean.tolist()
-        for variant, path in job.rewards.items()
-    }
-    write_jsonl(
-        job.out,
-        [
-            {
-                "prompt_id": question.prompt_id,
-                "prompt": question.prompt,
-                "response": text,
-                "length": len(ids),
-                "ended": ended,
-                "rewards": {variant: values[i] for variant, values in rewards.items()},
-            }
-            for i, (question, ids, (text, ended)) in enumerate(zip(asked, answers, decoded, strict=True))
-        ],
-    )
+    settings = job.generation.model_copy(update={"engine": "transformers"})
+    engine = load_engine(settings, job.policy, job.revision, tokenizer, progress=True)
+    rows = []
+    for question, ids in zip(asked, engine.generate([question.ids for question in asked], job.seed), strict=True):
+        text, ended = decode(tokenizer, ids, engine.ends)
+        row = {"prompt_id": question.prompt_id, "prompt": question.prompt, "response": text, "length": len(ids)}
+        rows.append({**row, "ended": ended, "rewards": {}, "cut": {}})
+    return rows

@@ -33,7 +33,10 @@ def wins(chosen: ArrayLike, rejected: ArrayLike) -> NDArray[np.bool_]:
     chosen, rejected = np.asarray(chosen, dtype=float), np.asarray(rejected, dtype=float)
     broken = int((~(np.isfinite(chosen) & np.isfinite(rejected))).sum())
     if broken:
-        raise ValueError(f"{broken} of {chosen.size} pairs have a reward that is not finite")
+        raise ValueError(
+            f"{broken} of {chosen.size} pairs have a reward that is not finite; the model's training diverged, lower "
+            "its learning rate"
+        )
     return chosen > rejected
 
 

@@ -3,6 +3,9 @@
 A section's score is the mean of its subsets' accuracies, weighted by their number of prompts; `math-prm` weighs 984
 instead of its 447 rows, so that mathematics and code count alike in Reasoning.
 
+The weights are the subsets' numbers of prompts. Upstream's table of them swaps two at commit a32e272b (250 for
+xstest-should-refuse, 154 for xstest-should-respond); the worked example of its README needs those below.
+
 Source: allenai/reward-bench, `EXAMPLE_COUNTS`, `SUBSET_MAPPING` and `calculate_scores_per_section`.
 """
 
@@ -49,6 +52,8 @@ SECTIONS: dict[str, dict[str, int]] = {
     },
 }
 """Weight of each subset in its section."""
+SUBSETS = frozenset(subset for weights in SECTIONS.values() for subset in weights)
+"""All of them."""
 
 
 def section_scores(subset_accuracy: Mapping[str, float]) -> dict[str, float]:
@@ -108,7 +113,6 @@ def subset_accuracy(subsets: Sequence[str], chosen: ArrayLike, rejected: ArrayLi
 
 
 def _require_known(subsets: Iterable[str]) -> None:
-    known = {subset for weights in SECTIONS.values() for subset in weights}
-    unknown = sorted(set(subsets) - known)
+    unknown = sorted(set(subsets) - SUBSETS)
     if unknown:
-        raise ValueError(f"not a subset of RewardBench: {', '.join(unknown)}; known are: {', '.join(sorted(known))}")
+        raise ValueError(f"not a subset of RewardBench: {', '.join(unknown)}; known are: {', '.join(sorted(SUBSETS))}")

@@ -10,7 +10,7 @@ import pandas as pd
 from vrm.config import EvaluationSet
 from vrm.data.preference_sets import read_preference_set
 from vrm.evaluation.preference_accuracy import wins
-from vrm.evaluation.reward_bench import SECTIONS, missing_subsets, section_scores
+from vrm.evaluation.reward_bench import SUBSETS, missing_subsets, section_scores
 from vrm.evaluation.score_sets import score_pairs, to_csv
 from vrm.models.scoring import load_reward_model
 from vrm.records import RecordError, read_pairs, write_whole
@@ -26,6 +26,9 @@ def score_file(
         pairs_path: RewardBench's columns, or plain prompt, chosen, rejected.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
         out: CSV for one row a pair; None writes none.
+
+    Raises:
+        RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
     """
     if not model_path.is_dir():
         raise RecordError(f"{model_path}: there is no such directory; name a trained model, .../seed1/model")
@@ -34,14 +37,16 @@ def score_file(
         source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path))
         read_preference_set("pairs", source, None, Path(scratch), model.aspects)
         table = score_pairs(model, read_pairs(Path(scratch) / "pairs.jsonl"), set())
-    won = pd.Series(wins(table.reward_chosen, table.reward_rejected))
+    try:
+        won = pd.Series(wins(table.reward_chosen, table.reward_rejected))
+    except ValueError as error:
+        raise RecordError(f"{model_path}: {error}") from None
     print(f"\n{len(table)} pairs, {int(table.truncated.sum())} of them cut, accuracy {100 * won.mean():.2f}")
     by_subset = won.groupby(table.subset).agg(["mean", "size"])
     for subset, row in by_subset.iterrows():
         print(f"  {subset or '(no subset)':32s} {100 * row['mean']:6.2f}   n = {int(row['size'])}")
-    known = {subset for weights in SECTIONS.values() for subset in weights}
-    if known & set(by_subset.index):
-        present = {s: v for s, v in by_subset["mean"].items() if s in known}
+    present = {subset: share for subset, share in by_subset["mean"].items() if subset in SUBSETS}
+    if present:
         print("\nRewardBench sections (weighted by subset size; math-prm counts 984)")
         for section, value in section_scores(present).items():
             print(f"  {section:12s} {100 * value:6.2f}")

@@ -17,7 +17,6 @@ def make_engine(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_prompt_length: int | None = None,
-    progress: bool = False,
 ) -> Engine:
     """The engine of `settings.engine` for a policy.
 
@@ -26,7 +25,6 @@ def make_engine(
         model: the policy.
         tokenizer: its tokenizer, with a pad token.
         max_prompt_length: tokens of the longest prompt, so that vLLM need not reserve more; None: the model's limit.
-        progress: show a progress bar (transformers).
 
     Raises:
         ConfigError: the engine is not installed.
@@ -37,7 +35,7 @@ def make_engine(
         return VllmEngine(model, tokenizer, settings, max_prompt_length=max_prompt_length)
     from vrm.generation.transformers import TransformersEngine
 
-    return TransformersEngine(model, tokenizer, settings, progress=progress)
+    return TransformersEngine(model, tokenizer, settings)
 
 
 def load_engine(
@@ -48,6 +46,7 @@ def load_engine(
     *,
     max_prompt_length: int | None = None,
     key: str = "policy.generation.engine",
+    progress: bool = False,
 ) -> Engine:
     """The engine of `settings.engine` for a finished policy: bfloat16 on a GPU, float32 on the CPU.
 
@@ -58,6 +57,7 @@ def load_engine(
         tokenizer: its tokenizer, with a pad token.
         max_prompt_length: tokens of the longest prompt; None: the model's limit.
         key: the configuration's key of the engine, for errors.
+        progress: show a progress bar (transformers).
 
     Raises:
         ConfigError: the engine is not installed.
@@ -75,4 +75,4 @@ def load_engine(
     device = own_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(policy, revision=revision, dtype=dtype, use_safetensors=True)
-    return TransformersEngine(model.to(device).eval(), tokenizer, settings)
+    return TransformersEngine(model.to(device), tokenizer, settings, progress=progress)

@@ -2,6 +2,9 @@
 
 With a reference it is the implicit reward of DPO and its kin, the log ratio summed over the response: beta would only
 scale it. Without one it is SimPO's reward, the mean log-probability. The end token is part of the response.
+
+Both are read in float32, as in training: a base on the hub is bfloat16 and the policy trained from it is not, so that
+their ratio would hold rounding noise.
 """
 
 from __future__ import annotations
@@ -101,5 +104,7 @@ def load_policy_scorer(
 
 
 def _load(path: str | Path, revision: str | None = None) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(str(path), revision=revision, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(path), revision=revision, dtype=torch.float32, use_safetensors=True
+    )
     return model.to(own_device())

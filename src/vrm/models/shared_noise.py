@@ -5,6 +5,8 @@
   processes would share their samples, and a batch would have fewer independent ones than pairs.
 * Here each process draws for all pairs, in the order in which one process would have them, and keeps its own rows. So
   the noise is that of one process with the whole batch, and a test can compare loss curves.
+* Two exceptions: an epoch's last batch, which several processes fill up with pairs from its beginning; and `free_bits`,
+  whose floor is on the mean over one forward pass, and so over the pairs of one process.
 """
 
 from __future__ import annotations

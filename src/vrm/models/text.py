@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from vrm.config import ConfigError
 from vrm.records import Prompt
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class TextEncoder:
         chat_template_kwargs: passed to the chat template, e.g. {"enable_thinking": False}.
         end_after_cut: whether a response that had to be cut still ends in the end token. A reward model reads that
             token; a policy must not learn to stop in the middle of a sentence.
+
+    Raises:
+        ConfigError: the limits leave no room for a response.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -105,7 +109,7 @@ class TextEncoder:
 
     def __post_init__(self) -> None:
         if self.max_prompt_length >= self.max_length:
-            raise ValueError(
+            raise ConfigError(
                 f"max_prompt_length ({self.max_prompt_length}) must be below max_length ({self.max_length}): "
                 "the response needs room"
             )

@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .latents import dirichlet_mean
 from .shared_noise import sample_pairs as draw_latents
@@ -83,13 +83,22 @@ class VrmOutput(ModelOutput):
 
 
 class VrmHead(nn.Module):
-    """Both encoders and the reward decoder on pooled hidden states."""
+    """Both encoders and the reward decoder on pooled hidden states.
+
+    Args:
+        hidden_size: H, of the backbone.
+        num_objectives: K.
+        latent_dim: d.
+        decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
+
+    Raises:
+        ValueError: there is no objective.
+    """
 
     def __init__(self, hidden_size: int, num_objectives: int, latent_dim: int, decoder: str) -> None:
         super().__init__()
         if num_objectives < 1:
             raise ValueError("a VRM needs at least one objective: set `aspects`")
-        self.latent_dim = latent_dim
         self.kind = decoder
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
@@ -145,7 +154,12 @@ class VrmForSequenceClassification(PreTrainedModel):
         ).float()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave the head at PyTorch's fan-in initialisation: the backbone's 0.02 is too small for narrow layers."""
+        """PyTorch's fan-in initialisation for the head: the backbone's 0.02 is too small for narrow layers.
+
+        transformers calls this for what a checkpoint lacks, e.g. the head when `from_pretrained` reads a causal LM.
+        """
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            module.reset_parameters()
 
     @classmethod
     def from_backbone(
@@ -181,14 +195,14 @@ class VrmForSequenceClassification(PreTrainedModel):
         alpha = self.config.prior_concentration
         return torch.full((self.config.num_objectives,), alpha, dtype=torch.float32, device=self.device)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
         sample_pairs: bool = False,
-        use_cache: bool | None = None,
-        **kwargs: object,
+        **others: object,
     ) -> VrmOutput:
         """Rewards and posteriors of B texts.
 
@@ -198,7 +212,15 @@ class VrmForSequenceClassification(PreTrainedModel):
             prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
             sample_pairs: draw one sample of the latents instead of taking means. Rows are then B/2 chosen followed
                 by B/2 rejected texts of the same prompts, and w is drawn once a pair (Eq. 10).
+            others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
+
+        Raises:
+            TypeError: one of the others asks for something.
+            ValueError: a prompt can't be located.
         """
+        asked = [name for name, value in others.items() if value is not None and value is not False]
+        if asked:
+            raise TypeError(f"a VRM does not take {', '.join(asked)}; its loss is `vrm.models.latents.objective`")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         hidden = self.model(
