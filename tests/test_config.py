@@ -6,7 +6,18 @@ import pytest
 import yaml
 from paths import ROOT
 
-from vrm.config import Config, ConfigError, Section, dump, json_schema, load, merge, parse
+from vrm.config import (
+    Config,
+    ConfigError,
+    PolicyTraining,
+    PreferenceMethod,
+    Section,
+    dump,
+    json_schema,
+    load,
+    merge,
+    parse,
+)
 
 DEFAULT = ROOT / "config.yaml"
 PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))
@@ -19,6 +30,8 @@ def test_presets_overlay_the_default(preset):
         merged["data"]["path"] = "my_scores.jsonl"
     config = parse(merged)
     assert config.run != "demo"
+    ppo = config.policy.ppo
+    assert ppo.local_batch(config.policy.training.processes) % (ppo.minibatch_size * ppo.gradient_accumulation) == 0
 
 
 def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
@@ -43,6 +56,12 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"data": {"validation_fraction": 0.6, "test_fraction": 0.4}}, "leave nothing for training"),
         ({"policy": {"methods": {"ppo": {"reward": "rn"}}}}, "policy.methods.ppo.reward names rn, known are: rm, vrm"),
         ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
+        ({"policy": {"methods": {"sft": {"label": "x", "method": "dpo"}}}}, "policy.methods names sft, which is"),
+        ({"policy": {"methods": {"best_of_n": {"label": "x", "method": "ppo", "reward": "rm"}}}}, "names best_of_n"),
+        ({"policy": {"methods": {"kto": {"batch_size": 5}}}}, "policy.methods.kto: batch_size (5) must divide"),
+        ({"policy": {"methods": {"kto": {"batch_size": 1}}}}, "policy.methods.kto: kto estimates its KL term"),
+        ({"policy": {"ppo": {"minibatch_size": 48}}}, "prompts_per_update (64) must be a multiple of processes (1)"),
+        ({"policy": {"training": {"processes": 8}}}, "must be a multiple of processes (8) x minibatch_size (16)"),
         ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: Extra inputs"),
         ({"policy": {"run": ["dpo", "orpo"]}}, "policy.run names orpo"),
         (
@@ -67,6 +86,26 @@ def test_errors_name_the_key(overlay, message):
     with pytest.raises(ConfigError, match="not usable") as error:
         parse(merge(yaml.safe_load(DEFAULT.read_text()), overlay))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["paper", "single_gpu"])
+def test_what_a_step_holds_at_full_scale(preset):
+    """Steps of 128 for every method, and a KL term of KTO from 8 texts."""
+    policy = load([DEFAULT, ROOT / "workflow" / "presets" / f"{preset}.yaml"]).policy
+    assert policy.ppo.minibatch_size * policy.ppo.gradient_accumulation == 128
+    trained = {name: policy.methods[name].trained_with(policy.training) for name in policy.preference_run}
+    assert {own.batch_size * own.gradient_accumulation for own in trained.values()} == {128}
+    assert trained["kto"].batch_size == 8
+
+
+def test_a_methods_own_batch_leaves_the_step_as_large():
+    training = PolicyTraining(batch_size=6, gradient_accumulation=4, learning_rate=1e-3)
+    method = PreferenceMethod(label="x", method="kto", batch_size=8, epochs=2)
+    changed = method.trained_with(training)
+    assert (changed.batch_size, changed.gradient_accumulation) == (8, 3)
+    assert (changed.learning_rate, changed.epochs) == (1e-3, 2)
+    with pytest.raises(ConfigError, match=r"batch_size \(8\) must divide .* \(6\) x gradient_accumulation \(2\)"):
+        method.trained_with(training.model_copy(update={"gradient_accumulation": 2}))
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -142,12 +142,65 @@ def test_a_training_in_two_processes_holds_two_cards_half_as_long(paper):
     whole, half = (each.job("train_reward").memory.parts for each in (one, two))
     assert [half[name] for name in ("weights", "optimiser")] == [whole[name] / 2 for name in ("weights", "optimiser")]
     assert half["activations"] == whole["activations"]
+    assert half["gathered"] * GIB == pytest.approx(_gathered(shape_of(paper.backbone), embeddings=2))
     assert "bfloat16 copies" not in half
     assert [each.gpus("score") for each in (one, two)] == [1, 1]
     # PPO keeps a whole policy on each card
     ppo = changed(paper, policy={"training": {"processes": 2, "launch": "fsdp2"}})
     asked = ("train_ppo", "qwen3", "ppo_vrm")
-    assert RuleResources(ppo).job(*asked).memory == one.job(*asked).memory
+    parts = one.job(*asked).memory.parts
+    assert RuleResources(ppo).job(*asked).memory.parts == {**parts, "DDP buckets": parts["gradients"]}
+
+
+def _gathered(shape, embeddings):
+    """Bytes of embeddings and blocks in float32, half of each weights and half gradients."""
+    return 4 * (embeddings * shape.embedding_parameters + 4 * shape.matrix_parameters / shape.layers)
+
+
+def test_an_untied_head_is_gathered_beside_the_embedding_and_frozen_weights_have_no_gradients(paper):
+    full = changed(paper, policy={"training": {"processes": 2, "launch": "fsdp2", "lora": None}})
+    adapted = changed(paper, policy={"training": {"processes": 2, "launch": "fsdp2"}})
+    asked = ("train_preference", "qwen3", "dpo")
+    shape, lora = shape_of(paper.policy.bases["qwen3"]), paper.policy.training.lora
+    assert not shape.tied
+    whole, less = (RuleResources(config).job(*asked).memory.parts["gathered"] * GIB for config in (full, adapted))
+    assert whole == pytest.approx(_gathered(shape, embeddings=4))
+    assert less == pytest.approx(whole / 4 + 16 * shape.adapter_parameters(lora.rank) / shape.layers)
+
+
+def test_several_whole_models_hold_their_gradients_twice(paper):
+    one, two = (
+        RuleResources(changed(paper, reward={"training": {"processes": n}})).job("train_reward").memory for n in (1, 2)
+    )
+    assert two.parts == {**one.parts, "DDP buckets": one.parts["gradients"]}
+    assert one.total < 80 < two.total  # a plan that left them out would say that it fits
+
+
+def test_a_model_of_unknown_size_gets_a_card_for_each_process(paper):
+    unknown = {"path": "somebody/model", "revision": "0" * 40}
+    resources = RuleResources(changed(paper, backbone=unknown, reward={"training": {"processes": 4}}))
+    assert resources.gpus("train_reward") == 4
+    assert resources.gpus("score") == 1
+    assert resources.job("train_reward").memory is None
+
+
+def test_ktos_own_batch_is_what_its_memory_is_planned_for(paper):
+    """Activations of the larger batch outgrow the merging of adapters, which is otherwise the peak."""
+    few, many = (changed(paper, policy={"methods": {"kto": {"batch_size": n}}}) for n in (8, 16))
+    a, b = (RuleResources(config).job("train_preference", "qwen3", "kto").memory.parts for config in (few, many))
+    assert b["activations"] == pytest.approx(2 * a["activations"])
+    dpo = RuleResources(paper).job("train_preference", "qwen3", "dpo")
+    assert dpo.memory == RuleResources(many).job("train_preference", "qwen3", "dpo").memory
+
+
+def test_ppos_activations_are_those_of_a_forward_pass(paper):
+    def parts(**sizes):
+        config = changed(paper, policy={"ppo": sizes})
+        return RuleResources(config).job("train_ppo", "qwen3", "ppo").memory.parts
+
+    pass_of_32 = parts(minibatch_size=32, gradient_accumulation=4)
+    assert parts(minibatch_size=32, gradient_accumulation=1) == pass_of_32
+    assert parts(minibatch_size=64, gradient_accumulation=2)["activations"] == 2 * pass_of_32["activations"]
 
 
 def test_a_training_that_wants_more_cards_than_there_are_is_an_open_point(paper):

@@ -9,6 +9,7 @@ accelerate launch ... several_processes.py BACKBONE PAIRS DIRECTORY NAME...
   else is its own code, on gloo.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,16 +20,20 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import fsdp2_prepare_model
-from policy_jobs import policy_job
-from test_ppo import LENGTH, NEVER
+from policy_jobs import Killed, policy_job
+from test_ppo import LENGTH, NEVER, SHORT
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from vrm.config import Generation, Lora, PpoTraining, PreferenceMethod, RewardTraining, Variant
+from vrm.config import Generation, Lora, PpoTraining, PreferenceMethod, RewardTraining, SftTraining, Variant
 from vrm.records import write_whole
-from vrm.training import ppo, sharding
+from vrm.training import ppo, reward, sharding
 from vrm.training.preference import train_preference
 from vrm.training.reward import RewardJob, train_reward_model
+from vrm.training.sft import train_sft
 
 GLOBAL_BATCH = 16
+UNEVEN_BATCH = 20
+"""96 pairs are four of these and a remainder of 16."""
 REWARD = RewardTraining(
     epochs=1,
     learning_rate=5e-3,
@@ -67,23 +72,73 @@ class KnownAnswers:
 
 
 def train(name, backbone, pairs, directory, processes):
-    """Train `rm`, `vrm`, `dpo` or `ppo` into `directory`/`name`/out; `_lora` and `_bf16` may follow all but `ppo`."""
-    directory, local = directory / name, GLOBAL_BATCH // processes
-    how = {"lora": Lora(rank=4) if "_lora" in name else None, "bf16": name.endswith("_bf16")}
-    if name == "ppo":
-        job = policy_job(backbone, pairs, directory)
-        settings = PPO.model_copy(update={"minibatch_size": local})
+    """Train the model that `name` begins with (`rm`, `vrm`, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
+
+    What may follow: `_lora`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
+    the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine.
+    """
+    directory, (kind, *how) = directory / name, name.split("_")
+    changes = {
+        "batch_size": (UNEVEN_BATCH if "uneven" in how else GLOBAL_BATCH) // processes,
+        "lora": Lora(rank=4) if "lora" in how else None,
+        "bf16": "bf16" in how,
+    }
+    if "untied" in how:
+        backbone = directory.parent / "untied"
+    if kind in VARIANTS:
+        places = {"checkpoints": directory / "checkpoints", "out": directory / "out"}
+        settings, aspects = REWARD.model_copy(update=changes), ["clarity", "accuracy", "candour"]
+        job = RewardJob(VARIANTS[kind], settings, aspects, 1, str(backbone), None, pairs, **places)
+        if "killed" in how:
+            start_and_kill(job)
+        train_reward_model(job)
+        return
+    job = policy_job(backbone, pairs, directory, epochs=1, evaluations=6, **changes)
+    if kind == "ppo":
+        settings = PPO.model_copy(update={"minibatch_size": changes["batch_size"]})
+        train_by_ppo(job, settings, sampled="sampled" in how)
+    elif kind == "sft":
+        train_sft(job, SftTraining(epochs=1, learning_rate=3e-3))
+    else:
+        train_preference(job, PreferenceMethod(label=kind, method=kind))
+
+
+def train_by_ppo(job, settings, sampled):
+    """With known answers, as `train_ppo` does; with sampled ones, and each process's weights written down as well."""
+    if not sampled:
         with patch.object(ppo, "make_engine", lambda generation, model, tokenizer, **_: KnownAnswers(tokenizer)):
             ppo.train_ppo(job, settings, Generation(max_new_tokens=8), LENGTH)
-    elif name.startswith("dpo"):
-        job = policy_job(backbone, pairs, directory, epochs=1, evaluations=6, batch_size=local, **how)
-        train_preference(job, PreferenceMethod(label="DPO", method="dpo"))
-    else:
-        settings = REWARD.model_copy(update={"batch_size": local, **how})
-        places = {"checkpoints": directory / "checkpoints", "out": directory / "out"}
-        variant = VARIANTS[name.split("_")[0]]
-        aspects = ["clarity", "accuracy", "candour"]
-        train_reward_model(RewardJob(variant, settings, aspects, 1, str(backbone), None, pairs, **places))
+        return
+    run = ppo.PpoRun(job, settings, SHORT, LENGTH)
+    run.train(None)
+    norm = sum(weight.detach().double().norm() ** 2 for weight in run.models.policy.parameters())
+    write_whole(job.out / f"norm{os.environ['RANK']}", str(float(norm)))
+    run.finish()
+
+
+def start_and_kill(job):
+    """Have a reward model's training die in its fifth step, two steps after its checkpoint."""
+    write = reward.LogWriter.on_evaluate
+
+    def die(self, args, state, control, **rest):
+        write(self, args, state, control, **rest)
+        if state.global_step == 5:
+            raise Killed
+
+    with patch.object(reward.LogWriter, "on_evaluate", die), contextlib.suppress(Killed):
+        train_reward_model(job)
+    assert [path.name for path in job.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def untied(backbone, directory):
+    """Write `directory`/untied: the backbone with a language-model head that is not its embedding."""
+    config = AutoConfig.from_pretrained(backbone)
+    config.tie_word_embeddings = False
+    tied, model = AutoModelForCausalLM.from_pretrained(backbone), AutoModelForCausalLM.from_config(config)
+    head = tied.lm_head.weight.detach().flip(0)
+    model.load_state_dict({**tied.state_dict(), "lm_head.weight": head})
+    model.save_pretrained(directory / "untied")
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(directory / "untied")
 
 
 def shard_on_cpu():

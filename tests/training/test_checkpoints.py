@@ -1,10 +1,13 @@
 """Which checkpoint may be continued."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from vrm.training.checkpoints import fingerprint, model_files, place, resumable
+from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
 
 
 @pytest.fixture
@@ -49,6 +52,24 @@ def test_a_directory_comes_into_place_whole_or_not_at_all(tmp_path):
     place(tmp_path / "model", lambda directory: (directory / "a").write_text("2"))
     assert (tmp_path / "model" / "a").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_job_has_left_aside_is_removed(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    leftover, other = tmp_path / f".model.{int(dead.stdout)}", tmp_path / f".model.{os.getppid()}"
+    kept = [other, tmp_path / ".model.safetensors", tmp_path / f".models.{int(dead.stdout)}"]
+    for directory in (leftover, *kept):
+        directory.mkdir()
+        (directory / "weights").touch()
+    place(tmp_path / "model", lambda directory: (directory / "a").touch())
+    assert not leftover.exists()
+    assert all((directory / "weights").exists() for directory in kept)  # of a running process, or of something else
+
+
+def test_how_processes_share_a_model_matters_to_several_alone(monkeypatch):
+    assert of_no_effect() == {"processes", "launch"}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert of_no_effect() == {"processes"}
 
 
 def test_another_number_of_processes_is_another_training(data, monkeypatch):

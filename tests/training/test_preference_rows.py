@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vrm.config import ConfigError
+from vrm.config import ConfigError, PolicyTraining, PreferenceMethod
 from vrm.models.text import TokenisedText
 from vrm.training.pairs import TokenisedPair
 from vrm.training.preference_rows import RowCollator, measured_rows, paired_rows, unpaired_rows
@@ -81,8 +81,10 @@ def test_a_mismatched_text_is_no_longer_than_the_longest_of_its_batch():
 
 
 def test_kto_needs_a_batch():
+    method = PreferenceMethod(label="KTO", method="kto")
     with pytest.raises(ConfigError, match="batch_size is to be at least 2"):
-        unpaired_rows(make_pairs(2), 1, seed=0)
+        method.trained_with(PolicyTraining(batch_size=1))
+    assert method.trained_with(PolicyTraining(batch_size=2)).batch_size == 2
 
 
 def test_measured_rows_keep_a_pair_together():

@@ -12,7 +12,8 @@ from vrm.config import Lora, RewardTraining, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
-from vrm.training.reward import RewardJob, scheduled_weights, train_reward_model
+from vrm.training.reward import PairwiseRewardTrainer, RewardJob, scheduled_weights, train_reward_model
+from vrm.training.watchdog import TrainingError
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(
@@ -64,6 +65,7 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
     assert {"supervision_loss", "anchor_loss", "active_units", "negative_elbo", "preference_loss"} <= set(measured)
     batch = log[log.split == "batch"]
     assert {"loss", "accuracy", "kl_w", "kl_z", "preference_loss"} <= set(batch.metric)
+    assert sorted(set(batch.step)) == [4, 8, 12, 16, 18]  # the last window, a shorter one, included
 
     model = load_reward_model(job.out / "model", max_prompt_length=64, max_length=96)
     pairs = read_pairs(toy_pairs / "validation.jsonl")
@@ -103,6 +105,32 @@ def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch
     for name, weight in weights(again).items():
         assert torch.equal(weight, expected[name]), name
     assert (again.out / "training.csv").read_text() == log
+
+
+def test_a_loss_that_diverges_in_the_last_step_alone_leaves_no_model(job, monkeypatch):
+    compute = PairwiseRewardTrainer.compute_loss
+
+    def diverge(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = compute(self, model, inputs, return_outputs, num_items_in_batch)
+        return found * torch.nan if model.training and self.state.global_step == 17 else found
+
+    monkeypatch.setattr(PairwiseRewardTrainer, "compute_loss", diverge)
+    with pytest.raises(TrainingError, match="step 18: the loss is nan"):
+        train_reward_model(job)
+    assert not (job.out / "model").exists()
+
+
+def test_a_new_label_and_another_way_to_start_it_continue_a_training(job, toy_pairs):
+    def made_from(**changes):
+        return reward._made_from(dataclasses.replace(job, **changes))
+
+    same = {
+        "variant": VRM.model_copy(update={"label": "ours", "ours": True}),
+        "training": TRAINING.model_copy(update={"processes": 2, "launch": "fsdp2"}),
+    }
+    assert made_from(**same) == made_from()
+    assert made_from(variant=VRM.model_copy(update={"beta_w": 0.5})) != made_from()
+    assert made_from(training=TRAINING.model_copy(update={"batch_size": 4})) != made_from()
 
 
 def test_another_seed_gives_another_model_and_the_same_seed_the_same(job, tmp_path):

@@ -28,10 +28,14 @@ from vrm.training.checkpoints import resumable
 from vrm.training.sharding import is_sharded
 
 HERE = Path(__file__).parent
-PLAIN = ("rm", "vrm", "vrm_lora", "dpo", "ppo")
-SHARDED = ("rm", "vrm", "dpo", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
-NOT_A_MEAN = ["explained_variance"]
-"""Of PPO: a ratio of variances, taken within each process; its mean is not that of the whole batch."""
+PLAIN = ("rm", "vrm", "vrm_lora", "sft", "dpo", "kto", "ppo")
+SHARDED = ("rm", "vrm", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
+POLICIES = ("sft", "dpo", "kto")
+BY_PROCESS = {
+    "ppo": [("batch", "explained_variance")],
+    "sft": [("batch", "entropy"), ("batch", "mean_token_accuracy"), ("train", "loss"), ("validation", "loss")],
+}
+"""A ratio of variances and means over tokens, taken within each process: their mean is not that of the whole batch."""
 
 
 def launch(configuration, backbone, pairs, directory, names):
@@ -54,7 +58,7 @@ def launch(configuration, backbone, pairs, directory, names):
 @pytest.fixture(scope="module")
 def one(tiny_backbone, toy_pairs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("one")
-    for name in PLAIN:
+    for name in (*PLAIN, "vrm_uneven"):
         several_processes.train(name, tiny_backbone, toy_pairs, directory, 1)
     return directory
 
@@ -62,20 +66,24 @@ def one(tiny_backbone, toy_pairs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tiny_backbone, toy_pairs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
-    launch("ddp", tiny_backbone, toy_pairs, directory, list(dict.fromkeys(PLAIN + SHARDED)))
+    several_processes.untied(tiny_backbone, directory)
+    names = dict.fromkeys([*PLAIN, *SHARDED, "vrm_uneven", "vrm_killed", "ppo_sampled"])
+    launch("ddp", tiny_backbone, toy_pairs, directory, names)
     return directory
 
 
 @pytest.fixture(scope="module")
 def sharded(tiny_backbone, toy_pairs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("sharded")
-    launch("fsdp2", tiny_backbone, toy_pairs, directory, SHARDED)
+    several_processes.untied(tiny_backbone, directory)
+    launch("fsdp2", tiny_backbone, toy_pairs, directory, [*SHARDED, "vrm_killed"])
     return directory
 
 
 def log(directory, name):
     table = pd.read_csv(directory / name / "out" / "training.csv")
-    return table[~table.metric.isin(NOT_A_MEAN)].set_index(["step", "split", "metric"]).value
+    by_process = table.set_index(["split", "metric"]).index.isin(BY_PROCESS.get(name, []))
+    return table[~by_process].set_index(["step", "split", "metric"]).value
 
 
 def assert_same_training(expected, found, name):
@@ -88,12 +96,45 @@ def assert_same_training(expected, found, name):
         a, b = (json.loads((directory / name / "out" / file).read_text()) for directory in (expected, found))
         # a trained model's says false, a loaded one's true, and generation takes neither
         assert a | {"use_cache": None} == b | {"use_cache": None}
+    if not name.startswith(("rm", "vrm")):
+        held_out, same = (pd.read_csv(each / name / "out" / "held_out.csv") for each in (expected, found))
+        assert not held_out.duplicated(["item_id", "metric"]).any()
+        assert same.item_id.tolist() == held_out.item_id.tolist()
+        assert same.end.to_numpy() == pytest.approx(held_out.end.to_numpy(), rel=1e-3, abs=1e-4)
     assert not (found / name / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_two_processes_have_the_loss_curve_of_one(one, two, name):
     assert_same_training(one, two, name)
+
+
+def test_an_epochs_last_batch_is_filled_up_where_it_is_smaller(one, two):
+    """By accelerate, so that each process has as many pairs as in the other steps; those are the same as in one."""
+    alone, together = (log(directory, "vrm_uneven") for directory in (one, two))
+    assert list(alone.index) == list(together.index)
+    full = alone.index.get_level_values("step") < 5
+    assert together[full].to_numpy() == pytest.approx(alone[full].to_numpy(), rel=1e-4, abs=1e-5)
+    last = (5, "batch", "loss")
+    assert abs(alone[last] - together[last]) > 1e-3
+
+
+@pytest.mark.parametrize("directory", ["two", "sharded"])
+def test_a_training_that_is_killed_in_two_processes_resumes_to_the_same_result(directory, request):
+    directory = request.getfixturevalue(directory)
+    whole, again = (directory / name / "out" for name in ("vrm", "vrm_killed"))
+    assert (again / "training.csv").read_text() == (whole / "training.csv").read_text()
+    expected, found = (load_file(out / "model" / "model.safetensors") for out in (whole, again))
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+
+
+def test_two_processes_that_sample_end_with_the_same_weights(two):
+    out = two / "ppo_sampled" / "out"
+    first, second = ((out / f"norm{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    held_out = pd.read_csv(out / "held_out.csv")
+    assert not held_out.duplicated(["item_id", "metric"]).any()
+    assert (out / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", SHARDED)
@@ -111,7 +152,7 @@ def test_a_sharded_models_directory_scores_as_a_plain_ones(two, sharded, toy_pai
     for directory in (two, sharded):
         path = directory / name / "out" / "model"
         assert {weight.dtype for weight in load_file(path / "model.safetensors").values()} == {torch.float32}
-        policy = name.startswith("dpo")
+        policy = name.startswith(POLICIES)
         score = (load_policy_scorer(path, None, **limits) if policy else load_reward_model(path, **limits)).score
         chosen, rejected = ([getattr(pair, side) for pair in pairs] for side in ("chosen", "rejected"))
         prompts = [pair.prompt for pair in pairs]

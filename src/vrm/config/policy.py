@@ -6,8 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Lora, Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
+from .base import (
+    ConfigError,
+    Lora,
+    Name,
+    NonNegativeFloat,
+    Optimisation,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    require_known,
+)
 from .reward import BackboneConfig
+
+NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
+"""What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""
 
 
 class PolicyBase(BackboneConfig):
@@ -46,6 +59,32 @@ class PreferenceMethod(Section):
     undesirable_weight: NonNegativeFloat = Field(1.0, description="KTO: weight of rejected responses (lambda_U).")
     learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
     epochs: PositiveFloat | None = Field(None, description="Instead of policy.training.epochs.")
+    batch_size: PositiveInt | None = Field(
+        None,
+        description="Instead of policy.training.batch_size; gradient_accumulation then follows, so that a step stays "
+        "as large. KTO takes its KL term from one forward pass, over all processes: 4 texts at least, better more.",
+    )
+
+    def trained_with(self, training: PolicyTraining) -> PolicyTraining:
+        """`policy.training`, with what this method has instead.
+
+        Raises:
+            ConfigError: a step is not a whole number of this method's batches, or KTO has nothing to mismatch.
+        """
+        own = {"learning_rate": self.learning_rate, "epochs": self.epochs, "batch_size": self.batch_size}
+        changed = training.model_copy(update={key: value for key, value in own.items() if value is not None})
+        accumulation, rest = divmod(training.batch_size * training.gradient_accumulation, changed.batch_size)
+        if rest:
+            raise ConfigError(
+                f"batch_size ({changed.batch_size}) must divide policy.training's batch_size ({training.batch_size}) x "
+                f"gradient_accumulation ({training.gradient_accumulation})"
+            )
+        if self.method == "kto" and changed.batch_size < 2:
+            raise ConfigError(
+                "kto estimates its KL term from the other responses of a batch: batch_size is to be at least 2, its "
+                "own or policy.training's"
+            )
+        return changed.model_copy(update={"gradient_accumulation": accumulation})
 
     @property
     def needs_reference(self) -> bool:
@@ -99,7 +138,11 @@ class PpoTraining(Section):
     updates: PositiveInt = Field(60, description="Batches of responses.")
     prompts_per_update: PositiveInt = Field(64, description="Responses in a batch, one a prompt, over all processes.")
     epochs: PositiveInt = Field(2, description="Passes over each batch.")
-    minibatch_size: PositiveInt = Field(32, description="Responses per optimiser step and device.")
+    minibatch_size: PositiveInt = Field(
+        32,
+        description="Responses a forward pass and device; an optimiser step has minibatch_size x gradient_accumulation "
+        "of them.",
+    )
     gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
     learning_rate: PositiveFloat = Field(3e-4, description="Actor's peak learning rate (AdamW, eps 1e-5, linear).")
     critic_learning_rate: PositiveFloat = Field(1e-3, description="Critic's peak learning rate.")
@@ -122,6 +165,21 @@ class PpoTraining(Section):
     evaluation_prompts: PositiveInt = Field(96, description="Validation prompts used for that.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
     limits: PpoLimits = Field(default_factory=PpoLimits, description="When a run has blown up.")
+
+    def local_batch(self, processes: int) -> int:
+        """Responses in a batch that each process has.
+
+        Raises:
+            ConfigError: the batch can't be dealt out evenly to processes and optimiser steps.
+        """
+        local, rest = divmod(self.prompts_per_update, processes)
+        if rest or local % (self.minibatch_size * self.gradient_accumulation):
+            raise ConfigError(
+                f"policy.ppo.prompts_per_update ({self.prompts_per_update}) must be a multiple of processes "
+                f"({processes}) x minibatch_size ({self.minibatch_size}) x gradient_accumulation "
+                f"({self.gradient_accumulation})"
+            )
+        return local
 
     @model_validator(mode="after")
     def _actor_learns(self) -> PpoTraining:
@@ -183,6 +241,23 @@ class PolicyConfig(Section):
         require_known("policy.run", self.run, self.methods)
         if self.scorers_from is not None:
             require_known("policy.scorers_from", [self.scorers_from], self.run_bases)
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> PolicyConfig:
+        if taken := [name for name in self.methods if name in NOT_METHODS]:
+            raise ValueError(f"policy.methods names {', '.join(taken)}, which is something else; rename it")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_come_out_even(self) -> PolicyConfig:
+        for name in self.preference_run if self.run_bases else []:
+            try:
+                self.methods[name].trained_with(self.training)
+            except ConfigError as error:
+                raise ValueError(f"policy.methods.{name}: {error}") from None
+        if self.run_bases and self.ppo_run:
+            self.ppo.local_batch(self.training.processes)
         return self
 
     @model_validator(mode="after")

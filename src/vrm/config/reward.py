@@ -55,7 +55,11 @@ class Variant(Section):
     beta_w: NonNegativeFloat = Field(0.01, description="Weight of KL(q(w|x) || p(w)); 1 is the strict ELBO.")
     beta_z: NonNegativeFloat = Field(0.001, description="Weight of both KL(q(z|x,y) || p(z)); 1 is the strict ELBO.")
     beta_warmup: Fraction = Field(0.2, description="Share of the steps over which both betas rise linearly from 0.")
-    free_bits: NonNegativeFloat = Field(0.0, description="Nats of each latent dimension's KL that cost nothing.")
+    free_bits: NonNegativeFloat = Field(
+        0.0,
+        description="Nats of each latent dimension's KL that cost nothing. What is compared with them is the mean of "
+        "one forward pass, so results depend on batch_size, gradient_accumulation and processes.",
+    )
     supervision: Literal["kl", "mse", "mae", "rank"] = Field("kl", description="Loss between E[w] and its target.")
     supervision_weight: NonNegativeFloat = Field(0.5, description="lambda of Eq. 14; 0 turns the supervision off.")
     score_anchor_weight: NonNegativeFloat = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation
+from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation, PolicyConfig, PolicyTraining
 from vrm.planning import memory, time
 from vrm.planning.counts import Texts, texts_of, training_pairs
 from vrm.planning.judge_cost import questions
@@ -109,9 +109,10 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
     if stage not in ESTIMATES or backbone.create is not None:
         return Job(stage, stage)
     try:
-        return _spread(setting.config, ESTIMATES[stage](setting, base, method))
-    except ConfigError:  # a model of unknown size: it gets a card, and the plan says so
-        return Job(stage, stage, gpus=1, memory=None, host=32.0)
+        job = ESTIMATES[stage](setting, base, method)
+    except ConfigError:  # a model of unknown size: it gets a card a process, and the plan says so
+        job = Job(stage, stage, gpus=1, memory=None, host=32.0)
+    return _spread(setting, job, backbone)
 
 
 def jobs(setting: Setting) -> Iterator[Job]:
@@ -154,16 +155,20 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
             yield _named(estimate(setting, "answer", base), f"answer {judged.method} {end}", made)
 
 
-def _spread(config: Config, job: Job) -> Job:
+def _spread(setting: Setting, job: Job, backbone: BackboneConfig) -> Job:
     """A training's job in as many processes as it is given, one a card; that they take turns at nothing is assumed."""
-    if job.stage not in TRAININGS:
+    policy, reward = setting.config.policy, job.stage == "train_reward"
+    training = setting.config.reward.training if reward else policy.training
+    if job.stage not in TRAININGS or training.processes == 1:
         return job
-    training = config.reward.training if job.stage == "train_reward" else config.policy.training
-    if training.processes == 1:
-        return job
+    needed = job.memory
     # PPO keeps a whole policy on each card
-    sharded = training.launch == "fsdp2" and job.stage != "train_ppo"
-    needed = memory.sharded(job.memory, training.processes) if sharded and job.memory else job.memory
+    if needed and (training.launch == "ddp" or job.stage == "train_ppo"):
+        needed = memory.copied(needed)
+    elif needed:
+        lora = _difficulty_adapters(policy) if job.stage == "difficulty_run" else training.lora
+        precision = _precision(training, lora)
+        needed = memory.sharded(needed, shape_of(backbone), precision, training.processes, head=not reward)
     spread = {"gpus": training.processes, "hours": job.hours / training.processes, "memory": needed}
     return Job(**{**vars(job), **spread, "host": job.host * training.processes})  # each process reads the weights
 
@@ -203,11 +208,24 @@ def _score(setting: Setting, base: str, method: str) -> Job:
     return _job("score", shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
 
 
-def _tuning(setting: Setting, base: str, stage: str, texts: float, lora: Lora | None, extra: float = 0.0) -> Job:
+def _difficulty_adapters(policy: PolicyConfig) -> Lora | None:
+    return policy.difficulty.lora or policy.training.lora
+
+
+def _tuning(
+    setting: Setting,
+    base: str,
+    stage: str,
+    training: PolicyTraining,
+    texts: float,
+    lora: Lora | None,
+    extra: float = 0.0,
+) -> Job:
     """A training on `texts` texts in all, and `extra` forward passes over texts."""
-    training, shape = setting.config.policy.training, shape_of(setting.policy(base))
+    shape = shape_of(setting.policy(base))
     precision, length = _precision(training, lora), setting.text_length(training)
     operations = (texts * time.passes(precision) + extra) * length * time.forward_operations(shape, length)
+    # of a pair or, in KTO, a text and the mismatched one; the latter carries no gradient, and less memory than this
     rows = training.batch_size * (1 if stage == "sft" else 2)
     needed = memory.training(shape, precision, rows, training.max_length)
     trained = shape.adapter_parameters(lora.rank) if lora else shape.parameters
@@ -219,26 +237,28 @@ def _tuning(setting: Setting, base: str, stage: str, texts: float, lora: Lora | 
 
 def _sft(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
-    return _tuning(setting, base, "sft", setting.pairs * policy.sft.epochs, policy.training.lora)
+    training = policy.training
+    return _tuning(setting, base, "sft", training, setting.pairs * policy.sft.epochs, training.lora)
 
 
 def _train_preference(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
-    own, training = policy.methods[method], policy.training
+    own, training = policy.methods[method], policy.methods[method].trained_with(policy.training)
     pairs = setting.pairs * (policy.difficulty.keep if own.method == "selective_dpo" else 1)
-    texts = 2 * pairs * (own.epochs or training.epochs)
+    texts = 2 * pairs * training.epochs
     # every text once for its reference; KTO's mismatched texts once more; what is measured along the way
     extra = 2 * pairs + (texts if own.method == "kto" else 0)
     extra += 4 * training.evaluations * training.evaluation_pairs
-    return _tuning(setting, base, "train_preference", texts, training.lora, extra)
+    return _tuning(setting, base, "train_preference", training, texts, training.lora, extra)
 
 
 def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
     half = 2 * setting.pairs / 2
-    lora = policy.difficulty.lora or policy.training.lora
+    training = policy.methods[method].trained_with(policy.training)
+    lora = _difficulty_adapters(policy)
     # reference of both halves, and the losses of the other one
-    return _tuning(setting, base, "difficulty_run", half * policy.difficulty.epochs, lora, 3 * half)
+    return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, 3 * half)
 
 
 def _train_ppo(setting: Setting, base: str, method: str) -> Job:
@@ -274,7 +294,7 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
         shape,
         reward,
         precision,
-        rows=-(-ppo.minibatch_size // ppo.gradient_accumulation),
+        rows=ppo.minibatch_size,
         length=longest,
         generated=min(generation.batch_size, ppo.prompts_per_update),
         scored=config.reward.scoring_batch_size,

@@ -148,19 +148,43 @@ def training(shape: Shape, precision: Precision, rows: int, length: int, head: b
     return Memory(_at_least_saving(parts, shape, precision, head))
 
 
-def sharded(whole: Memory, processes: int) -> Memory:
-    """A training spread over several cards (FSDP2): each holds its share of all states, and its own activations.
-
-    The block that is being computed and the next one are whole for a moment; that is left out, as it is a small part of
-    many blocks. There are no bfloat16 copies (`vrm.training.sharding`).
+def copied(whole: Memory) -> Memory:
+    """A training with a whole model on each of several cards (DDP): buckets hold all gradients a second time.
 
     Args:
         whole: of one card with the same batch.
+
+    Source: torch's DistributedDataParallel, whose buckets are copies unless gradient_as_bucket_view is set; accelerate
+    leaves it unset.
+    """
+    return Memory({**whole.parts, "DDP buckets": whole.parts["gradients"]})
+
+
+def sharded(whole: Memory, shape: Shape, precision: Precision, processes: int, head: bool = True) -> Memory:
+    """A training spread over several cards (FSDP2): each holds its share of all states, and its own activations.
+
+    What is computed with is gathered whole: embedding and language-model head, and two blocks (the present one and the
+    next); in the backward pass the gradients of all these as well, until they are shared out. There are no bfloat16
+    copies (`vrm.training.sharding`).
+
+    Args:
+        whole: of one card with the same batch.
+        shape: the backbone.
+        precision: how it is trained.
         processes: cards.
+        head: with the language-model head.
+
+    Source: units and what stays gathered: `accelerate.utils.fsdp2_prepare_model`.
     """
     states = {"weights", "gradients", "optimiser", "float32 copy while merging"}
     kept = {name: size for name, size in whole.parts.items() if name != "bfloat16 copies"}
-    return Memory({name: size / processes if name in states else size for name, size in kept.items()})
+    shares = {name: size / processes if name in states else size for name, size in kept.items()}
+    embeddings = shape.embedding_parameters * (1 if shape.tied or not head else 2)
+    gathered = embeddings + 2 * shape.matrix_parameters / shape.layers
+    adapters = 2 * shape.adapter_parameters(precision.lora.rank) / shape.layers if precision.lora else 0
+    # frozen weights have no gradients, and adapters are float32
+    gradients = 8 * adapters if precision.lora else 4 * gathered
+    return Memory(shares | {"gathered": (precision.weight_bytes * gathered + gradients) / GIB})
 
 
 def ppo(

@@ -12,6 +12,11 @@ import torch
 from vrm.config import ConfigError, Optimisation
 
 
+def started_processes() -> int:
+    """How many processes accelerate launch or torchrun has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: Path) -> dict[str, Any]:
     """Keyword arguments of `TrainingArguments` and its subclasses.
 
@@ -24,13 +29,12 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
     Raises:
         ConfigError: several GPUs are visible, and no launcher started a process for each.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             f"{torch.cuda.device_count()} GPUs are visible to one process, which would spread each batch over them; "
             "make one visible (CUDA_VISIBLE_DEVICES=0), or start one process a GPU with accelerate launch"
         )
-    per_step = training.batch_size * training.gradient_accumulation * processes
+    per_step = training.batch_size * training.gradient_accumulation * started_processes()
     steps = max(1, math.ceil(training.epochs * rows / per_step))
     every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide
     return {

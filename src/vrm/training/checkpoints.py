@@ -18,15 +18,24 @@ from typing import Any
 from accelerate import PartialState
 
 from vrm.records import write_json
+from vrm.training.arguments import started_processes
 
 FINGERPRINT = "made_from.json"
 
 
 def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
     """What a training depends on: its settings, the number of processes, and the content of its input files."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     hashes = {str(path): _hash(path) for path in files}
-    return json.loads(json.dumps({"settings": settings, "processes": processes, "files": hashes}))
+    return json.loads(json.dumps({"settings": settings, "processes": started_processes(), "files": hashes}))
+
+
+def of_no_effect() -> set[str]:
+    """Fields of a training's settings that its fingerprint leaves out.
+
+    Processes are counted as they were started; how they share a model, on which a checkpoint's format depends, is a
+    question of several alone.
+    """
+    return {"processes"} if started_processes() > 1 else {"processes", "launch"}
 
 
 def model_files(model: str | Path) -> list[Path]:
@@ -65,14 +74,31 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     states = list(checkpoint.glob("rng_state_*.pth"))
-    return not states or len(states) == int(os.environ.get("WORLD_SIZE", "1"))
+    return not states or len(states) == started_processes()
 
 
 def place(directory: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a directory aside, then move it into place."""
+    """Have `write` fill a directory aside, then move it into place; what killed jobs have left aside goes.
+
+    Only one job at a time, on one machine, writes a directory.
+    """
+    for leftover in directory.parent.glob(f".{directory.name}.*"):
+        process = leftover.name.rpartition(".")[2]
+        if process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(leftover)
     aside = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     write(aside)
     shutil.rmtree(directory, ignore_errors=True)
     aside.replace(directory)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is someone else's
+        pass
+    return True

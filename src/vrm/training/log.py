@@ -32,6 +32,8 @@ def tidy(history: list[dict[str, Any]]) -> Iterator[tuple[int, float, str, str, 
             if any(key == word or key.endswith(word) for word in BOOKKEEPING):
                 continue
             split, metric = _split(key)
+            if metric.startswith("eval_"):  # of TRL's trainer, which says not of which split
+                continue
             yield entry["step"], round(entry.get("epoch", 0.0), 6), split, metric, value
 
 
@@ -54,21 +56,32 @@ def write_rows(rows: list[tuple[int, float, str, str, float]], path: Path) -> No
     write_whole(path, out.getvalue())
 
 
-class LogWriter(TrainerCallback):
+class LossWatch(TrainerCallback):
+    """Stops a training that has diverged, in its last steps too."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> Any:
+        """Have the last window logged, however short it is; the trainer logs no step twice."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:
+        """Look at every loss, those of evaluations and of the whole training included.
+
+        Raises:
+            TrainingError: one is not a finite number.
+        """
+        for name, value in (logs or {}).items():
+            if (name == "loss" or name.endswith("_loss")) and not math.isfinite(value):
+                words = name.replace("_", " ")
+                raise TrainingError(f"step {state.global_step}: the {words} is {value}; lower the learning rate")
+
+
+class LogWriter(LossWatch):
     """Keeps `training.csv` up to date while training goes on, and stops a training that has diverged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:
-        """Look at the loss.
-
-        Raises:
-            TrainingError: it is not a finite number.
-        """
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise TrainingError(f"step {state.global_step}: the loss is {loss}; lower the learning rate")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Rewrite the log after each evaluation."""

@@ -23,7 +23,7 @@ from vrm.models.log_probs import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_json, write_whole
 from vrm.training.adapters import merged, weight_dtype, with_adapters
-from vrm.training.checkpoints import fingerprint, model_files, place
+from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place
 from vrm.training.log import write_log
 from vrm.training.sharding import whole_weights
 
@@ -73,7 +73,7 @@ class PolicyJob:
             unused: fields of `training` that it does not look at.
         """
         own = {
-            "training": self.training.model_dump(mode="json", exclude=set(unused)),
+            "training": self.training.model_dump(mode="json", exclude=of_no_effect() | set(unused)),
             "seed": self.seed,
             "policy": self.policy,
             "revision": self.revision,

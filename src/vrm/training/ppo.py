@@ -92,7 +92,7 @@ class PpoRun:
         precision = "bf16" if job.training.bf16 else "no"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
         processes = self.accelerator.num_processes
-        self.local_batch = _local_batch(ppo, processes)
+        self.local_batch = ppo.local_batch(processes)
         self.tokenizer = job.tokenizer()
         encoder, held_out_encoder = job.encoder(self.tokenizer), job.encoder(self.tokenizer)
         self.questions = read_questions(job.pairs / "train.jsonl", encoder)
@@ -300,18 +300,3 @@ class PpoRun:
         self.moments.load_state_dict(state["moments"])
         self.watchdog.streaks.update(state["streaks"])
         return state["update"]
-
-
-def _local_batch(ppo: PpoTraining, processes: int) -> int:
-    """Answers a process and update.
-
-    Raises:
-        ConfigError: the batch can't be dealt out evenly.
-    """
-    local, rest = divmod(ppo.prompts_per_update, processes)
-    if rest or local % (ppo.minibatch_size * ppo.gradient_accumulation):
-        raise ConfigError(
-            f"policy.ppo.prompts_per_update ({ppo.prompts_per_update}) must be a multiple of processes ({processes}) x "
-            f"minibatch_size ({ppo.minibatch_size}) x gradient_accumulation ({ppo.gradient_accumulation})"
-        )
-    return local

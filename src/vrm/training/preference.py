@@ -26,7 +26,7 @@ from vrm.config import PreferenceMethod
 from vrm.models.log_probs import response_outputs
 from vrm.records import RecordError, read_pairs
 from vrm.training import preference_losses as losses
-from vrm.training.arguments import common_arguments
+from vrm.training.arguments import common_arguments, started_processes
 from vrm.training.checkpoints import resumable
 from vrm.training.log import LogWriter
 from vrm.training.objectives import EVIDENCE, pair_table, read_responses, rewards, row_losses
@@ -142,7 +142,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
 
     Args:
         job: what to train from, on what, and where to.
-        method: the objective; its learning rate and epochs, if any, take precedence over the job's.
+        method: the objective; its learning rate, epochs and batch size, if any, take precedence over the job's.
         difficulty: `difficulty.csv`, whose kept pairs Selective DPO trains on, the easiest first.
     """
     set_seed(job.seed)
@@ -183,10 +183,11 @@ def make_trainer(
         train: what to learn from; `ordered` says that it is to be read in this order.
         held_out: what to measure on.
     """
-    overrides = {"learning_rate": method.learning_rate, "epochs": method.epochs}
-    training = job.training.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+    training = method.trained_with(job.training)
     unpaired = method.method == "kto"
-    rows = unpaired_rows(train, training.batch_size, job.seed) if unpaired else paired_rows(train)
+    # processes take turns at the batches: together they have the rows that one process would have, in its order
+    together = training.batch_size * started_processes()
+    rows = unpaired_rows(train, together, job.seed) if unpaired else paired_rows(train)
     measured = {"train": train[: len(held_out)], "validation": held_out}
     measured = {name: measured_rows(part) if unpaired else paired_rows(part) for name, part in measured.items()}
     sequential = {"train_sampling_strategy": "sequential"} if unpaired or ordered else {}

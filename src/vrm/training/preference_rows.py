@@ -17,7 +17,6 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.utils import pad
 
-from vrm.config import ConfigError
 from vrm.models.text import TokenisedText
 from vrm.training.pairs import TokenisedPair
 
@@ -34,24 +33,17 @@ def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dat
     """Two rows a pair in a new order, each with a mismatched response, in batches of both kinds; to be read in order.
 
     The mismatched responses of a batch are the very ones that it learns from, moved on by one row (Ethayarajh et al.
-    2024), or by more where the next row has the same prompt.
+    2024), or by more where the next row has the same prompt. A long prompt with a long mismatched response is cut to
+    the longest text of the batch, so that it takes no more memory; that is not counted, and only the KL term sees it.
 
     Args:
         pairs: N pairs.
-        batch_size: rows a batch, at least 2.
+        batch_size: rows a batch of all processes, at least 2.
         seed: seed of the order.
 
     Returns:
         2N rows.
-
-    Raises:
-        ConfigError: a batch of one row has nothing to mismatch it with.
     """
-    if batch_size < 2:
-        raise ConfigError(
-            "kto estimates its KL term from the other responses of a batch: policy.training.batch_size is to be at "
-            "least 2"
-        )
     order = np.random.default_rng(seed).permutation(2 * len(pairs))
     texts = _responses(pairs)
     shuffled = [texts[place] for place in order]

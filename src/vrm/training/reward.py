@@ -6,7 +6,9 @@
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
-* Several processes, each with its part of a batch, train what one process with the whole batch trains, up to rounding.
+* Several processes, each with its part of a batch, train what one process with the whole batch trains, up to rounding
+  and two exceptions: accelerate fills up an epoch's last batch, where that is smaller, with the epoch's first pairs;
+  and `free_bits` are compared with means of one forward pass, which then has a part of the batch.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
 from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.arguments import common_arguments
-from vrm.training.checkpoints import fingerprint, model_files, place, resumable
+from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
 from vrm.training.sharding import shard, whole_weights
@@ -287,8 +289,8 @@ def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
 
 def _made_from(job: RewardJob) -> dict[str, Any]:
     settings = {
-        "variant": job.variant.model_dump(mode="json"),
-        "training": job.training.model_dump(mode="json"),
+        "variant": job.variant.model_dump(mode="json", exclude={"label", "ours"}),
+        "training": job.training.model_dump(mode="json", exclude=of_no_effect()),
         "aspects": job.aspects,
         "seed": job.seed,
         "backbone": job.backbone,

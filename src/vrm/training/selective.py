@@ -20,6 +20,7 @@ from transformers import set_seed
 from vrm.config import PreferenceMethod
 from vrm.records import RecordError, read_pairs, write_whole
 from vrm.training.checkpoints import resumable
+from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob
 from vrm.training.preference import make_trainer, measure, with_reference
@@ -42,6 +43,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
+    trainer.add_callback(LossWatch())
     rows = with_reference(trainer, paired_rows(rest))
     settings = {"method": method.model_dump(mode="json", exclude={"label", "ours"}), "run": run, "half": half}
     made_from = job.made_from(settings)

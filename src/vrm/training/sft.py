@@ -1,4 +1,8 @@
-"""Supervised fine-tuning of a policy base on chosen responses, on TRL's `SFTTrainer`: where every method starts."""
+"""Supervised fine-tuning of a policy base on chosen responses, on TRL's `SFTTrainer`: where every method starts.
+
+The losses that are measured along the way are means over batches of their means over tokens, so they depend a little on
+the batch size and the number of processes; the training, and `held_out.csv`, do not.
+"""
 
 from __future__ import annotations
 
