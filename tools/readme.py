@@ -169,7 +169,8 @@ def claims() -> str:
     """How the page of the paper's claims ends."""
     entries = pd.read_csv(RUN / "tables" / "paper.csv")
     said = ", ".join(f"{n} {verdict}" for verdict, n in entries.verdict.value_counts().sort_index().items())
-    shown = [f"- {row['what']}: {row.ours} ({row.verdict})" for _, row in entries.iterrows() if row.verdict[0] in "ad"]
+    decided = entries[entries.verdict.isin(["agrees", "disagrees"])]
+    shown = [f"- {row['what']}: {row.ours} ({row.verdict})" for _, row in decided.iterrows()]
     lines = [f"{len(entries)} entries: {said}. The decided ones:", "", *shown]
     return "\n".join(lines)
 

@@ -9,8 +9,10 @@ from arena_answers import answer, sigmoid
 from paths import SHARED
 
 from vrm.evaluation.arena_battles import battles
-from vrm.evaluation.arena_hard import SCALE, leaderboard, standardise
+from vrm.evaluation.arena_fit import SCALE
+from vrm.evaluation.arena_hard import leaderboard
 from vrm.evaluation.arena_style import Style, style, style_difference
+from vrm.evaluation.judged_draws import percentiles
 from vrm.evaluation.logistic import fit_logistic
 from vrm.judging.verdicts import LABELS, REASONS, parse_verdict
 
@@ -130,9 +132,10 @@ def test_win_rate_is_the_weighted_mean_and_the_bradley_terry_estimate():
         assert got[model] == pytest.approx(100 * np.average(1 - games["baseline_score"], weights=games["weight"]))
     # unpenalised Bradley-Terry over all models at once, the baseline's strength being 0
     names = sorted(got)
-    design = -np.equal.outer(played["model"].to_numpy(), names).astype(float)
-    score, weight = (played[column].to_numpy(dtype=float) for column in ("baseline_score", "weight"))
-    strengths = fit_logistic(design, weight * score, weight * (1 - score), l2=0.0)
+    wide = played.pivot(index="model", columns=["question_id", "game"], values=["baseline_score", "weight"])
+    score, weight = (wide[name].to_numpy(dtype=float) for name in ("baseline_score", "weight"))
+    outcomes = (weight * (1 - score))[None], (weight * score)[None]
+    (strengths,) = fit_logistic(np.zeros((*outcomes[0].shape, 0)), *outcomes, np.zeros((3, 3)))
     np.testing.assert_allclose([got[name] for name in names], 100 * sigmoid(strengths), atol=1e-7)
 
 
@@ -142,32 +145,24 @@ def test_a_model_that_wins_or_loses_everything():
     assert board.rows[["win_rate", "low", "high"]].to_numpy().tolist() == [[100.0] * 3, [0.0] * 3]
 
 
-def test_intervals_are_those_of_the_binomial():
+@pytest.mark.parametrize(("resample", "independent"), [("prompts", 400), ("battles", 800)])
+def test_intervals_are_those_of_the_binomial(resample, independent):
+    """Both games of a prompt say the same, so that 800 battles are 400 independent ones, whatever upstream takes."""
     judgments = [judged("m", i, "A>B" if i % 4 else "B>A", "B>A" if i % 4 else "A>B") for i in range(400)]
-    board = leaderboard(judgments, [], "base", bootstrap=2000)
-    deviation = 100 * np.sqrt(0.25 * 0.75 / 800)
+    board = leaderboard(judgments, [], "base", bootstrap=2000, resample=resample)
+    deviation = 100 * np.sqrt(0.25 * 0.75 / independent)
     row = board.rows.iloc[0]
     assert row["win_rate"] == 25.0
-    np.testing.assert_allclose([row["low"], row["high"]], 25 + 1.96 * deviation * np.array([-1, 1]), atol=0.25)
-    narrow = leaderboard(judgments, [], "base", bootstrap=2000, level=0.5).rows.iloc[0]
-    np.testing.assert_allclose([narrow["low"], narrow["high"]], 25 + 0.674 * deviation * np.array([-1, 1]), atol=0.2)
+    np.testing.assert_allclose([row["low"], row["high"]], 25 + 1.96 * deviation * np.array([-1, 1]), atol=0.3)
+    narrow = leaderboard(judgments, [], "base", bootstrap=2000, level=0.5, resample=resample).rows.iloc[0]
+    np.testing.assert_allclose([narrow["low"], narrow["high"]], 25 + 0.674 * deviation * np.array([-1, 1]), atol=0.25)
 
 
 def test_no_bootstraps_no_intervals():
     board = leaderboard([judged("m", "q", "A>B", "A>B")], [], "base", bootstrap=0)
     assert board.rows[["low", "high"]].isna().all(axis=None)
+    assert board.draws.shape == (0, 1)
     assert board.rows["win_rate"].tolist() == [50.0]
-
-
-# ---- style control
-
-
-def test_standardise_is_over_battles_and_constant_columns_are_zero():
-    values, weights = np.array([[1.0, 0.1], [2.0, 0.1], [4.0, 0.1]]), np.array([3.0, 2.0, 1.0])
-    got = standardise(values, weights)
-    copies = np.repeat(values[:, 0], weights.astype(int))
-    np.testing.assert_allclose(got[:, 0], (values[:, 0] - copies.mean()) / copies.std())
-    assert got[:, 1].tolist() == [0.0] * 3
 
 
 # ---- on the published answers
@@ -273,13 +268,16 @@ def test_a_seed_fixes_the_intervals_and_the_order_of_rows_does_not_matter(publis
     assert judgments == before
     assert once.rows.equals(again.rows)
     assert once.dropped.equals(again.dropped)
+    assert once.draws.tobytes() == again.draws.tobytes()
     assert once.style_coefficients == again.style_coefficients
     other = leaderboard(judgments, published, BASELINE, control, seed=43)
     assert other.rows["win_rate"].equals(once.rows["win_rate"])
     assert (other.rows["low"] != once.rows["low"]).all()
     assert (once.rows["low"] < once.rows["win_rate"]).all()
     assert (once.rows["win_rate"] < once.rows["high"]).all()
-    assert (once.level, once.bootstrap, once.seed) == (0.95, 100, 42)
+    ends = dict(zip(once.models, np.column_stack(percentiles(once.draws, 0.95)).tolist(), strict=True))
+    assert once.rows[["low", "high"]].to_numpy().tolist() == [ends[model] for model in once.rows["model"]]
+    assert (once.level, once.resample, once.bootstrap, once.seed) == (0.95, "prompts", 100, 42)
     assert once.rows["tokens"].tolist() == pytest.approx([354.886, 329.728])
 
 
@@ -362,6 +360,11 @@ def test_answers_that_style_control_lacks_are_an_error():
 def test_a_level_outside_0_to_1_is_an_error():
     with pytest.raises(ValueError, match="not at 95"):
         leaderboard([], [], "base", level=95)
+
+
+def test_resamples_of_anything_else_are_an_error():
+    with pytest.raises(ValueError, match="of prompts or battles, not of games"):
+        leaderboard([], [], "base", resample="games")
 
 
 def test_neither_module_imports_heavy_packages():

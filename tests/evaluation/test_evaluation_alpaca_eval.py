@@ -8,7 +8,7 @@ import pytest
 from paths import ROOT, SHARED
 
 from vrm.config import ConfigError, JudgedPolicy, load
-from vrm.evaluation import alpaca_eval
+from vrm.evaluation import alpaca_lc
 from vrm.evaluation.alpaca_eval import scores
 from vrm.judging.alpaca_eval import package
 from vrm.records import RecordError, write_json
@@ -97,10 +97,10 @@ def accept(monkeypatch, rows, table, results):
     """Let the stand-ins pass for the official set."""
     text = "\x1e".join(row["instruction"] for row in rows)
     file = results / "judged" / "sets" / "alpaca_eval" / "df_gamed.csv"
-    monkeypatch.setattr(alpaca_eval, "OFFICIAL_ROWS", len(rows))
-    monkeypatch.setattr(alpaca_eval, "OFFICIAL_INSTRUCTIONS", hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(alpaca_lc, "OFFICIAL_ROWS", len(rows))
+    monkeypatch.setattr(alpaca_lc, "OFFICIAL_INSTRUCTIONS", hashlib.sha256(text.encode()).hexdigest())
     place(results, rows, table)
-    monkeypatch.setattr(alpaca_eval, "DF_GAMED", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(alpaca_lc, "DF_GAMED", hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def published():
@@ -111,7 +111,7 @@ def published():
 @needs_shared
 def test_published_numbers_of_alpaca_7b(config, tmp_path):
     rows = published()
-    table, items, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(2.591451, abs=1e-6)
     assert table.n["win_rate"] == 805
@@ -206,7 +206,7 @@ def test_failures_are_named_and_in_no_mean(config, tmp_path):
     kept = [row["preference"] - 1 for row in rows[5:]]
     for row in rows[:5]:
         row |= {"preference": None, "failure": "timed out" if row["instruction"] < "instruction 3" else "refused"}
-    table, items, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(100 * np.mean(kept))
     assert table.value["standard_error"] == pytest.approx(100 * np.std(kept, ddof=1) / np.sqrt(55))
@@ -229,7 +229,7 @@ def test_few_judgments_give_what_they_can(config, tmp_path, number):
 
 def test_nothing_judged_gives_no_number(config, tmp_path):
     rows = judgments([None] * 6, ["a"] * 6, ["b"] * 6)
-    table, items, _ = scores(config, place(tmp_path, rows))
+    table, items, *_ = scores(config, place(tmp_path, rows))
     assert table["metric"].tolist() == METRICS
     assert table["value"].notna().tolist() == [False, False, False, False, True]
     assert table["note"].tolist()[0] == "6 of 6 without a judgment"
@@ -279,7 +279,7 @@ def test_win_rate_interval_has_the_width_of_its_standard_error(config, tmp_path)
 
 def test_what_the_table_and_the_record_hold(config, tmp_path):
     rows = random_judgments()
-    table, items, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = scores(config, place(tmp_path, rows))
     assert table.columns.tolist() == ["base", "method", "seed", "metric", "value", "low", "high", "n", "note"]
     assert items.columns.tolist() == ["base", "method", "seed", "item_id", "part", "value", "weight"]
     assert table["metric"].tolist() == METRICS

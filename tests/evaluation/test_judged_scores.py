@@ -10,6 +10,7 @@ import yaml
 from paths import ROOT
 
 from vrm.config import ConfigError, JudgedPolicy, load
+from vrm.evaluation.judged_draws import draws_table, percentiles
 from vrm.evaluation.judged_scores import ITEMS, SCORES, UNSTATED, write_scores
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
 from vrm.reporting.judged_results import read_benchmark
@@ -155,13 +156,28 @@ def test_arena_hards_record_says_what_the_fit_depends_on(results):
     assert record["policies"][SFT.name] == {"failed": {"server error": 1}, "games": 6}
     assert record["judge"] == {"model": "judge-1", "endpoint": "http://127.0.0.1:9/v1", "serve": None}
     assert record["reference_length"] == 6.0
-    assert record["intervals"] == {"level": 0.9, "resampled": "battles", "seed": 0, "samples": 30}
+    assert record["intervals"] == {"level": 0.9, "resampled": "prompts", "seed": 0, "samples": 30}
     assert set(record["style_coefficients"]) == {"token_len", "header_count", "list_count", "bold_count"}
     for metric in ("win_rate", "sc_win_rate"):
         found = row(scores, DPO, metric)
         assert found["note"] == "1 of 6 games without a judgment"
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
     assert row(scores, DPO, "sc_win_rate")["value"] != row(scores, DPO, "win_rate")["value"]
+
+
+def test_draws_of_sc_are_joint_and_its_interval_is_theirs(results):
+    scores, _, _ = score(results, "arena_hard")
+    draws = pd.read_csv(results / "judged" / "arena_hard.draws.csv")
+    assert draws.columns.to_list() == ["draw", f"{DPO.name}/sc_win_rate", f"{SFT.name}/sc_win_rate"]
+    assert draws["draw"].to_list() == list(range(1, 31))
+    for policy in (SFT, DPO):
+        found = row(scores, policy, "sc_win_rate")
+        ends = percentiles(draws[f"{policy.name}/sc_win_rate"], 0.9)
+        np.testing.assert_allclose([found["low"], found["high"]], ends, rtol=1e-5)
+    once = draws.round(3).drop_duplicates(draws.columns[1:].to_list())
+    assert len(once) <= 10  # so many samples of three questions are different; drawn apart, most of 30 would be
+    score(results, "mt_bench")
+    assert (results / "judged" / "mt_bench.draws.csv").read_text() == "draw\n"
 
 
 def test_style_control_is_over_all_policies(results):
@@ -274,6 +290,7 @@ def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
         lambda config, directory: (
             pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=SCORES),
             pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=ITEMS),
+            draws_table({"qwen3.sft.seed1/lc_win_rate": np.array([1 / 3, np.nan])}),
             {"benchmark": "alpaca_eval"},
         ),
     )
@@ -281,6 +298,8 @@ def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
     assert row(scores, SFT, "win_rate")["value"] == 50.0
     assert len(items) == 1
     assert record == {"benchmark": "alpaca_eval"}
+    text = (results / "judged" / "alpaca_eval.draws.csv").read_text()
+    assert text == "draw,qwen3.sft.seed1/lc_win_rate\n1,0.333333\n2,\n"
 
 
 def test_a_run_that_judges_nothing_is_refused(results):

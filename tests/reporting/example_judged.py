@@ -9,8 +9,11 @@ from example_policies import BASES, METHODS, make_policies
 from example_run import VARIANTS, make_raw
 
 from vrm import config as configuration
+from vrm.evaluation.judged_draws import column, draws_table
 
 QUESTIONS = {"alpaca_eval": 60, "arena_hard": 40, "mt_bench": 20}
+DRAWS = {"alpaca_eval": 1999, "arena_hard": 199}  # as many as have 2.5 % and 97.5 % among them
+FITS = {"lc_win_rate", "lc_without_difficulty", "sc_win_rate"}
 JUDGING = {
     "benchmarks": {
         "run": list(QUESTIONS),
@@ -43,11 +46,11 @@ def rewrite(path, change, **options):
 
 
 def write_judged(config, root: Path, official_lc=False) -> Path:
-    """Write judged/<benchmark>.{csv,items.csv,json} of every benchmark of the configuration."""
+    """Write judged/<benchmark>.{csv,items.csv,draws.csv,json} of every benchmark of the configuration."""
     folder = root / "judged"
     folder.mkdir(parents=True, exist_ok=True)
     for name in config.benchmarks.run:
-        scores, items, policies = [], [], {}
+        scores, items, policies, draws = [], [], {}, {}
         for number, policy in enumerate(config.judged_policies):
             rng = np.random.default_rng([number, len(name)])
             judged = _items(name, number, rng)
@@ -56,8 +59,10 @@ def write_judged(config, root: Path, official_lc=False) -> Path:
             items.append(judged.assign(**policy._asdict()))
             measures = _measures(name, judged, number, rng, official_lc)
             scores += [{**policy._asdict(), "metric": metric, **row} for metric, row in measures.items()]
+            draws |= _draws(name, policy, measures)
             policies[policy.name] = {"failed": failed, "reference": ["world-reference"]}
         pd.DataFrame(scores).to_csv(folder / f"{name}.csv", index=False)
+        draws_table(draws).to_csv(folder / f"{name}.draws.csv", index=False)
         columns = ["base", "method", "seed", "item_id", "part", "value", "weight"]
         pd.concat(items)[columns].to_csv(folder / f"{name}.items.csv", index=False)
         record = _record(config, name, policies)
@@ -97,6 +102,20 @@ def _measures(name, items, number, rng, official_lc):
     found["standard_error"] = _row(100 * items["value"].sem(), n=n)
     found["lc_win_rate"] = _row(fit - 1, n=n) if official_lc else _row(note=PARTIAL)
     return found | {"lc_without_difficulty": _row(fit, fit - 7, fit + 6.5, n, "not the official LC")}
+
+
+def _draws(name, policy, measures):
+    """Draws of each fit, in part what the questions do to all policies alike; their percentiles are its ends."""
+    drawn = {metric: row for metric, row in measures.items() if metric in FITS and row["low"] is not None}
+    number = DRAWS.get(name, 0)
+    alike, own = (np.random.default_rng(seed).normal(size=number) for seed in (0, list(policy.name.encode())))
+    share = ((0.8 * alike + 0.6 * own).argsort().argsort() + 1) / (number + 1)
+    found = {}
+    for metric, row in drawn.items():
+        below, above = row["value"] - row["low"], row["high"] - row["value"]
+        knots = [-1.5 * below, -below, 0.0, above, 1.5 * above]
+        found[column(policy.name, metric)] = row["value"] + np.interp(share, [0, 0.025, 0.5, 0.975, 1], knots)
+    return found
 
 
 def _row(value=None, low=None, high=None, n=0, note=""):

@@ -1,5 +1,6 @@
 """A run's files as the trainings and scorings would leave them, drawn from a seeded generator (test data only)."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from vrm.evaluation.reward_bench import SECTIONS
 from vrm.reporting.results import scorers
 
 SEEDS = [1, 2, 3]
+SPLIT_PAIRS = {"train": 2000, "validation": 240}
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]
 VARIANTS = {
     "rm": {"label": "RM", "kind": "scalar"},
@@ -81,6 +83,7 @@ def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=(
             rng = np.random.default_rng([index, seed])
             if variant:
                 _training(variant, index, rng).to_csv(folder / "training.csv", index=False)
+                (folder / "counts.json").write_text(json.dumps({s: {"pairs": n} for s, n in SPLIT_PAIRS.items()}))
             scores = pd.concat([_scored(f, variant, index, config, rng) for f in frames.values()], ignore_index=True)
             scores.to_csv(folder / "scores.csv", index=False)
     write_policies(config, root)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from example_bounds import PAIRS, write_bounds
 from example_run import VARIANTS, make_raw
-from test_figures import boxes_of
+from test_figures import boxes_of, drawn, said_by
 
 from vrm import config as configuration
 from vrm.records import RecordError
@@ -73,6 +73,7 @@ def test_table_for_people_says_what_is_vacuous_and_what_no_bound_of_this_kind_sh
         "n = 400",
         "delta = 0.05",
         "below 1/2",
+        "leave out the choice of the pairs: of the 60 held-out ones alone it is worth ±0.123 at a risk of 1/2",
     ):
         assert words in text, words
     assert "\\midrule" in (table / "bound.tex").read_text()
@@ -90,6 +91,22 @@ def test_seeds_that_disagree_are_counted_and_one_seed_has_no_interval(tmp_path):
     bound(single, tmp_path, tmp_path)
     assert "One seed (1): no interval." in (tmp_path / "bound.md").read_text()
     assert pd.read_csv(tmp_path / "bound.csv")["low"].isna().all()
+
+
+def test_intervals_end_where_terms_do_and_are_absent_where_seeds_agree(tmp_path):
+    config = make(tmp_path)
+    for seed, risk in ((1, 0.9), (2, 0.99), (3, 1.0)):
+        path = tmp_path / "reward" / "vrm" / f"seed{seed}" / "pac_bayes.csv"
+        terms = pd.read_csv(path)
+        terms.loc[terms["term"] == "held_out_risk", "value"] = risk
+        terms.loc[terms["term"] == "kl_w", "value"] = 0.01 * seed**4
+        terms.to_csv(path, index=False)
+    bound(config, tmp_path, tmp_path)
+    rows = pd.read_csv(tmp_path / "bound.csv").set_index(["variant", "term"]).loc["vrm"]
+    assert rows.loc["held_out_risk", "high"] == 1
+    assert rows.loc["kl_w", "low"] == 0
+    assert rows.loc["pairs", ["low", "high"]].isna().all()
+    assert rows.loc["pairs", "resampled"] == "nothing (all alike)"
 
 
 @pytest.mark.parametrize(
@@ -155,3 +172,49 @@ def test_equal_betas_stand_side_by_side_and_beta_0_has_its_place(tmp_path, monke
     assert labels[-1] == "1"
     (drawn,) = (line for line in panel.lines if line.get_label() == "bound")
     assert len(set(drawn.get_xdata())) == 4
+
+
+def test_only_the_model_that_is_far_from_its_beta_is_named(tmp_path, monkeypatch):
+    variants = {f"vrm_{i}": {"label": f"VRM {i}"} for i in range(4)} | {"strict": VARIANTS["vrm_strict"]}
+    config = make(tmp_path, variants)
+
+    def names(*bounds):
+        for index, value in enumerate(bounds):
+            for seed in (1, 2, 3):
+                path = tmp_path / "reward" / f"vrm_{index}" / f"seed{seed}" / "pac_bayes.csv"
+                terms = pd.read_csv(path)
+                terms.loc[terms["term"] == "bound", "value"] = value
+                terms.to_csv(path, index=False)
+        figure = drawn(monkeypatch, bound_figure, config, tmp_path, tmp_path)
+        return [text.get_text() for text in figure.axes[0].texts], said_by(figure)
+
+    labels, said = names(2.0, 2.1, 2.2, 2.3)
+    assert labels == []
+    assert "Models of one β stand side by side." in said
+    labels, said = names(2.0, 2.1, 4.0, 2.3)
+    assert labels == ["VRM 2"]
+    assert "a name is of the one far from the others" in said
+
+
+def test_curves_of_several_models_differ_by_more_than_colour(config, tmp_path, monkeypatch):
+    write_bounds(config, tmp_path)
+    figure = drawn(monkeypatch, bound_figure, config, tmp_path, tmp_path)
+    assert figure.axes[1].get_title(loc="left") == "(b) one model of each $\\beta$, were there $n$ pairs"
+    handles = [handle for handle, text in zip(*legend_of(figure), strict=True) if "fixed" in text]
+    assert len(handles) == 4
+    assert len({(handle.get_marker(), str(handle._unscaled_dash_pattern)) for handle in handles}) == 4
+    assert all(handle.get_marker() not in ("None", "", None) for handle in handles)
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    return legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+
+
+def test_rows_of_the_figure_say_their_level_and_what_the_bars_are_over(out):
+    data = pd.read_csv(out / "bound.csv")
+    points, curves = data[data["panel"] == "beta"], data[data["panel"] == "n"]
+    assert set(points["level"]) == {0.95}
+    assert set(points["resampled"]) == {"seeds (Student's t)", "nothing (all alike)"}
+    assert (points["low"].isna() == (points["resampled"] == "nothing (all alike)")).all()
+    assert set(curves["resampled"]) == {"nothing"}

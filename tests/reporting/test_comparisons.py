@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vrm.reporting.comparisons import holm, paired_test, sign_flip
+from vrm.reporting.comparisons import family_note, holm, p_text, paired_test, sign_flip
 
 
 def wins(rng, seeds, prompts, seed_sd=0.1, method_sd=0.5, rest_sd=1.0, gain=0.0):
@@ -139,6 +139,8 @@ def test_holm_by_hand():
 
 def test_holm_leaves_gaps_out():
     np.testing.assert_allclose(holm([0.02, np.nan, 0.04]), [0.04, np.nan, 0.04])
+    # 0.01 times 3, 0.03 times 2, 0.04 raised to it: a fit among three tests is in no family
+    np.testing.assert_allclose(holm([0.01, np.nan, 0.04, 0.03]), [0.03, np.nan, 0.06, 0.06])
 
 
 def test_holm_keeps_order_and_never_makes_p_smaller():
@@ -153,3 +155,13 @@ def test_holm_keeps_the_level_over_many_true_nulls():
     rng = np.random.default_rng(10)
     false = np.mean([holm(rng.random(20)).min() <= 0.05 for _ in range(4000)])
     assert 0.035 <= false <= 0.065
+
+
+def test_what_is_said_of_a_family_counts_tests_alone():
+    note = family_note(["A on x", "B on x", "A on y"], [0.03, np.nan, 0.2], 0.95)
+    assert note.startswith("2 tests, ")
+    assert "adjusted for all 2 together" in note
+    assert note.endswith("Below 0.05 remain: A on x.")
+    assert family_note(["A"], [0.06], 0.95).endswith("Below 0.05 remain: none.")
+    assert family_note(["A"], [0.06], 0.9).endswith("Below 0.1 remain: A.")
+    assert [p_text(value) for value in (0.0004, 0.0126, 1.0)] == ["<0.001", "0.013", "1.000"]

@@ -15,18 +15,8 @@ from vrm.reporting.figures import FIGURES
 figure6 = FIGURES["figure6"]
 
 
-@pytest.fixture(scope="module")
-def config():
-    return make_judged()
-
-
-@pytest.fixture(scope="module")
-def results(config, tmp_path_factory):
-    return write_judged(config, tmp_path_factory.mktemp("judged"))
-
-
-def test_files_are_deterministic_and_hold_one_row_a_point(config, results, tmp_path):
-    first, second = (figure6(config, results, tmp_path / out) for out in "ab")
+def test_files_are_deterministic_and_hold_one_row_a_point(judged_config, judged_results, tmp_path):
+    first, second = (figure6(judged_config, judged_results, tmp_path / out) for out in "ab")
     assert [path.name for path in first] == ["figure6.pdf", "figure6.png", "figure6.csv"]
     assert [a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True)] == [True] * 3
     data = pd.read_csv(first[2])
@@ -35,9 +25,9 @@ def test_files_are_deterministic_and_hold_one_row_a_point(config, results, tmp_p
     assert (data["estimate"] < data["high"]).all()
 
 
-def test_values_are_the_scores_and_the_difference_is_theirs(config, results, tmp_path):
-    data = pd.read_csv(figure6(config, results, tmp_path)[2]).set_index(["base", "method", "benchmark"])
-    scores = pd.read_csv(results / "judged" / "arena_hard.csv").set_index(["base", "method", "metric"])["value"]
+def test_values_are_the_scores_and_the_difference_is_theirs(judged_config, judged_results, tmp_path):
+    data = pd.read_csv(figure6(judged_config, judged_results, tmp_path)[2]).set_index(["base", "method", "benchmark"])
+    scores = pd.read_csv(judged_results / "judged" / "arena_hard.csv").set_index(["base", "method", "metric"])["value"]
     values = [scores.loc[("qwen3", method, "win_rate")] for method in ("ppo_vrm", "ppo_vrm_lambda_0")]
     found = [data.loc[("qwen3", method, "arena_hard")] for method in ("ppo_vrm", "ppo_vrm_lambda_0")]
     assert [row["estimate"] for row in found] == pytest.approx(values, rel=1e-5)
@@ -46,8 +36,8 @@ def test_values_are_the_scores_and_the_difference_is_theirs(config, results, tmp
     assert np.isnan(found[0]["difference"])
 
 
-def test_every_base_has_the_same_two_axes(config, results, tmp_path, monkeypatch):
-    figure = drawn(monkeypatch, figure6, config, results, tmp_path)
+def test_every_base_has_the_same_two_axes(judged_config, judged_results, tmp_path, monkeypatch):
+    figure = drawn(monkeypatch, figure6, judged_config, judged_results, tmp_path)
     assert [panel.get_ylabel() for panel in figure.axes] == ["win rate (%)", "score (1 to 10)"] * 2
     limits = [panel.get_ylim() for panel in figure.axes]
     assert limits[:2] == limits[2:]
@@ -59,8 +49,8 @@ def test_every_base_has_the_same_two_axes(config, results, tmp_path, monkeypatch
     assert any("n = 38 to 40\nΔ " in word for word in words)
 
 
-def test_methods_differ_by_marker(config, results, tmp_path, monkeypatch):
-    figure = drawn(monkeypatch, figure6, config, results, tmp_path)
+def test_methods_differ_by_marker(judged_config, judged_results, tmp_path, monkeypatch):
+    figure = drawn(monkeypatch, figure6, judged_config, judged_results, tmp_path)
     assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "s"]
 
 
@@ -86,8 +76,8 @@ def test_no_text_leaves_the_page_or_covers_another(options, tmp_path, monkeypatc
         assert not box_a.padded(-1.5).overlaps(box_b.padded(-1.5)), f"{a.get_text()!r} and {b.get_text()!r}"
 
 
-def test_a_policy_without_a_judgment_is_said_to_have_no_value(config, tmp_path, monkeypatch):
-    folder = write_judged(config, tmp_path) / "judged"
+def test_a_policy_without_a_judgment_is_said_to_have_no_value(judged_config, tmp_path, monkeypatch):
+    folder = write_judged(judged_config, tmp_path) / "judged"
 
     def forget(frame):
         gone = (frame["method"] == "ppo_vrm") & (frame["base"] == "qwen3")
@@ -95,7 +85,7 @@ def test_a_policy_without_a_judgment_is_said_to_have_no_value(config, tmp_path, 
 
     for name in ("alpaca_eval.csv", "alpaca_eval.items.csv"):
         rewrite(folder / name, forget)
-    figure = drawn(monkeypatch, figure6, config, tmp_path, tmp_path)
+    figure = drawn(monkeypatch, figure6, judged_config, tmp_path, tmp_path)
     assert [text.get_text() for text in texts(figure)].count("no value") == 1
 
 

@@ -1,10 +1,11 @@
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
 from example_run import VARIANTS, make_raw, write_results
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from vrm import config as configuration
@@ -12,6 +13,7 @@ from vrm.config import ConfigError
 from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.figures import FIGURES
+from vrm.reporting.stats import half_width
 
 # those of the judged benchmarks have tests of their own
 OF_REWARD_MODELS = [name for name in FIGURES if name not in ("figure6", "win_rate_length")]
@@ -44,6 +46,11 @@ def texts(figure):
         patch.setattr(Text, "draw", lambda text, renderer: (painted.append(text), draw(text, renderer))[1])
         figure.canvas.draw()
     return [text for text in dict.fromkeys(painted) if text.get_text() and text.get_visible()]
+
+
+def said_by(figure):
+    """Every word of a figure, lines joined."""
+    return " ".join(text.get_text() for text in texts(figure)).replace("\n", " ")
 
 
 def boxes_of(figure):
@@ -93,11 +100,51 @@ def test_long_labels_in_many_columns_do_not_touch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["figure3", "figure4", "figure5"])
 def test_data_label_and_interval_stand_on_the_face(name, config, results, small, tmp_path, monkeypatch):
-    words = [text.get_text() for text in texts(drawn(monkeypatch, FIGURES[name], config, results, tmp_path))]
+    words = said_by(drawn(monkeypatch, FIGURES[name], config, results, tmp_path))
     assert "Data: synthetic world" in words
-    assert "Bands: 95 % Student's t interval over 3 seeds" in words
-    words = [text.get_text() for text in texts(drawn(monkeypatch, FIGURES[name], *small, tmp_path))]
-    assert "One seed: no interval" in words
+    assert "Bands: 95\u00a0% Student's t interval over 3 seeds, cut at the axis." in words
+    words = said_by(drawn(monkeypatch, FIGURES[name], *small, tmp_path))
+    assert "One seed: no interval." in words
+
+
+@pytest.mark.parametrize("name", ["figure3", "figure4", "figure5"])
+def test_how_many_pairs_were_measured_stands_on_the_face(name, small, tmp_path, monkeypatch):
+    """The configuration's number, or all that a split has where these are fewer: 240 of 400."""
+    config, results = small
+    words = said_by(drawn(monkeypatch, FIGURES[name], config, results, tmp_path))
+    assert "Measured on the first 240 to 400 pairs of a split" in words
+    assert f"±{100 * half_width(240, 0.5):.1f}\u00a0points" in words
+    training = config.reward.training.model_copy(update={"evaluation_pairs": 100})
+    config = config.model_copy(update={"reward": config.reward.model_copy(update={"training": training})})
+    words = said_by(drawn(monkeypatch, FIGURES[name], config, results, tmp_path))
+    assert "Measured on the first 100 pairs of a split" in words
+    assert "±9.6\u00a0points at 50\u00a0% accuracy" in words
+
+
+def test_counts_that_are_missing_are_named(small, tmp_path):
+    config, results = small
+    (results / "reward" / "vrm" / "seed1" / "counts.json").write_text("{}")
+    with pytest.raises(RecordError, match=r"vrm/seed1/counts.json: no counts of pairs .KeyError.; train that reward"):
+        FIGURES["figure3"](config, results, tmp_path)
+
+
+def test_bands_end_where_values_end_and_are_absent_where_seeds_agree(config, tmp_path):
+    results = write_results(config, tmp_path / "run")
+    for seed, kl in ((1, 0.001), (2, 0.5), (3, 0.001)):
+        path = results / "reward" / "vrm" / f"seed{seed}" / "training.csv"
+        log = pd.read_csv(path)
+        log.loc[(log["metric"] == "kl_total") & (log["step"] == 400), "value"] = kl
+        log.loc[(log["metric"] == "accuracy") & (log["step"] == 400), "value"] = 0.8
+        log.loc[(log["metric"] == "accuracy") & (log["step"] == 360), "value"] = [0.99, 0.8, 1.0][seed - 1]
+        log.to_csv(path, index=False)
+    FIGURES["figure5"](config, results, tmp_path)
+    rows = pd.read_csv(tmp_path / "figure5.csv").set_index(["variant", "split", "metric", "step"]).loc["vrm"]
+    assert rows.loc[("train", "kl_total", 400), "low"] == 0
+    assert rows.loc[("train", "accuracy", 360), "high"] == 100
+    alike = rows.loc[("train", "accuracy", 400)]
+    assert (alike["mean"], alike["resampled"], alike["level"]) == (pytest.approx(80), "nothing (all alike)", 0.95)
+    assert alike[["low", "high"]].isna().all()
+    assert rows.loc[("train", "kl_total", 400), "resampled"] == "seeds (Student's t)"
 
 
 @pytest.mark.parametrize("name", ["figure3", "figure4", "figure5"])
@@ -176,3 +223,33 @@ def test_looks_differ_in_dash_and_marker_not_only_in_colour():
     looks = [style.look(index) for index in range(6)]
     assert len({look["marker"] for look in looks}) == 6
     assert len({str(look["linestyle"]) for look in looks}) == 6
+
+
+def lightness(color):
+    """CIE L* of sRGB."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    luminance = np.dot([0.2126, 0.7152, 0.0722], linear)
+    return 116 * np.cbrt(luminance) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_neighbouring_looks_differ_in_lightness():
+    shades = [lightness(style.look(index)["color"]) for index in range(6)]
+    assert min(abs(a - b) for a, b in pairwise(shades)) >= 12
+
+
+def test_figures_of_three_and_five_keep_tick_labels_of_neighbours_apart(config, results, tmp_path, monkeypatch):
+    for name in ("figure3", "figure5"):
+        figure = drawn(monkeypatch, FIGURES[name], config, results, tmp_path)
+        boxes = sorted((box.x0, box.x1) for text, box in boxes_of(figure).items() if text.get_text() in ("400", "0"))
+        assert len(boxes) > len(figure.axes) // 2  # the shared axis below the panels
+        gaps = [right[0] - left[1] for left, right in pairwise(boxes) if right[0] > left[1]]
+        assert min(gaps) > 0.04 * figure.dpi, name  # half a digit
+
+
+def test_the_footer_breaks_beside_the_label_and_a_legend_takes_the_columns_that_fit():
+    lines = style.footer_lines("word " * 60, "a label", 4.0)
+    assert " ".join(lines) == ("word " * 60).strip()
+    assert max(map(len, lines)) * 0.05 < 4.0 - 0.06 * len("Data: a label")
+    assert style.footer_lines("word " * 60, "a label", 40.0) == [("word " * 60).strip()]
+    assert style.legend_columns(["abc"] * 9, 4.0) == 5
+    assert style.legend_columns(["abc"], 40.0) == style.legend_columns(["a" * 99] * 3, 4.0) == 1

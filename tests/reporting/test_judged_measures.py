@@ -11,24 +11,11 @@ from vrm.reporting.judged_measures import (
     ARENA_SC,
     ARENA_WR,
     MT_SCORE,
-    combine,
-    difference,
     linearised,
     measure,
     measure_table,
 )
 from vrm.reporting.judged_results import judged_models, read_benchmark
-from vrm.reporting.stats import student_interval
-
-
-@pytest.fixture(scope="module")
-def config():
-    return make_judged()
-
-
-@pytest.fixture(scope="module")
-def results(config, tmp_path_factory):
-    return write_judged(config, tmp_path_factory.mktemp("judged"))
 
 
 @pytest.fixture
@@ -41,36 +28,36 @@ def model_of(config, method, base="qwen3"):
     return next(model for model in judged_models(config) if (model.base, model.method) == (base, method))
 
 
-def test_every_interval_covers_its_value(config, results):
-    cells = measure_table(config, results).cells.values()
+def test_every_interval_covers_its_value(judged_config, judged_results):
+    cells = measure_table(judged_config, judged_results).cells.values()
     assert len(cells) == 17 * 5
     assert all(c.interval.low < c.interval.estimate < c.interval.high for c in cells)
 
 
-def test_means_are_those_of_the_scores_and_weigh_battles(config, results):
+def test_means_are_those_of_the_scores_and_weigh_battles(judged_config, judged_results):
     for metric in (ALPACA_WR, ARENA_WR, MT_SCORE):
-        benchmark = read_benchmark(config, results, metric.benchmark)
-        for model in judged_models(config):
-            found = measure(config, benchmark, model, metric).interval.estimate
+        benchmark = read_benchmark(judged_config, judged_results, metric.benchmark)
+        for model in judged_models(judged_config):
+            found = measure(judged_config, benchmark, model, metric).interval.estimate
             assert found == pytest.approx(benchmark.rows(model, metric.name)["value"].item())
-    arena = read_benchmark(config, results, "arena_hard")
+    arena = read_benchmark(judged_config, judged_results, "arena_hard")
     items = arena.by_policy["qwen3", "ppo", 1]
     assert 100 * items["value"].mean() != pytest.approx(100 * np.average(items["value"], weights=items["weight"]))
 
 
-def test_counts_are_of_prompts_and_of_judgments(config, results):
-    mt_bench = read_benchmark(config, results, "mt_bench")
-    whole = measure(config, mt_bench, model_of(config, "simpo"), MT_SCORE)
+def test_counts_are_of_prompts_and_of_judgments(judged_config, judged_results):
+    mt_bench = read_benchmark(judged_config, judged_results, "mt_bench")
+    whole = measure(judged_config, mt_bench, model_of(judged_config, "simpo"), MT_SCORE)
     assert (whole.prompts, whole.judgments) == (20, 40)
     assert whole.interval.resampled == "prompts (one seed, Student's t)"
 
 
-def test_both_turns_of_a_question_count_as_one(config, results):
+def test_both_turns_of_a_question_count_as_one(judged_config, judged_results):
     """A question's ratings agree, so that 20 questions are not 40 independent turns."""
-    benchmark = read_benchmark(config, results, "mt_bench")
-    model = model_of(config, "simpo")
+    benchmark = read_benchmark(judged_config, judged_results, "mt_bench")
+    model = model_of(judged_config, "simpo")
     ratings = benchmark.by_policy[("qwen3", "simpo", 1)]["value"].to_numpy()
-    interval = measure(config, benchmark, model, MT_SCORE).interval
+    interval = measure(judged_config, benchmark, model, MT_SCORE).interval
     of_turns = 2 * 2.093 * ratings.std(ddof=1) / np.sqrt(len(ratings))
     of_questions = 2 * 2.093 * ratings.reshape(-1, 2).mean(axis=1).std(ddof=1) / np.sqrt(len(ratings) / 2)
     assert of_questions > 1.1 * of_turns
@@ -94,9 +81,9 @@ def test_equal_weights_change_nothing_and_no_weight_has_no_mean():
     assert np.isnan(linearised(values, np.zeros((2, 9)))).all()
 
 
-def test_an_interval_stays_within_what_is_possible(config, tmp_path):
+def test_an_interval_stays_within_what_is_possible(judged_config, tmp_path):
     """One short win among long losses: a symmetric interval would begin below 0."""
-    folder = write_judged(config, tmp_path) / "judged"
+    folder = write_judged(judged_config, tmp_path) / "judged"
 
     def rarely_won(frame):
         won = frame["item_id"] == "q003"
@@ -104,8 +91,8 @@ def test_an_interval_stays_within_what_is_possible(config, tmp_path):
 
     rewrite(folder / "arena_hard.items.csv", rarely_won)
     rewrite(folder / "arena_hard.csv", lambda f: f[f["metric"] != "win_rate"])
-    benchmark = read_benchmark(config, tmp_path, "arena_hard")
-    interval = measure(config, benchmark, model_of(config, "simpo"), ARENA_WR).interval
+    benchmark = read_benchmark(judged_config, tmp_path, "arena_hard")
+    interval = measure(judged_config, benchmark, model_of(judged_config, "simpo"), ARENA_WR).interval
     assert 0 == interval.low < interval.estimate < interval.high < 5
 
 
@@ -119,14 +106,14 @@ def test_three_seeds_are_crossed_with_prompts(three_seeds):
     assert found.judgments > 2 * found.prompts
 
 
-def test_fits_keep_their_own_interval_and_seeds_combine():
-    assert combine([50.0], [40.0], [70.0], 0.95) == (50.0, 40.0, 70.0)
-    mean, low, high = combine([50.0, 50.0], [46.0, 48.0], [53.0, 57.0], 0.95)
-    assert (mean, mean - low, high - mean) == pytest.approx((50.0, np.sqrt(10), np.sqrt(29)))
-    exact = [48.0, 50.0, 55.0]
-    _, low, high = student_interval(np.array(exact))
-    assert combine(exact, exact, exact, 0.95)[1:] == pytest.approx((float(low), float(high)))
-    assert np.isnan(combine([50.0, 51.0], [np.nan, 49.0], [52.0, 53.0], 0.95)[1])
+def test_a_fit_of_one_seed_keeps_the_scorers_interval(judged_config, judged_results):
+    for metric in (ALPACA_PARTIAL_LC, ARENA_SC):
+        benchmark = read_benchmark(judged_config, judged_results, metric.benchmark)
+        model = model_of(judged_config, "ppo")
+        (row,) = benchmark.rows(model, metric.name).itertuples()
+        interval = measure(judged_config, benchmark, model, metric).interval
+        assert (interval.estimate, interval.low, interval.high) == pytest.approx((row.value, row.low, row.high))
+        assert interval.resampled == "prompts (one seed, joint bootstrap)"
 
 
 def test_a_fit_of_several_seeds_is_wider_than_each_of_them(three_seeds):
@@ -137,45 +124,34 @@ def test_a_fit_of_several_seeds_is_wider_than_each_of_them(three_seeds):
     rows = benchmark.rows(model, "sc_win_rate")
     assert interval.estimate == pytest.approx(rows["value"].mean())
     assert interval.high - interval.low > (rows["high"] - rows["low"]).max()
-    assert interval.resampled == "battles, seeds by Student's t"
+    assert interval.resampled == "seeds x prompts (joint bootstrap, Student's t)"
 
 
-def test_difference_is_paired(config, results):
-    benchmark = read_benchmark(config, results, "mt_bench")
-    first, second = model_of(config, "ppo"), model_of(config, "dpo")
-    found, back = difference(config, benchmark, first, second), difference(config, benchmark, second, first)
-    means = [measure(config, benchmark, model, MT_SCORE).interval.estimate for model in (first, second)]
-    assert found.estimate == pytest.approx(means[0] - means[1])
-    assert (found.low, found.high) == pytest.approx((-back.high, -back.low))
-    itself = difference(config, benchmark, first, first)
-    assert (itself.low, itself.estimate, itself.high) == (0.0, 0.0, 0.0)
-
-
-def test_rows_do_not_change_each_others_intervals(config, results):
+def test_rows_do_not_change_each_others_intervals(judged_config, judged_results):
     alone = make_judged(bases={"qwen3": {"label": "Qwen3-shaped", "path": "models/b", "sft": False}})
     for metric in (ALPACA_WR, ARENA_WR, MT_SCORE):
-        whole, part = (read_benchmark(c, results, metric.benchmark) for c in (config, alone))
-        model = model_of(config, "ppo")
-        assert measure(alone, part, model, metric) == measure(config, whole, model, metric)
+        whole, part = (read_benchmark(c, judged_results, metric.benchmark) for c in (judged_config, alone))
+        model = model_of(judged_config, "ppo")
+        assert measure(alone, part, model, metric) == measure(judged_config, whole, model, metric)
 
 
 def columns_of(config, results):
     return [m for m in measure_table(config, results).columns if m in (ALPACA_LC, ALPACA_PARTIAL_LC)]
 
 
-def test_lc_without_difficulty_never_stands_in_the_official_column(config, results, tmp_path):
-    assert columns_of(config, results) == [ALPACA_PARTIAL_LC]
-    write_judged(config, tmp_path, official_lc=True)
-    assert columns_of(config, tmp_path) == [ALPACA_LC]
+def test_lc_without_difficulty_never_stands_in_the_official_column(judged_config, judged_results, tmp_path):
+    assert columns_of(judged_config, judged_results) == [ALPACA_PARTIAL_LC]
+    write_judged(judged_config, tmp_path, official_lc=True)
+    assert columns_of(judged_config, tmp_path) == [ALPACA_LC]
     path = tmp_path / "judged" / "alpaca_eval.csv"
     rewrite(path, lambda f: f.assign(value=f["value"].mask((f["metric"] == "lc_win_rate") & (f["method"] == "dpo"))))
-    assert columns_of(config, tmp_path) == [ALPACA_LC, ALPACA_PARTIAL_LC]
-    table = measure_table(config, tmp_path)
+    assert columns_of(judged_config, tmp_path) == [ALPACA_LC, ALPACA_PARTIAL_LC]
+    table = measure_table(judged_config, tmp_path)
     missing = [model.method for model in table.models if table.cell(model, ALPACA_LC).missing]
     assert missing == ["dpo", "dpo"]
     assert not any(table.cell(model, ALPACA_PARTIAL_LC).missing for model in table.models)
     rewrite(path, lambda f: f[~f["metric"].str.startswith("lc_")])
-    assert columns_of(config, tmp_path) == [ALPACA_LC]
+    assert columns_of(judged_config, tmp_path) == [ALPACA_LC]
 
 
 def test_a_seed_without_a_value_leaves_the_row_without_one(three_seeds):

@@ -37,7 +37,9 @@ def test_failures_are_summed_over_policies_and_lengths_over_seeds(run):
     assert alpaca.length(model) == alpaca.scores.loc[("qwen2_5", "sft", 1, "length"), "value"]
 
 
-@pytest.mark.parametrize("name", ["alpaca_eval.csv", "alpaca_eval.items.csv", "alpaca_eval.json"])
+@pytest.mark.parametrize(
+    "name", ["alpaca_eval.csv", "alpaca_eval.items.csv", "alpaca_eval.draws.csv", "alpaca_eval.json"]
+)
 def test_a_missing_file_is_named_with_the_command_that_makes_it(run, name):
     config, results = run
     (results / "judged" / name).unlink()
@@ -51,6 +53,17 @@ def test_a_missing_policy_is_named(run):
     rewrite(results / "judged" / "arena_hard.csv", lambda f: f[(f["base"] != "qwen3") | (f["method"] != "ppo_vrm")])
     with pytest.raises(RecordError, match=r"arena_hard\.csv: no row of base qwen3, method ppo_vrm, seed 1; judge its"):
         read_benchmarks(config, results, "table1")
+
+
+def test_draws_are_those_of_each_seed_and_a_fit_without_any_has_none(tmp_path):
+    config = make_judged(seeds=(1, 2))
+    benchmark = read_benchmark(config, write_judged(config, tmp_path), "alpaca_eval")
+    model = judged_models(config)[-1]
+    drawn = benchmark.drawn(model, "lc_without_difficulty")
+    own = [benchmark.draws[f"qwen3.{model.method}.seed{seed}/lc_without_difficulty"] for seed in (1, 2)]
+    np.testing.assert_array_equal(drawn, np.column_stack(own))
+    assert drawn.shape == (1999, 2)
+    assert benchmark.drawn(model, "lc_win_rate").shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,9 @@ def test_a_missing_policy_is_named(run):
         ),
         ("alpaca_eval.items.csv", lambda f: f.assign(weight=0), r"has no positive weight"),
         ("alpaca_eval.items.csv", lambda f: f.assign(value=f["value"] / 2), r"win_rate of .* and its items say \d"),
+        ("alpaca_eval.draws.csv", lambda f: f.drop(columns="draw"), r"alpaca_eval\.draws\.csv: lacks the column draw"),
+        ("arena_hard.draws.csv", lambda f: f.assign(draw="x"), r"arena_hard\.draws\.csv: text where a number belongs"),
+        ("arena_hard.draws.csv", lambda f: f / 2, r"sc_win_rate of .* has another interval than its draws; run"),
         ("arena_hard.items.csv", lambda f: f.assign(weight=1), r"win_rate of .* and its items say"),
         ("arena_hard.items.csv", lambda f: f[f["method"] != "ppo"], r"win_rate of qwen2_5, ppo, .* items say nan"),
         ("mt_bench.items.csv", lambda f: f[f["part"] == "turn_1"], r"score of .* and its items say"),

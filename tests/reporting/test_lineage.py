@@ -69,3 +69,32 @@ def test_data_and_judge_of_the_default_experiment():
     config = load(["config.yaml"])
     assert lineage.data(config)["scored"]["path"] == config.data.path
     assert lineage.judge(config) == {"model": "world-judge", "endpoint": config.judge.serve}
+
+
+def leave_record(path, stage, **origin):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"commit": "a", "dirty": False, "config_sha256": "c", "lock_sha256": "l", "stage": stage, "seconds": 1.5}
+    path.write_text(json.dumps(record | origin))
+
+
+def test_a_run_names_the_origins_of_its_parts_those_that_agree_once(tmp_path):
+    for seed in (1, 2):
+        leave_record(tmp_path / f"reward/vrm/seed{seed}/train-reward.provenance.json", "train-reward")
+        leave_record(tmp_path / f"reward/vrm/seed{seed}/pac_bayes.provenance.json", "pac-bayes", commit="b", dirty=True)
+    leave_record(tmp_path / "world/world.provenance.json", "world")
+    leave_record(tmp_path / "tables/bound.provenance.json", "table", config_sha256="older")
+    run = lineage.run(tmp_path)
+    assert [(entry["commit"], entry["dirty"], entry["stages"]) for entry in run["made_from"]] == [
+        ("a", False, {"train-reward": 2, "world": 1}),
+        ("b", True, {"pac-bayes": 2}),
+    ]
+    assert [(entry["config_sha256"], entry["stages"]) for entry in run["report"]] == [("older", {"table": 1})]
+
+
+def test_records_are_told_apart_by_their_hash_whatever_directory_the_run_lies_in(tmp_path):
+    def digest(run, seconds=1.5):
+        leave_record(tmp_path / run / "world.provenance.json", "world", seconds=seconds)
+        (entry,) = lineage.run(tmp_path / run)["made_from"]
+        return entry["records_sha256"]
+
+    assert digest("a") == digest("b") != digest("c", seconds=2)

@@ -38,8 +38,11 @@ def test_one_row_a_point_and_both_optimisers_start_at_zero(data):
     assert len(data) == 2 * 4 * (len(STEPS) + 5)  # bases x reward models x (PPO's steps + n = 1, 2, 4, 8, 16)
     starts = data[(data["step"] == 0) | (data["n"] == 1)]
     assert len(starts) == 2 * 4 * 2
-    zero = ["kl", "proxy", "proxy_low", "proxy_high", "gold", "gold_low", "gold_high"]
-    assert starts[zero].to_numpy() == pytest.approx(0, abs=1e-12)
+    assert starts[["kl", "proxy", "gold"]].to_numpy() == pytest.approx(0, abs=1e-12)
+    assert starts[["proxy_low", "proxy_high", "gold_low", "gold_high"]].isna().all(axis=None)  # 0 by definition
+    assert set(starts["resampled"]) == {"nothing (all alike)"}
+    assert set(data.drop(starts.index)["resampled"]) == {"prompts (one seed, Student's t)"}
+    assert set(data["level"]) == {0.95}
 
 
 def test_ppo_points_are_gains_on_the_same_prompts(results, data):
@@ -92,7 +95,9 @@ def test_panels_share_the_kl_axis_and_say_what_they_show(config, results, tmp_pa
     words = [text.get_text() for text in texts(figure)]
     for expected in ("Data: synthetic world", "Qwen2.5-shaped", "VRM-PPO (anchored) (ours)", "95 % interval"):
         assert expected in words
-    assert any("best-of-n (dashed, n ≤ 16)" in word for word in words)
+    assert any("best-of-n (thin, hollow; n ≤ 16)" in word for word in words)
+    lines = [line for line in figure.legends[0].legend_handles if hasattr(line, "get_marker")][:4]
+    assert len({(line.get_marker(), str(line._unscaled_dash_pattern)) for line in lines}) == 4  # PPO, also in grey
     assert any("interval over prompts (one seed)" in word for word in words)
     assert sum(word.startswith("gold reward at start: ") for word in words) == 2
     assert len(figure.axes) == 4

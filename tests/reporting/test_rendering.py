@@ -52,3 +52,6 @@ def test_interval_cell():
     nan = float("nan")
     assert interval_cell(Interval(0.5, nan, nan, 0.95, "nothing"), digits=2) == Cell("0.50")
     assert interval_cell(Interval(nan, nan, nan, 0.95, "nothing")) == Cell("—")
+    narrow = Interval(0.00004, 0.0, 0.00009, 0.95, "x")
+    assert interval_cell(narrow, digits=3) == Cell("0.0000", "[0.0000, 0.0001]")
+    assert interval_cell(narrow, digits=2) == Cell("0.0000", "[0.0000, 0.0001]")

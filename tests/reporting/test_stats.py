@@ -3,7 +3,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vrm.reporting.stats import Interval, half_width, student_interval
+from vrm.reporting.stats import ALL_ALIKE, Interval, half_width, student_interval
 
 
 def test_an_interval_ends_where_values_end():
@@ -16,16 +16,20 @@ def test_an_interval_ends_where_values_end():
 
 
 def test_student_interval_over_seeds():
-    mean, low, high = student_interval(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
-    assert mean.tolist() == [2.0, 5.0]
-    assert high[0] - mean[0] == pytest.approx(4.30265 / np.sqrt(3), abs=1e-3)
-    assert low[1] == high[1] == 5.0
+    interval = student_interval([1.0, 2.0, 3.0])
+    assert (interval.estimate, interval.level, interval.resampled) == (2.0, 0.95, "seeds (Student's t)")
+    assert interval.high - 2 == pytest.approx(4.30265 / np.sqrt(3), abs=1e-3)
+    assert interval.high - 2 == pytest.approx(2 - interval.low)
 
 
-def test_one_seed_has_no_student_interval():
-    mean, low, high = student_interval(np.array([[1.0, 2.0]]))
-    assert mean.tolist() == [1.0, 2.0]
-    assert np.isnan([low, high]).all()
+@pytest.mark.parametrize(
+    ("values", "over"), [([0.1], "nothing (one seed)"), ([0.1] * 3, ALL_ALIKE), ([16.0] * 2, ALL_ALIKE)]
+)
+def test_one_seed_and_seeds_that_agree_have_no_student_interval(values, over):
+    interval = student_interval(values)
+    assert interval.estimate == pytest.approx(values[0])
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.resampled == over
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def test_plain_cells_count_ties_as_losses_and_leave_leaks_out(results, cells):
     row = cells.loc[("rm", "UF-C")]
     assert row["estimate"] == pytest.approx(100 * np.mean(won), rel=1e-5)
     assert row["without_leaked"] == pytest.approx(100 * np.mean(clean), rel=1e-5)
+    assert row["without_leaked_low"] < row["without_leaked"] < row["without_leaked_high"]
+    assert row["n_pairs_without_leaked"] == 120 - 6
     assert (row["n_pairs"], row["n_prompts"], row["n_seeds"], row["level"]) == (120, 60, 3, 0.95)
 
 
@@ -63,6 +65,10 @@ def test_paper_values_only_where_the_paper_has_them(cells):
     assert paper.loc[("vrm", "UF-C")] == 92.36
     assert paper.loc[("rm", "Chat Hard")] == 93.02
     assert paper.loc[("selective_dpo", "UF-C")] == 82.28
+    names = cells["paper_method"].groupby(level="variant").first()
+    assert names.dropna().to_dict() == {n: cells.label[n].iloc[0] for n in ("rm", "vrm", "dpo", "simpo")} | {
+        "selective_dpo": "Selective DPO"
+    }
 
 
 def test_table2_for_people_states_scale_label_leaks_and_ours(tables):
@@ -70,7 +76,10 @@ def test_table2_for_people_states_scale_label_leaks_and_ours(tables):
     assert "ANOTHER SCALE" in text
     assert "Data: synthetic world" in text
     assert "RM, in the paper†" in text
-    assert "The same without the prompts that also occur in training" in text
+    _, clean = text.split("The same without the prompts that also occur in training")
+    assert "UF-C<br>n = 114" in clean
+    assert "Reward models: mean of 3 seeds (1, 2, 3); in brackets the 95 % interval" in clean
+    assert len([line for line in clean.splitlines() if line.startswith("| VRM") and "<br>[" in line]) == 10
     assert "3 prompts (6 of the pairs)" in text
     assert "cut before scoring: 1 of the pairs" in text
     assert "VRM (anchored) (ours)" in text
@@ -129,6 +138,16 @@ def test_intervals_of_accuracies_end_at_100(tmp_path):
     TABLES["table2"](config, tmp_path, tmp_path)
     cell = pd.read_csv(tmp_path / "table2.csv").iloc[0]
     assert 97 < cell["low"] < cell["estimate"] < cell["high"] == 100  # by the formula alone it would end at 100.8
+
+
+def test_all_pairs_right_is_no_certainty(tmp_path):
+    config = configuration.parse(make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("uf_c",), policy={}))
+    write_results(config, tmp_path)
+    path = tmp_path / "reward" / "rm" / "seed1" / "scores.csv"
+    pd.read_csv(path).assign(reward_chosen=1.0, reward_rejected=0.0).to_csv(path, index=False)
+    TABLES["table2"](config, tmp_path, tmp_path)
+    assert "| RM | 100.0 |" in (tmp_path / "table2.md").read_text()
+    assert pd.read_csv(tmp_path / "table2.csv")["low"].isna().all()
 
 
 def test_scorers_have_to_score_the_same_pairs(tmp_path):
@@ -218,6 +237,43 @@ def test_world_table_reads_probes_of_figure_4_and_ours(results, tables):
     ]
 
 
+def test_world_rows_say_their_level_and_what_their_intervals_are_over(tmp_path):
+    """The facts' level is the world's own, whatever the report's."""
+    raw = make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("probes",), policy={})
+    raw["report"]["level"] = 0.9
+    config = configuration.parse(raw)
+    write_results(config, tmp_path)
+    TABLES["world"](config, tmp_path, tmp_path)
+    rows = pd.read_csv(tmp_path / "world.csv").set_index("metric")
+    assert rows.loc["ceiling_annotated", ["level", "resampled"]].tolist() == [
+        0.95,
+        "independent pairs (Wilson), or prompts (bootstrap)",
+    ]
+    assert np.isnan(rows.loc["prompts", "level"])
+    assert rows.loc["prompts", "resampled"] == "nothing"
+    assert rows.loc["spurious/padding", ["level", "resampled"]].tolist() == [0.9, "prompts (one seed, Student's t)"]
+    text = (tmp_path / "world.md").read_text()
+    assert "In brackets: 95 % intervals; Wilson's" in text
+    assert "In brackets: 90 % interval over prompts (one seed, Student's t)" in text
+
+
+def test_probes_with_few_expected_wins_or_losses_are_named(tmp_path):
+    config = configuration.parse(make_raw({"rm": VARIANTS["rm"]}, seeds=[1], sets=("probes",), policy={}))
+    write_results(config, tmp_path)
+    path = tmp_path / "reward" / "rm" / "seed1" / "scores.csv"
+    scores = pd.read_csv(path)
+    wins = {"spurious/padding": 4, "spurious/repetition": 5, "objective/honesty": 16}  # of 20 pairs
+    for probe, count in wins.items():
+        inside = scores["subset"] == probe
+        scores.loc[inside, "reward_chosen"] = scores["reward_rejected"] + np.where(inside.cumsum() <= count, 1.0, -1.0)
+    others = ~scores["subset"].isin(wins)
+    scores.loc[others, "reward_chosen"] = scores["reward_rejected"] + np.where(others.cumsum() % 2, 1.0, -1.0)
+    scores.to_csv(path, index=False)
+    TABLES["world"](config, tmp_path, tmp_path)
+    (note,) = (line for line in (tmp_path / "world.md").read_text().splitlines() if "Fewer than 5" in line)
+    assert note.endswith("RM: objective/honesty, spurious/padding.")
+
+
 def test_facts_with_two_factors_become_a_matrix(tables):
     text = (tables / "world.md").read_text()
     assert "| chat | 0.200<br>[0.100, 0.300] | 0.800<br>[0.700, 0.900] |" in text
@@ -237,6 +293,27 @@ def test_latents_table_shows_weights_recovery_and_collapse(results, tables):
     assert rows.loc[("vrm_strict", "negative_elbo"), "estimate"] == pytest.approx(0.695)
     weights = [rows.loc[("vrm", f"weight_{aspect}"), "estimate"] for aspect in ("honesty", "truthfulness")]
     assert 0 < min(weights) < max(weights) < 1
+
+
+def test_intervals_of_latents_end_where_values_end(config, tmp_path):
+    results = write_results(config, tmp_path / "run")
+    values = {"kl_w": (0.001, 0.05, 0.001), "active_units": (16, 16, 15), "negative_elbo": (0.7, 0.7, 0.7)}
+    for seed in (1, 2, 3):
+        path = results / "reward" / "vrm" / f"seed{seed}" / "training.csv"
+        log = pd.read_csv(path)
+        for metric, of_seed in values.items():
+            log.loc[log["metric"] == metric, "value"] = of_seed[seed - 1]
+        log.to_csv(path, index=False)
+    TABLES["latents"](config, results, tmp_path)
+    rows = pd.read_csv(tmp_path / "latents.csv").set_index(["variant", "metric"]).loc["vrm"]
+    assert rows.loc["kl_w", "low"] == 0 < rows.loc["kl_w", "high"]
+    assert rows.loc["active_units", "high"] == config.reward.variants["vrm"].latent_dim == 16
+    assert rows.loc["negative_elbo", ["low", "high"]].isna().all()
+    assert rows.loc["negative_elbo", "resampled"] == "nothing (all alike)"
+    assert rows.loc["weight_correlation/mean", "high"] <= 1
+    text = (tmp_path / "latents.md").read_text()
+    assert "the first 240 pairs of the validation split" in text
+    assert "[0.700, 0.700]" not in text
 
 
 def test_latents_without_known_truth_and_with_other_aspects(tmp_path):

@@ -51,6 +51,19 @@ def test_numbers_are_means_of_the_file(results, rows, method, metric):
     assert row["low"] < row["change"] < row["high"]
     assert row["end_low"] < row["end"] < row["end_high"]
     assert (row["n_items"], row["n_seeds"], row["level"]) == (len(frame), 1, 0.95)
+    assert row["resampled"] == row["end_resampled"] == "prompts (one seed, Student's t)"
+
+
+def test_a_kl_has_no_interval_below_zero(tmp_path):
+    config, results = make_small(tmp_path, bases={"qwen3": BASES["qwen3"]})
+    path = results / "policy" / "qwen3" / "ppo" / "seed1" / "held_out.csv"
+    frame = pd.read_csv(path)
+    inside = frame["metric"] == "kl"
+    frame.loc[inside, "end"] = np.where(np.arange(inside.sum()) % 2, 1.0, -0.9)
+    frame.to_csv(path, index=False)
+    TABLES["training_summary"](config, results, tmp_path)
+    row = pd.read_csv(tmp_path / "training_summary.csv").set_index(["method", "metric"]).loc[("ppo", "kl")]
+    assert row["end_low"] == 0 < row["end"] < row["end_high"]
 
 
 def test_accuracy_has_a_start_only_without_a_reference(results, rows):

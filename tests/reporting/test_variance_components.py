@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vrm.evaluation.reward_bench import SECTIONS, section_scores
+from vrm.reporting.stats import ALL_ALIKE
 from vrm.reporting.strata import stratify
 from vrm.reporting.variance_components import crossed_interval, variance_components
 
@@ -150,8 +151,22 @@ def test_weighted_estimate_equals_reward_bench():
 
 def test_prompts_vary_within_strata():
     values = np.array([[1.0] * 30 + [0.0] * 10])  # constant within strata: nothing varies within them
-    interval = crossed_interval(values, np.arange(40), strata=np.array(["a"] * 30 + ["b"] * 10))
-    assert (interval.low, interval.estimate, interval.high) == pytest.approx((0.75, 0.75, 0.75))
+    strata = np.array(["a"] * 30 + ["b"] * 10)
+    interval = crossed_interval(values, np.arange(40), strata=strata)
+    assert interval.estimate == pytest.approx(0.75)
+    assert np.isnan([interval.low, interval.high]).all()
+    values[0, 0] = 0.0
+    assert crossed_interval(values, np.arange(40), strata=strata).low < 0.725
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_all_values_are_alike_there_are_no_ends(value, seeds):
+    """All pairs right is no certainty; and 0.1 is not the mean of many 0.1 to the last bit."""
+    found = variance_components(np.full((seeds, 70), value), np.arange(70) // 2)
+    assert found.estimate == pytest.approx(value)
+    assert np.isnan([found.interval().low, found.interval().high, found.p_value()]).all()
+    assert found.interval().resampled == ALL_ALIKE
 
 
 def test_order_of_pairs_does_not_matter_and_the_same_input_gives_the_same_bits():

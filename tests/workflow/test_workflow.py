@@ -27,7 +27,7 @@ def planned(output):
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
     assert jobs["train_reward"] == jobs["score"] == 11 * 3
-    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 7, 1)
+    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 8, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 4)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
     assert (jobs["score_policy"], jobs["best_of_n"], jobs["overoptimisation"]) == (6, 2, 1)
@@ -136,6 +136,9 @@ def test_the_report_holds_every_table_and_figure_with_its_caption(smoke, tmp_pat
     for opening in ("Pairwise accuracy of every scorer", "What every policy training did", "Over-optimisation: gains"):
         assert opening in page
     assert "snakemake.wildcards" not in page  # captions are rendered
+    pages = re.findall(r"data:text/html[^\"']*", page)
+    assert len(pages) == len(TABLES) + 1  # the paper's page is a table among them; the explorer
+    assert max(map(len, pages)) < 2 * 2**20  # Chromium shows nothing of a longer address
 
 
 def test_every_table_and_figure_has_a_caption():
@@ -191,10 +194,12 @@ def test_another_seed_changes_the_table(smoke, tmp_path):
         ("judge={concurrency: 2}", set(), {"judge", "judged_scores", "table"}),
         ("world={instructions: 9}", {"world_benchmarks", "answer"}, {"world", "train_reward", "sft"}),
         ("policy={gold: null}", {"overoptimisation", "table"}, {"train_ppo", "best_of_n"}),
+        ("benchmarks={arena_hard: {label: Arena}}", {"table", "judged"}, {"answer", "judge", "judged_scores"}),
     ],
     ids=[
         *("interval level", "label", "beta_z", "pairing", "world", "PPO", "method label", "selection"),
         *("answers", "judge", "how hard the judge is asked", "instructions", "no gold"),
+        "benchmark label",
     ],
 )
 def test_a_change_reruns_what_depends_on_it(smoke, change, rerun, kept):

@@ -73,5 +73,5 @@ def get_judged_scores():
     return collect(
         "results/{{run}}/judged/{benchmark}.{ending}",
         benchmark=CONFIG.benchmarks.run,
-        ending=["csv", "items.csv", "json"],
+        ending=["csv", "items.csv", "draws.csv", "json"],
     )

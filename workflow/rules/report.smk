@@ -24,12 +24,16 @@ rule table:
         settings=get_settings(
             "report",
             "data.label",
+            "data.aspects",
             "reward.run",
             "reward.variants",
             "evaluation",
+            "policy.run",
+            "policy.run_bases",
             "policy.bases",
             "policy.methods",
             "policy.gold",
+            "benchmarks",
         ),
         name="{table}",
         results="results/{run}",
@@ -100,7 +104,7 @@ rule schematic:
 
 use rule schematic as curves with:
     input:
-        get_curve_inputs,
+        get_figure_inputs,
     wildcard_constraints:
         figure="figure[345]",
     params:
@@ -112,10 +116,7 @@ use rule schematic as curves with:
 # The reward-hacking claim put to the test: proxy and gold reward along PPO, and of best-of-n.
 use rule schematic as overoptimisation with:
     input:
-        lambda wildcards: [
-            path.format(run=wildcards.run)
-            for path in get_samples([*CONFIG.policy.ppo_run, "best_of_n"])
-        ],
+        get_figure_inputs,
     wildcard_constraints:
         figure="overoptimisation",
     params:
@@ -123,6 +124,8 @@ use rule schematic as overoptimisation with:
             "report",
             "data.label",
             "reward.variants",
+            "policy.run",
+            "policy.run_bases",
             "policy.bases",
             "policy.methods",
             "policy.gold",
@@ -134,15 +137,15 @@ use rule schematic as overoptimisation with:
 # What the judge says of policies trained with and without supervision, and of how long their answers are.
 use rule schematic as judged with:
     input:
-        lambda wildcards: [
-            path.format(run=wildcards.run) for path in get_judged_scores()
-        ],
+        get_figure_inputs,
     wildcard_constraints:
         figure="figure6|win_rate_length",
     params:
         settings=get_settings(
             "report",
             "data.label",
+            "policy.run",
+            "policy.run_bases",
             "policy.bases",
             "policy.methods",
             "benchmarks",
@@ -153,7 +156,7 @@ use rule schematic as judged with:
 
 use rule schematic as bound with:
     input:
-        lambda wildcards: [path.format(run=wildcards.run) for path in get_bounds()],
+        get_figure_inputs,
     wildcard_constraints:
         figure="bound",
     params:
@@ -185,6 +188,7 @@ rule explorer:
         settings=get_settings(
             "report.level",
             "report.explorer_pairs",
+            "report.seed",
             "data.label",
             "data.aspects",
             "reward.run",

@@ -2,6 +2,8 @@
 
     <out>.csv         base,method,seed,metric,value,low,high,n,note: one row a policy and metric
     <out>.items.csv   base,method,seed,item_id,part,value,weight: what the means are means of, judged ones only
+    <out>.draws.csv   draw,<policy>/<metric>,...: LC and SC, which are fits and no means, of each resample of the
+                      questions; one resample is of all policies, so that their differences are paired
     <out>.json        what the numbers depend on: the judge, the set of models, what has no judgment
 
 All policies are scored at once, because Arena-Hard's style control is fitted over the whole table. A judgment that is
@@ -23,6 +25,7 @@ from vrm.data.benchmark_sets import QuestionId, read_arena_baseline, read_arena_
 from vrm.evaluation import arena_hard, mt_bench
 from vrm.evaluation.arena_battles import battles
 from vrm.evaluation.arena_style import token_len
+from vrm.evaluation.judged_draws import column, draws_table
 from vrm.evaluation.judged_tables import (
     ITEMS,
     SCORES,
@@ -50,7 +53,7 @@ def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) 
         config: the policies and the benchmark's settings.
         name: the benchmark.
         results: the run's directory.
-        out: CSV of the scores; items and record are written beside it.
+        out: CSV of the scores; items, draws and record are written beside it.
 
     Raises:
         ConfigError: no policy is judged.
@@ -58,9 +61,10 @@ def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) 
     """
     if not config.judged_policies:
         raise ConfigError("no policy is judged: name benchmarks in benchmarks.run and bases in policy.run_bases")
-    scores, items, record = _scorer(name)(config, results)
+    scores, items, draws, record = _scorer(name)(config, results)
     write_whole(out, scores.to_csv(index=False))
     write_whole(out.with_suffix(".items.csv"), items.to_csv(index=False))
+    write_whole(out.with_suffix(".draws.csv"), draws.to_csv(index=False, float_format="%.6g"))
     write_json(out.with_suffix(".json"), record)
 
 
@@ -109,9 +113,9 @@ def arena_hard_scores(config: Config, results: Path) -> Tables:
         "reference_length": float(np.mean([token_len(row) for row in baseline])),
         "token_counter": settings.token_counter,
         "baseline_token_counter": None if unstated else settings.token_counter,
-        "intervals": interval_record(config, "battles", settings.bootstrap_samples),
+        "intervals": interval_record(config, "prompts", settings.bootstrap_samples),
     }
-    return pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), record
+    return Tables(pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), _draws(boards), record)
 
 
 def mt_bench_scores(config: Config, results: Path) -> Tables:
@@ -141,7 +145,8 @@ def mt_bench_scores(config: Config, results: Path) -> Tables:
         "references": config.benchmarks.mt_bench.references,
         "intervals": {"level": config.report.level, "resampled": "nothing"},
     }
-    return pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS).assign(weight=1.0), record
+    means = pd.DataFrame(items, columns=ITEMS).assign(weight=1.0)
+    return Tables(pd.DataFrame(rows, columns=SCORES), means, draws_table({}), record)
 
 
 def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping[QuestionId, str]) -> list[Row]:
@@ -195,6 +200,14 @@ def _rates(board: arena_hard.Leaderboard | None, model: str) -> tuple[float, flo
         return math.nan, math.nan, math.nan, 0
     (row,) = board.rows[board.rows["model"] == model].itertuples()
     return row.win_rate, row.low, row.high, row.prompts
+
+
+def _draws(boards: Mapping[str, arena_hard.Leaderboard | None]) -> pd.DataFrame:
+    """SC of every resample; WR is a mean, of which the items say more."""
+    board = boards["sc_win_rate"]
+    if board is None:
+        return draws_table({})
+    return draws_table({column(model, "sc_win_rate"): board.draws[:, i] for i, model in enumerate(board.models)})
 
 
 def _fits(boards: Mapping[str, arena_hard.Leaderboard | None]) -> Row:

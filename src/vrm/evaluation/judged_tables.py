@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,9 +16,6 @@ from vrm.data.benchmark_sets import QuestionId
 from vrm.judging.judgments import identity
 from vrm.records import RecordError, read_jsonl
 
-Tables = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
-"""Scores, items and record of one benchmark."""
-
 Row = dict[str, Any]
 Key = tuple[QuestionId | int, ...]
 """A question's id, and the turn where the benchmark has some."""
@@ -26,6 +23,15 @@ Key = tuple[QuestionId | int, ...]
 SCORES = [*JudgedPolicy._fields, "metric", "value", "low", "high", "n", "note"]
 ITEMS = [*JudgedPolicy._fields, "item_id", "part", "value", "weight"]
 MEND = "judge again; what was paid for is not asked again"
+
+
+class Tables(NamedTuple):
+    """What is written of one benchmark; `draws`: see `judged_draws.draws_table`."""
+
+    scores: pd.DataFrame
+    items: pd.DataFrame
+    draws: pd.DataFrame
+    record: dict[str, Any]
 
 
 def score_row(

@@ -127,7 +127,7 @@ class _Questions:
     Args:
         pairs: what is compared, in the order in which the package will ask, which skips equal outputs.
         ask: a reply or a named failure for each request.
-        attempts: how often a comparison is asked until its reply holds a preference; `judge.attempts` counts below this.
+        attempts: how often a comparison is asked until its reply holds a preference; `judge.attempts` counts below.
         annotator: the package's; its prompt template and parser are used.
         requests: all that were asked, repetitions included.
         failures: why a pair has no preference.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +46,16 @@ class Measured:
 
     Args:
         interval: accuracy in 0..1.
-        without_leaked: accuracy over the pairs whose prompt is not in training; NaN where there are none.
         pairs: number of pairs behind it.
         prompts: number of different prompts.
+        without_leaked: the same over the pairs whose prompt is not in training; None where there are none, and for
+            itself.
     """
 
     interval: Interval
-    without_leaked: float
     pairs: int
     prompts: int
+    without_leaked: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -126,24 +127,16 @@ def members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
 
 
 def _measure_cell(config: Config, column: Column, scores: PairScores) -> Measured:
+    clean = scores.select(~scores.leaked)
+    whole = _measure_pairs(config, column, scores)
+    return replace(whole, without_leaked=_measure_pairs(config, column, clean) if len(clean.prompts) else None)
+
+
+def _measure_pairs(config: Config, column: Column, scores: PairScores) -> Measured:
     weights = SECTIONS.get(column.section)
     strata = scores.subsets if weights else None
     interval = crossed_interval(scores.wins, scores.prompts, config.report.level, strata, weights)
-    clean = scores.select(~scores.leaked)
-    return Measured(
-        interval=interval.within(0, 1),
-        without_leaked=_mean(clean, weights) if len(clean.prompts) else np.nan,
-        pairs=len(scores.prompts),
-        prompts=len(set(scores.prompts.tolist())),
-    )
-
-
-def _mean(scores: PairScores, weights: dict[str, float] | None) -> float:
-    if not weights:
-        return float(scores.wins.mean())
-    present = sorted(set(scores.subsets.tolist()))
-    accuracies = [scores.wins[:, scores.subsets == subset].mean() for subset in present]
-    return float(np.average(accuracies, weights=[weights[subset] for subset in present]))
+    return Measured(interval.within(0, 1), len(scores.prompts), len(set(scores.prompts.tolist())))
 
 
 def _check(config: Config, set_name: str, first: str, name: str, sets: dict[tuple[str, str], PairScores]) -> None:

@@ -1,6 +1,7 @@
 """The figure `bound`: the bound of Theorem 5.1 against the weight of the KL, and against the number of pairs.
 
-* (a) Every trained VRM at its beta_z: what the KL's weight buys. Models of one beta stand side by side.
+* (a) Every trained VRM at its beta_z: what the KL's weight buys. Models of one beta stand side by side; one that is far
+  from the others of its beta has its name beside it.
 * (b) One model a pair of betas, continued to other n in two ways: with the KL a pair as measured, so that KL_total
   grows with n (the theorem as it is), and with KL_total as measured, as if one posterior served the whole sample.
 * Both show where the bound says nothing (1) and what guessing gives (1/2).
@@ -8,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,8 @@ from vrm.config import Config
 from vrm.theory.pac_bayes import mcallester_bound
 
 from . import style
-from .bound_table import read_terms, variational_models
+from .bound_table import over_seeds, read_terms, variational_models
 from .results import Scorer
-from .stats import student_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _RISKS = {"empirical_risk": ("empirical risk", "v"), "held_out_risk": ("held-out risk", "^")}
 _PER_PAIR, _TOTAL = "KL per pair fixed", "total KL fixed"
 _N = np.geomspace(10, 1e6, 121)
-_LETTER_WIDTH = 0.06  # inches, a little above the mean of the font
+_TOTAL_DASHES = ((3, 1.5), (1, 1.2), (5, 1.2, 1, 1.2))  # of one model after the other
 
 
 def bound_figure(config: Config, results: Path, out: Path) -> list[Path]:
@@ -48,21 +49,21 @@ def bound_figure(config: Config, results: Path, out: Path) -> list[Path]:
     curves = _curves(points)
     with style.styled():
         labels = 5 + curves.groupby(["variant", "kl"]).ngroups
-        longest = max(
-            len(_curve_label(*row)) for row in curves[["label", "kl"]].drop_duplicates().itertuples(index=False)
-        )
-        columns = max(1, min(3, int((style.FULL_WIDTH - 0.1) / (0.6 + _LETTER_WIDTH * longest))))
+        named = [_curve_label(*row) for row in curves[["label", "kl"]].drop_duplicates().itertuples(index=False)]
+        columns = min(3, style.legend_columns(named, style.FULL_WIDTH))
+        statement = _statement(config, points)
         top = 0.3 + 0.16 * -(-labels // columns)
-        figure = style.new_figure(style.FULL_WIDTH, 2.45 + top)
+        bottom = 0.51 + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, style.FULL_WIDTH))
+        figure = style.new_figure(style.FULL_WIDTH, 1.83 + top + bottom)
         width, height = figure.get_size_inches()
-        margins = {"left": 0.5 / width, "right": 1 - 0.15 / width, "bottom": 0.62 / height, "top": 1 - top / height}
+        margins = {"left": 0.5 / width, "right": 1 - 0.15 / width, "bottom": bottom / height, "top": 1 - top / height}
         left, right = figure.subplots(1, 2, sharey=True, gridspec_kw=margins | {"wspace": 0.08})
         _draw_betas(left, points)
         _draw_sizes(right, curves, points)
         _risk_axis(left, points)
         (handles, names), (more_handles, more_names) = (p.get_legend_handles_labels() for p in (left, right))
         figure.legend(handles + more_handles, names + more_names, loc="upper center", ncols=columns)
-        style.footer(figure, _statement(config, points), config.data.label)
+        style.footer(figure, statement, config.data.label)
         return style.save(figure, out, "bound", pd.concat([points, curves], ignore_index=True))
 
 
@@ -71,7 +72,7 @@ def _points(config: Config, results: Path, models: Sequence[Scorer]) -> pd.DataF
     rows: list[dict[str, Any]] = []
     for model in models:
         variant, terms = config.reward.variants[model.name], read_terms(results, model)
-        mean, low, high = student_interval(terms["bound"].to_numpy(dtype=float), config.report.level)
+        interval = over_seeds(config, terms, "bound")
         rows.append(
             {
                 "panel": "beta",
@@ -84,11 +85,13 @@ def _points(config: Config, results: Path, models: Sequence[Scorer]) -> pd.DataF
                 "kl_per_pair": terms["kl_per_pair"].mean(),
                 "empirical_risk": terms["empirical_risk"].mean(),
                 "held_out_risk": terms["held_out_risk"].mean(),
-                "bound": float(mean),
-                "low": float(low),
-                "high": float(high),
+                "bound": interval.estimate,
+                "low": interval.low,
+                "high": interval.high,
                 "delta": terms["delta"].iloc[0],
                 "n_seeds": len(terms),
+                "level": interval.level,
+                "resampled": interval.resampled,
             }
         )
     return pd.DataFrame(rows)
@@ -103,7 +106,7 @@ def _curves(points: pd.DataFrame) -> pd.DataFrame:
             curve = {"panel": "n", "n": _N, "kl": kl, "kl_per_pair": kls / _N}
             curve["bound"] = mcallester_bound(model["empirical_risk"], kls, _N, model["delta"])
             same = ("variant", "label", "beta_w", "beta_z", "empirical_risk", "delta", "n_seeds")
-            frames.append(pd.DataFrame(curve | {name: model[name] for name in same}))
+            frames.append(pd.DataFrame(curve | {name: model[name] for name in same} | {"resampled": "nothing"}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -117,6 +120,8 @@ def _draw_betas(panel: Axes, points: pd.DataFrame) -> None:
         hollow = {"markerfacecolor": "white", "markeredgewidth": 0.7, "color": style.VERMILION, "markersize": 3.0}
         panel.plot(places, points[name], marker, label=label, zorder=3, **hollow)
     _draw_limits(panel, label=True)
+    for index in _outliers(points):
+        _name(panel, places[index], points.loc[index], left=places[index] > np.sqrt(min(places) * max(places)))
     panel.set_xscale("log")
     room = 2.5 * max(1.0, max(places) / max(ticks), min(ticks) / min(places))
     panel.set_xlim(min(ticks) / room, max(ticks) * room)
@@ -126,28 +131,46 @@ def _draw_betas(panel: Axes, points: pd.DataFrame) -> None:
     panel.set_title("(a) every trained VRM", loc="left")
 
 
+def _outliers(points: pd.DataFrame) -> Iterator[int]:
+    """Rows whose bound is further from the median of their beta's models than all the others are from each other."""
+    for _, part in points.groupby("beta_z"):
+        bounds = part["bound"]
+        furthest = (bounds - bounds.median()).abs().idxmax()
+        others = bounds.drop(furthest)
+        if len(others) > 1 and abs(bounds[furthest] - bounds.median()) > np.ptp(others):
+            yield furthest
+
+
+def _name(panel: Axes, place: float, point: pd.Series, left: bool) -> None:
+    panel.annotate(
+        textwrap.fill(point["label"], 18),
+        (place, point["bound"]),
+        (-4 if left else 4, 0),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="center",
+        fontsize=6.5,
+    )
+
+
 def _draw_sizes(panel: Axes, curves: pd.DataFrame, points: pd.DataFrame) -> None:
     for index, (name, part) in enumerate(curves.groupby("variant", sort=False)):
-        look = style.look(index + 2) | {"linestyle": "-"}
+        look = style.look(index + 2)
+        model = points[points["variant"] == name]
         for kl, curve in part.groupby("kl", sort=False):
             solid = kl == _PER_PAIR
-            panel.plot(
-                curve["n"],
-                curve["bound"],
-                color=look["color"],
-                linestyle="-" if solid else (0, (3, 1.5)),
-                linewidth=1.3 if solid else 0.9,
-                label=_curve_label(curve["label"].iloc[0], kl),
-                zorder=3,
-            )
-        model = points[points["variant"] == name]
-        panel.plot(model["n"], model["bound"], look["marker"], color=look["color"], zorder=4)
+            dashes = _TOTAL_DASHES[index % len(_TOTAL_DASHES)]
+            keywords = {"linestyle": "-" if solid else (0, dashes), "linewidth": 1.3 if solid else 0.9}
+            panel.plot(curve["n"], curve["bound"], color=look["color"], zorder=3, **keywords)
+            # the marker where the model was measured, and in the legend, on the line of either kind
+            label = _curve_label(curve["label"].iloc[0], kl)
+            panel.plot(model["n"], model["bound"], label=label, zorder=4, **look | keywords)
     _draw_limits(panel)
     panel.set_xscale("log")
     panel.set_xlim(_N[0], _N[-1])
     panel.minorticks_off()
     panel.set_xlabel("training pairs, $n$ (log scale)")
-    panel.set_title("(b) the same models, were there $n$ pairs", loc="left")
+    panel.set_title("(b) one model of each $\\beta$, were there $n$ pairs", loc="left")
 
 
 def _risk_axis(panel: Axes, points: pd.DataFrame) -> None:
@@ -209,4 +232,8 @@ def _statement(config: Config, points: pd.DataFrame) -> str:
         if seeds > 1
         else "One seed: no interval."
     )
-    return f"{bars} δ = {points['delta'].iloc[0]:g}."
+    named = "; a name is of the one far from the others" if any(True for _ in _outliers(points)) else ""
+    return (
+        f"{bars} δ = {points['delta'].iloc[0]:g}. (a) Models of one β stand side by side{named}. (b) The first model "
+        "of each pair of weights."
+    )

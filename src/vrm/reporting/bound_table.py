@@ -16,9 +16,8 @@ from vrm.records import RecordError
 
 from .rendering import Cell, Grid, Row, interval_cell, number, write_table
 from .results import Scorer, reward_models, row_label, starts_group
-from .stats import Interval, student_interval
+from .stats import Interval, half_width, student_interval
 
-OVER_SEEDS = "seeds (Student's t)"
 TERMS = (
     "pairs",
     "samples",
@@ -36,16 +35,21 @@ TERMS = (
     "held_out_pairs",
     "held_out_risk",
 )
+_POSSIBLE = {
+    **dict.fromkeys(("empirical_risk", "held_out_risk", "vacuous"), (0.0, 1.0)),
+    "largest_kl_per_pair": (-np.inf, np.inf),  # negative where no KL would do
+}
+"""Lowest and highest value of a term where it is not 0 and infinity; an interval ends there."""
 _HEADER = ("Reward model", "Empirical risk", "KL of w", "KL of z", "Bound", "Vacuous", "Held-out risk", "KL allowed")
 
 
 def bound(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write bound.{csv,md,tex}: one row a VRM of `reward.run`.
+    """Write bound.{csv,md,tex,html}: one row a VRM of `reward.run`.
 
     Args:
         config: names variants, seeds and the level.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a term.
+        out: directory of the four files. The CSV has one row a term.
 
     Raises:
         RecordError: nothing is variational, or terms are missing or broken.
@@ -100,12 +104,12 @@ def read_terms(results: Path, model: Scorer) -> pd.DataFrame:
 
 def _cells(config: Config, terms: pd.DataFrame) -> Iterator[Cell]:
     """Risks and the bound with their intervals; KLs a pair above the sum over the pairs."""
-    yield interval_cell(_over_seeds(config, terms["empirical_risk"]), digits=3)
+    yield interval_cell(over_seeds(config, terms, "empirical_risk"), digits=3)
     for name in ("kl_w", "kl_z"):
         yield Cell(_nats(terms[f"{name}_per_pair"].mean()), f"sum {_nats(terms[name].mean())}")
-    yield interval_cell(_over_seeds(config, terms["bound"]), digits=3)
+    yield interval_cell(over_seeds(config, terms, "bound"), digits=3)
     yield Cell(_verdict(terms["vacuous"]))
-    yield interval_cell(_over_seeds(config, terms["held_out_risk"]), digits=3)
+    yield interval_cell(over_seeds(config, terms, "held_out_risk"), digits=3)
     allowed = terms["largest_kl_per_pair"].mean()
     yield Cell(number(allowed, 2) if allowed > 0 else "none")
 
@@ -123,10 +127,10 @@ def _verdict(vacuous: pd.Series) -> str:
     return f"{int(vacuous.sum())} of {len(vacuous)} seeds"
 
 
-def _over_seeds(config: Config, values: pd.Series) -> Interval:
-    mean, low, high = student_interval(values.to_numpy(dtype=float), config.report.level)
-    resampled = OVER_SEEDS if len(values) > 1 else "nothing (one seed)"
-    return Interval(float(mean), float(low), float(high), config.report.level, resampled)
+def over_seeds(config: Config, terms: pd.DataFrame, term: str) -> Interval:
+    """Mean and interval over seeds of one of the terms that `read_terms` returned."""
+    interval = student_interval(terms[term].to_numpy(dtype=float), config.report.level)
+    return interval.within(*_POSSIBLE.get(term, (0.0, np.inf)))
 
 
 def _notes(config: Config, measured: dict[str, pd.DataFrame]) -> Iterator[str]:
@@ -149,6 +153,11 @@ def _notes(config: Config, measured: dict[str, pd.DataFrame]) -> Iterator[str]:
         f"Risks: share of pairs in the wrong order under sampled latents ({_span(terms['samples'])} draws a pair; a "
         f"tie is an error), on the training pairs and on {_span(terms['held_out_pairs'])} held-out pairs."
     )
+    width = half_width(terms["held_out_pairs"].min(), 0.5, config.report.level)
+    yield (
+        f"Both risks' intervals leave out the choice of the pairs: of the {_span(terms['held_out_pairs'])} held-out "
+        f"ones alone it is worth ±{width:.3f} at a risk of 1/2 (Wilson)."
+    )
     yield (
         "KLs: nats a pair, below them the sum over the pairs; that of z adds both responses. KL allowed: nats a pair "
         "below which the bound would not be vacuous at the same empirical risk."
@@ -169,7 +178,7 @@ def _tidy(config: Config, measured: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for name, terms in measured.items():
         for term in TERMS:
-            interval = _over_seeds(config, terms[term])
+            interval = over_seeds(config, terms, term)
             rows.append(
                 {
                     "variant": name,

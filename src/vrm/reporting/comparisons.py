@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ from .stats import Interval
 from .strata import stratify
 from .variance_components import variance_components
 
+FLIPS = 9999
+"""Random sign flips behind a p-value of one seed."""
 _SIGNS_AT_ONCE = 4_000_000  # signs held in memory at once, 8 bytes each
 
 
@@ -49,7 +51,7 @@ def paired_test(
     clusters: ArrayLike,
     rng: np.random.Generator,
     level: float = 0.95,
-    flips: int = 9999,
+    flips: int = FLIPS,
     strata: ArrayLike | None = None,
     weights: Mapping[str, float] | None = None,
     item_weights: ArrayLike | None = None,
@@ -78,14 +80,14 @@ def paired_test(
         raise ValueError("a value is not finite; leave such pairs out of both methods")
     components = variance_components(difference, clusters, strata, weights, item_weights)
     interval = components.interval(level)
-    if len(difference) > 1 and components.seeds + components.prompts > 0:
+    if len(difference) > 1 and not components.all_alike:
         return PairedTest(interval, components.p_value(), interval.resampled)
     parts = stratify(difference, clusters, strata, weights, item_weights)
     added = np.concatenate([part.share * part.sums.mean(axis=0) / part.sizes.sum() for part in parts])  # one a prompt
     return PairedTest(interval, sign_flip(added, rng, flips), f"{flips:,} sign flips over prompts")
 
 
-def sign_flip(values: ArrayLike, rng: np.random.Generator, flips: int = 9999) -> float:
+def sign_flip(values: ArrayLike, rng: np.random.Generator, flips: int = FLIPS) -> float:
     """p-value of a sum against all its terms being as likely positive as negative.
 
     Args:
@@ -125,3 +127,25 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     adjusted = np.full_like(p, np.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
     return adjusted
+
+
+def p_text(value: float) -> str:
+    """A p-value for people."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def family_note(names: Sequence[str], adjusted: ArrayLike, level: float) -> str:
+    """How many tests a table has, how their number is allowed for, and which are left.
+
+    Args:
+        names: what each test is about.
+        adjusted: their p-values by `holm`, NaN for what is no test, shape (M,).
+        level: of the table's intervals; 1 less this is the level of the tests.
+    """
+    p = np.asarray(adjusted, dtype=np.float64)
+    tests, alpha = int(np.isfinite(p).sum()), 1 - level
+    left = [name for name, value in zip(names, p, strict=True) if value < alpha]
+    return (
+        f"{tests} tests, so some of the plain p-values are small by chance alone; p, Holm: adjusted for all {tests} "
+        f"together by Holm's step-down method. Below {alpha:.2g} remain: {'; '.join(left) if left else 'none'}."
+    )

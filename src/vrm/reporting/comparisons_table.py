@@ -21,13 +21,11 @@ from vrm.evaluation.reward_bench import SECTIONS
 from vrm.records import RecordError
 
 from .accuracies import Column, members, table_columns
-from .comparisons import PairedTest, holm, paired_test
+from .comparisons import FLIPS, PairedTest, family_note, holm, p_text, paired_test
 from .rendering import Cell, Grid, Row, interval_cell, number, write_table
 from .results import PairScores, Scorer, pair_scores, read_scores, reward_model
 from .stats import half_width
 from .strata import stratify
-
-_FLIPS = 9999
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,6 @@ def _test(
         of_first.prompts,
         np.random.default_rng([config.report.seed, *key.encode()]),
         level=config.report.level,
-        flips=_FLIPS,
         strata=strata,
         weights=weights,
     )
@@ -150,14 +147,10 @@ def _rows(rows: Sequence[_Compared], adjusted: NDArray[np.float64]) -> Iterator[
             Cell(str(row.pairs)),
             interval_cell(row.test.difference, scale=100),
             Cell(f"±{number(100 * row.half_width)}"),
-            Cell(_p(row.test.p_value)),
-            Cell(_p(p)),
+            Cell(p_text(row.test.p_value)),
+            Cell(p_text(p)),
         ]
         yield Row(cells, rule=rule)
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _notes(config: Config, rows: Sequence[_Compared], adjusted: NDArray[np.float64]) -> Iterator[str]:
@@ -173,19 +166,11 @@ def _notes(config: Config, rows: Sequence[_Compared], adjusted: NDArray[np.float
     else:
         yield (
             f"Data: {config.data.label}. Difference on the same pairs, one seed ({seeds[0]}); in brackets its {level} "
-            f"interval over prompts (Student's t). p: {_FLIPS:,} sign flips over prompts, against no difference "
+            f"interval over prompts (Student's t). p: {FLIPS:,} sign flips over prompts, against no difference "
             "between these two trained models; the variation between seeds is left out."
         )
-    left = [
-        f"{row.first.label} − {row.second.label} on {row.column.title}"
-        for row, p in zip(rows, adjusted, strict=True)
-        if p < 1 - config.report.level
-    ]
-    yield (
-        f"{len(rows)} tests, so some of the plain p-values are small by chance alone; p, Holm: adjusted for all "
-        f"{len(rows)} together by Holm's step-down method. Below {1 - config.report.level:.2g} remain: "
-        f"{'; '.join(left) if left else 'none'}."
-    )
+    named = [f"{row.first.label} − {row.second.label} on {row.column.title}" for row in rows]
+    yield family_note(named, adjusted, config.report.level)
     yield (
         f"Half-width: of the {level} interval (Wilson) of the second model's accuracy on that many prompts, subsets "
         "weighted as in Table 2: what a set of this size can tell apart at all, were there one model and no seeds."

@@ -1,6 +1,8 @@
 """Figures 3 to 5: what happens along training, read from the runs' training logs.
 
 * A curve is the mean over seeds; its band is Student's t interval over seeds, and the figure says so.
+* What is measured along a training is measured on a few pairs, the same for every seed. The figure says how many, and
+  what their choice alone is worth.
 * Small multiples: one variant stands out in each panel, the others lie behind it in grey, so that bands never cover
   each other and panels still compare.
 * With one seed there is no interval; the figure says that instead.
@@ -9,7 +11,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from vrm.config import Config, ConfigError, Variant
 from vrm.records import RecordError
 
 from . import style
+from .evaluation_pairs import measured_on
 from .results import read_training, reward_model, row_label
 from .stats import student_interval
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_BELOW = 0.51  # inches below the panels, for ticks and the axis's title
 _SUPERVISION = {"kl": "KL", "mse": "MSE", "mae": "MAE", "rank": "rank"}
 
 
@@ -40,16 +44,18 @@ class Measure:
         metric: its name in the log.
         title: what the axis says, with the unit.
         scale: factor from the log's unit to the axis's.
+        possible: lowest and highest value, in the axis's unit; a band ends there.
     """
 
     split: str
     metric: str
     title: str
     scale: float = 1.0
+    possible: tuple[float, float] = (0.0, np.inf)
 
 
-TRAIN_ACCURACY = Measure("train", "accuracy", "train accuracy (%)", 100.0)
-EVAL_ACCURACY = Measure("validation", "accuracy", "eval accuracy (%)", 100.0)
+TRAIN_ACCURACY = Measure("train", "accuracy", "train accuracy (%)", 100.0, (0.0, 100.0))
+EVAL_ACCURACY = Measure("validation", "accuracy", "eval accuracy (%)", 100.0, (0.0, 100.0))
 KL = Measure("train", "kl_total", "KL (nats per pair)")
 
 
@@ -81,9 +87,12 @@ def figure4(config: Config, results: Path, out: Path) -> list[Path]:
         titles = [row_label(variant) for variant in variants.values()]
         return _small_multiples(config, results, out, "figure4", titles, measures, "other models")
     data = _curves(config, results, variants, measures)
+    statement = _statement(config, results, variants)
+    bottom = _BELOW + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, style.FULL_WIDTH))
     with style.styled():
-        figure = style.new_figure(style.FULL_WIDTH, 2.75)
-        axes = figure.subplots(1, 2, sharey=True, gridspec_kw=_margins(figure, left=0.55, bottom=0.62, top=0.55))
+        figure = style.new_figure(style.FULL_WIDTH, 2.13 + bottom)
+        margins = _margins(figure, left=0.55, bottom=bottom, top=0.55, right=0.16)
+        axes = figure.subplots(1, 2, sharey=True, gridspec_kw=margins)
         for panel, measure, letter in zip(axes, measures, "ab", strict=True):
             for index, name in enumerate(variants):
                 curve = _select(data, name, measure)
@@ -93,7 +102,7 @@ def figure4(config: Config, results: Path, out: Path) -> list[Path]:
         axes[0].set_ylabel("accuracy (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncols=min(len(labels), 5))
-        _close(figure, config)
+        style.footer(figure, statement, config.data.label)
         return style.save(figure, out, "figure4", data)
 
 
@@ -125,7 +134,7 @@ def _distinct(titles: Sequence[str], variants: dict[str, Variant]) -> list[str]:
 
 
 def _curves(config: Config, results: Path, variants: dict[str, Variant], measures: Sequence[Measure]) -> pd.DataFrame:
-    """Tidy curves: variant, label, lambda, supervision, split, metric, step, mean, low, high, level, n_seeds."""
+    """One row a variant, measure and step: the mean over seeds with its interval."""
     rows: list[dict[str, Any]] = []
     for name, variant in variants.items():
         log = read_training(results, reward_model(config, name))
@@ -133,7 +142,7 @@ def _curves(config: Config, results: Path, variants: dict[str, Variant], measure
             if variant.kind == "scalar" and measure.metric != "accuracy":
                 continue
             for step, values in _by_step(log, measure, name):
-                mean, low, high = student_interval(values * measure.scale, config.report.level)
+                band = student_interval(values * measure.scale, config.report.level).within(*measure.possible)
                 rows.append(
                     {
                         "variant": name,
@@ -143,11 +152,12 @@ def _curves(config: Config, results: Path, variants: dict[str, Variant], measure
                         "split": measure.split,
                         "metric": measure.metric,
                         "step": step,
-                        "mean": float(mean),
-                        "low": float(low),
-                        "high": float(high),
-                        "level": config.report.level,
+                        "mean": band.estimate,
+                        "low": band.low,
+                        "high": band.high,
+                        "level": band.level,
                         "n_seeds": len(values),
+                        "resampled": band.resampled,
                     }
                 )
     return pd.DataFrame(rows)
@@ -178,11 +188,14 @@ def _small_multiples(
     variants = _variants(config, name)
     data = _curves(config, results, variants, measures)
     width = max(style.FULL_WIDTH, 0.7 + 1.15 * len(variants)) if len(variants) > 1 else style.COLUMN_WIDTH + 0.6
+    statement = _statement(config, results, variants)
+    bottom = _BELOW + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, width))
     with style.styled():
-        figure = style.new_figure(width, 1.15 + 1.35 * len(measures))
+        figure = style.new_figure(width, 0.53 + bottom + 1.35 * len(measures))
         titles = [textwrap.fill(title, max(16, 84 // len(titles))) for title in titles]
         lines = 1 + max(title.count("\n") for title in titles)
-        margins = _margins(figure, left=0.62, bottom=0.62, top=0.38 + 0.14 * lines) | {"hspace": 0.14, "wspace": 0.1}
+        margins = _margins(figure, left=0.62, bottom=bottom, top=0.38 + 0.14 * lines, right=0.16)
+        margins |= {"hspace": 0.14, "wspace": 0.16}  # tick labels of neighbours stand at both sides of a gap
         grid = figure.subplots(
             len(measures), len(variants), sharex=True, sharey="row", squeeze=False, gridspec_kw=margins
         )
@@ -200,7 +213,7 @@ def _small_multiples(
             grid[0, column].set_title(title)
         figure.align_ylabels(grid[:, 0])
         _shared_legend(figure, config, others if len(variants) > 1 else None)
-        _close(figure, config)
+        style.footer(figure, statement, config.data.label)
         return style.save(figure, out, name, data)
 
 
@@ -239,8 +252,8 @@ def _finish(panel: Axes, data: pd.DataFrame, measure: Measure, xlabel: bool = Tr
 def _limits(data: pd.DataFrame, measure: Measure) -> tuple[float, float]:
     """Limits that hold every curve of a metric, and as much of the bands as is possible at all.
 
-    A t interval of three seeds can be wider than the scale; beyond twice the curves' own range it is cut, and so is
-    that of step 0, where nothing is trained. The CSV has them whole.
+    A t interval of three seeds can be wider than the scale; beyond twice the curves' own range the band is cut at the
+    axis, as the footer says, and so is that of step 0, where nothing is trained. The CSV has them whole.
     """
     part = data[data["metric"] == measure.metric]
     lowest, highest = part["mean"].min(), part["mean"].max()
@@ -249,7 +262,7 @@ def _limits(data: pd.DataFrame, measure: Measure) -> tuple[float, float]:
     lower = max(np.nanmin([trained["low"].min(), lowest]), lowest - span)
     upper = min(np.nanmax([trained["high"].max(), highest]), highest + span)
     pad = 0.05 * (upper - lower)
-    floor, ceiling = (0.0, 100.0) if measure.metric == "accuracy" else (0.0, np.inf)
+    floor, ceiling = measure.possible
     return max(lower - pad, floor - pad), min(upper + pad, ceiling + pad)
 
 
@@ -269,10 +282,14 @@ def _shared_legend(figure: Figure, config: Config, others: str | None) -> None:
     figure.legend(handles, labels, loc="upper center", ncols=len(labels))
 
 
-def _close(figure: Figure, config: Config) -> None:
+def _statement(config: Config, results: Path, variants: Mapping[str, Variant]) -> str:
     seeds = len(config.reward.seeds)
-    band = f"Bands: {100 * config.report.level:g} % Student's t interval over {seeds} seeds"
-    style.footer(figure, band if seeds > 1 else "One seed: no interval", config.data.label)
+    band = (
+        f"Bands: {100 * config.report.level:g}\u00a0% Student's t interval over {seeds} seeds, cut at the axis."
+        if seeds > 1
+        else "One seed: no interval."
+    )
+    return f"{band} {measured_on(config, results, variants)}"
 
 
 def _margins(figure: Figure, left: float, bottom: float, top: float, right: float = 0.1) -> dict[str, float]:

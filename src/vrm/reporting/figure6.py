@@ -18,7 +18,8 @@ import pandas as pd
 from vrm.config import Config, ConfigError
 
 from . import style
-from .judged_measures import MAIN, Metric, difference, measure
+from .judged_differences import compare
+from .judged_measures import MAIN, Metric, measure
 from .judged_results import Model, judged_models, read_benchmarks
 from .table1_notes import span
 
@@ -83,7 +84,7 @@ def _measure(config: Config, results: Path, names: Sequence[str]) -> pd.DataFram
             for model in shown:
                 row = _row(model, MAIN[name], measure(config, benchmark, model, MAIN[name]))
                 if model is not shown[0]:
-                    change = difference(config, benchmark, shown[0], model)
+                    change = compare(config, benchmark, shown[0], model, MAIN[name]).difference
                     ends = {"difference_low": change.low, "difference_high": change.high}
                     row |= {"difference": change.estimate} | ends
                 rows.append(row)

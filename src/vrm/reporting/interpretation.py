@@ -19,7 +19,6 @@ from vrm.evaluation.preference_accuracy import wins
 from vrm.records import PreferencePair, RecordError
 
 from .results import PROBES, PairScores, Scorer, pair_scores, reward_models
-from .stats import Interval
 from .variance_components import crossed_interval
 
 # The evaluation set whose chosen responses are better by the known truth. Where it is absent, the truth is unknown.
@@ -193,22 +192,17 @@ def _counted(config: Config, name: str, subset: str, rm: PairScores, vrm: PairSc
     first = sorted(config.reward.seeds).index(config.reward.seeds[0])  # pair_scores sorts the seeds
     found = agreement(rm.wins[first], vrm.wins[first])
     apart = np.isin(found, ("only_vrm", "only_rm"))
-    right = _interval(config, found[apart] == "only_vrm", rm.prompts[apart]).within(0, 1) if apart.any() else None
+    level, right = config.report.level, None
+    if apart.any():
+        right = crossed_interval(found[apart] == "only_vrm", rm.prompts[apart], level).within(0, 1)
     return {
         "evaluation_set": name,
         "subset": subset,
         "pairs": len(found),
         **{kind: int((found == kind).sum()) for kind in AGREEMENTS},
         "vrm_right": right,
-        "difference": _interval(config, vrm.wins - rm.wins, rm.prompts),
+        "difference": crossed_interval(vrm.wins - rm.wins, rm.prompts, level),
     }
-
-
-def _interval(config: Config, values: NDArray, prompts: NDArray[np.str_]) -> Interval:
-    """No ends where all values are alike: they would claim certainty, on however few pairs."""
-    if np.ptp(values.astype(np.float64)) == 0:
-        return Interval(float(values.flat[0]), np.nan, np.nan, config.report.level, "nothing (all alike)")
-    return crossed_interval(values, prompts, config.report.level)
 
 
 def known_truth(sets: Mapping[str, Sequence[PreferencePair]]) -> dict[tuple[str, str], str]:

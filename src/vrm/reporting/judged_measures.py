@@ -2,7 +2,8 @@
 
 * Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts (see
   `variance_components`): what hangs on one prompt (both games, both turns) counts as one.
-* LC and SC are fits, so that no item has a value: each seed has its scorer's interval, and seeds combine.
+* LC and SC are fits, so that no item has a value: their intervals are of the scorer's joint draws (see `joint_draws`).
+* Differences of two policies are `judged_differences`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vrm.config import Config
 
+from .joint_draws import from_draws
 from .judged_results import Benchmark, Model, judged_models, read_benchmarks
 from .stats import Interval
-from .student import student_quantile
 from .variance_components import crossed_interval
 
 
@@ -33,7 +34,6 @@ class Metric:
         paper: its column in the paper's table; "" where the paper has no such number.
         scale: from an item's value to the unit of the scores; 0 for a fit.
         digits: decimals for people.
-        resampled: what the scorer's own interval of a fit is over.
         possible: lowest and highest value, in the unit of the scores; an interval ends there.
     """
 
@@ -43,15 +43,14 @@ class Metric:
     paper: str
     scale: float = 0.0
     digits: int = 1
-    resampled: str = ""
     possible: tuple[float, float] = (0.0, 100.0)
 
 
 ALPACA_WR = Metric("alpaca_eval", "win_rate", "WR", "alpacaeval_wr", scale=100.0)
-ALPACA_LC = Metric("alpaca_eval", "lc_win_rate", "LC", "alpacaeval_lc", resampled="prompts")
-ALPACA_PARTIAL_LC = Metric("alpaca_eval", "lc_without_difficulty", "LC, no difficulty term*", "", resampled="prompts")
+ALPACA_LC = Metric("alpaca_eval", "lc_win_rate", "LC", "alpacaeval_lc")
+ALPACA_PARTIAL_LC = Metric("alpaca_eval", "lc_without_difficulty", "LC, no difficulty term*", "")
 ARENA_WR = Metric("arena_hard", "win_rate", "WR", "arena_hard_wr", scale=100.0)
-ARENA_SC = Metric("arena_hard", "sc_win_rate", "SC", "arena_hard_sc", resampled="battles")
+ARENA_SC = Metric("arena_hard", "sc_win_rate", "SC", "arena_hard_sc")
 MT_SCORE = Metric("mt_bench", "score", "score", "mt_bench", scale=1.0, digits=2, possible=(1.0, 10.0))
 
 # A penalty that is chosen by cross-validation may be so strong that the fit is its prior, whatever was judged.
@@ -105,15 +104,15 @@ class JudgedTable:
         return self.cells[model.base, model.method, metric]
 
 
-def measure_table(config: Config, results: Path) -> JudgedTable:
-    """Measure every judged model in every column of Table 1.
+def measure_table(config: Config, results: Path, made: str = "table1") -> JudgedTable:
+    """Measure every judged model in every column of Table 1, for the table `made`.
 
     LC without the difficulty term never stands in LC's column: it has its own, which is there where a model has no LC.
 
     Raises:
         RecordError: as `judged_results.read_benchmarks`.
     """
-    benchmarks, models = read_benchmarks(config, results, "table1"), judged_models(config)
+    benchmarks, models = read_benchmarks(config, results, made), judged_models(config)
     columns: list[Metric] = []
     for name, benchmark in benchmarks.items():
         columns.append(MAIN[name])
@@ -137,18 +136,11 @@ def measure_table(config: Config, results: Path) -> JudgedTable:
 def measure(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Measured:
     """One metric of one model, with its interval."""
     parts = [benchmark.by_policy[key] for key in model.keys if key in benchmark.by_policy]
-    prompts = {item for part in parts for item in part.index.get_level_values("item_id")}
     interval = (_of_items if metric.scale else _of_fits)(config, benchmark, model, metric)
     note = _why_missing(benchmark, model, metric) if np.isnan(interval.estimate) else ""
-    if metric.scale == 0 and not note and _is_shrunk(benchmark, model, metric):
+    if metric.scale == 0 and not note and is_shrunk(benchmark, model, metric):
         interval, note = replace(interval, low=np.nan, high=np.nan, resampled="nothing"), SHRUNK
-    return Measured(interval, len(prompts), sum(map(len, parts)), note)
-
-
-def difference(config: Config, benchmark: Benchmark, first: Model, second: Model) -> Interval:
-    """First less second in the mean over items, on the same prompts; NaN where one has a seed without a judgment."""
-    parts = [linearised(*_values(benchmark, model)) for model in (first, second)]
-    return _scaled(_over_prompts(config, benchmark, parts[0] - parts[1]), MAIN[benchmark.name].scale)
+    return Measured(interval, len(benchmark.judged(model)), sum(map(len, parts)), note)
 
 
 def linearised(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,34 +165,8 @@ def linearised(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     return mean + share * (judged - mean)
 
 
-def combine(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, level: float) -> tuple[float, float, float]:
-    """Mean over seeds, with ends that allow for the seeds' own intervals and for their differences.
-
-    The distance to an end, squared, is the seeds' mean squared distance to their own end, plus the squared half-width
-    of Student's t interval over the seeds. The former is not divided by the number of seeds: all answer the same
-    prompts, so that what these do to one seed they do to the others. One seed keeps its own interval.
-
-    Args:
-        values: one a seed, shape (S,).
-        lows: lower end of each, shape (S,).
-        highs: upper end of each, shape (S,).
-        level: of the seeds' intervals, and of the result.
-
-    Returns:
-        Mean, low, high; the ends are NaN where a seed has none.
-    """
-    value, low, high = (np.asarray(part, dtype=np.float64) for part in (values, lows, highs))
-    mean, seeds = float(value.mean()), len(value)
-    if seeds == 1:
-        return mean, float(low[0]), float(high[0])
-    between = student_quantile((1 + level) / 2, seeds - 1) ** 2 * value.var(ddof=1) / seeds
-    below, above = (float(np.sqrt(np.mean(part**2) + between)) for part in (value - low, high - value))
-    return mean, mean - below, mean + above
-
-
 def _of_items(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Interval:
-    values, weights = _values(benchmark, model)
-    interval = _over_prompts(config, benchmark, linearised(values, weights))
+    interval = _over_prompts(config, benchmark, linearised(*benchmark.values(model)))
     return _scaled(interval, metric.scale).within(*metric.possible)
 
 
@@ -208,13 +174,12 @@ def _of_fits(config: Config, benchmark: Benchmark, model: Model, metric: Metric)
     rows, level = benchmark.rows(model, metric.name), config.report.level
     if not _has_every_seed(benchmark, model, metric):
         return Interval(np.nan, np.nan, np.nan, level, "nothing")
-    mean, low, high = combine(rows["value"], rows["low"], rows["high"], level)
-    resampled = f"{metric.resampled} (one seed)" if len(rows) == 1 else f"{metric.resampled}, seeds by Student's t"
-    return Interval(mean, low, high, level, "nothing" if np.isnan(low) else resampled).within(*metric.possible)
+    draws, prompts = benchmark.drawn(model, metric.name), len(benchmark.judged(model))
+    return from_draws(rows["value"].to_numpy(), draws, prompts, level).difference.within(*metric.possible)
 
 
-def _is_shrunk(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
-    """Whether all refits to resamples of a seed give the same value: an interval without width is no precision."""
+def is_shrunk(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
+    """Whether all draws of a fit, in any seed, give the same value: an interval without width is no precision."""
     rows = benchmark.rows(model, metric.name)
     return bool((rows["high"] - rows["low"] < _NO_WIDTH).any())
 
@@ -223,19 +188,10 @@ def _has_every_seed(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
     return benchmark.rows(model, metric.name)["value"].notna().sum() == len(model.seeds)
 
 
-def _values(benchmark: Benchmark, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values and weights on the benchmark's grid, each of shape (S, N); weight 0: not judged of this policy."""
-    nothing = benchmark.items.iloc[:0].set_index(["item_id", "part"])[["value", "weight"]]
-    parts = [benchmark.by_policy.get(key, nothing).reindex(benchmark.grid).fillna(0.0) for key in model.keys]
-    values, weights = (np.stack([part[name].to_numpy(dtype=float) for part in parts]) for name in ("value", "weight"))
-    return values, weights
-
-
 def _over_prompts(config: Config, benchmark: Benchmark, values: NDArray[np.float64]) -> Interval:
     if values.size == 0 or np.isnan(values).any():
         return Interval(np.nan, np.nan, np.nan, config.report.level, "nothing")
-    prompts = benchmark.grid.get_level_values("item_id").to_numpy(dtype=str)
-    return crossed_interval(values, prompts, config.report.level)
+    return crossed_interval(values, benchmark.prompts, config.report.level)
 
 
 def _scaled(interval: Interval, scale: float) -> Interval:

@@ -1,6 +1,7 @@
-"""Reading what judging left behind: judged/<benchmark>.csv (scores), .items.csv (what they are means of) and .json.
+"""Reading what judging left behind: judged/<benchmark>.csv (scores), .items.csv, .draws.csv and .json.
 
-The scores and the items of a benchmark have to say the same, and every policy of the configuration has to be there.
+The scores, the items that they are means of, and the draws of those that are fits have to say the same, and every
+policy of the configuration has to be there.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from vrm.config import Config
+from vrm.config import Config, JudgedPolicy
+from vrm.evaluation.judged_draws import column, percentiles
 from vrm.records import RecordError
 
 from .policy_results import SFT
@@ -58,13 +61,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark's three files.
+    """One benchmark's four files.
 
     Args:
         name: the benchmark.
         source: the scores' file, for errors.
         scores: value, low, high, n and note by base, method, seed and metric; in percent, rating points, or a length.
         items: base, method, seed, item_id, part, value (0..1, or rating points) and weight of all that was judged.
+        draws: LC and SC of every policy on resamples of the questions, a row a draw and the same questions of all; by
+            `judged_draws.column`; a fit that was not resampled has no column.
         record: what the scores depend on: judge, set of models, failures.
     """
 
@@ -72,6 +77,7 @@ class Benchmark:
     source: Path
     scores: pd.DataFrame
     items: pd.DataFrame
+    draws: pd.DataFrame
     record: dict[str, Any]
 
     @cached_property
@@ -85,10 +91,34 @@ class Benchmark:
         groups = self.items.set_index(["item_id", "part"]).groupby(_KEYS)
         return {key: part[["value", "weight"]] for key, part in groups}
 
+    @cached_property
+    def prompts(self) -> NDArray[np.str_]:
+        """The prompt of each entry of the grid, shape (N,)."""
+        return self.grid.get_level_values("item_id").to_numpy(dtype=str)
+
+    def values(self, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values and weights on the grid, each of shape (S, N); weight 0: not judged of this policy."""
+        nothing = self.items.iloc[:0].set_index(["item_id", "part"])[["value", "weight"]]
+        parts = [self.by_policy.get(key, nothing).reindex(self.grid).fillna(0.0) for key in model.keys]
+        values, weights = (np.stack([part[name].to_numpy(dtype=float) for part in parts]) for name in nothing)
+        return values, weights
+
+    def judged(self, model: Model) -> set[str]:
+        """Prompts with a judgment of any of its seeds."""
+        parts = [self.by_policy[key] for key in model.keys if key in self.by_policy]
+        return {item for part in parts for item in part.index.get_level_values("item_id")}
+
     def rows(self, model: Model, metric: str) -> pd.DataFrame:
         """The scores' rows of one metric, one a seed; a seed that has none is left out."""
         wanted = [(*key, metric) for key in model.keys if (*key, metric) in self.scores.index]
         return self.scores.loc[wanted]
+
+    def drawn(self, model: Model, metric: str) -> NDArray[np.float64]:
+        """Draws of a fit, shape (B, S); B = 0 where a seed has none."""
+        names = [column(JudgedPolicy(*key).name, metric) for key in model.keys]
+        if not set(names) <= set(self.draws):
+            return np.empty((0, len(names)))
+        return self.draws[names].to_numpy(dtype=float)
 
     def length(self, model: Model) -> float:
         """Mean length of a model's answers over its seeds, in `LENGTH_UNITS`.
@@ -151,10 +181,11 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
     source, items_file = folder / f"{name}.csv", folder / f"{name}.items.csv"
     scores = _read_table(source, _SCORES, name)
     items = _read_table(items_file, _ITEMS, name)
+    draws = _read_table(folder / f"{name}.draws.csv", ("draw",), name)
     record = _read_record(folder / f"{name}.json", name, config.report.level)
     _check_scores(source, scores)
     _check_items(items_file, items)
-    benchmark = Benchmark(name, source, scores.set_index([*_KEYS, "metric"]).sort_index(), items, record)
+    benchmark = Benchmark(name, source, scores.set_index([*_KEYS, "metric"]).sort_index(), items, draws, record)
     known = set(scores[_KEYS].itertuples(index=False, name=None))
     for policy in config.judged_policies:
         if tuple(policy) not in known:
@@ -163,6 +194,7 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
                 f"answers, then run `vrm judged-scores --name {name}` again"
             )
     _check_agreement(benchmark)
+    _check_draws(benchmark, config.report.level)
     return benchmark
 
 
@@ -177,9 +209,10 @@ def _read_table(path: Path, required: Sequence[str], name: str) -> pd.DataFrame:
     lacking = [column for column in required if column not in frame]
     if lacking:
         raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; {mend} again")
-    numbers = {column: float for column in ("value", "low", "high", "weight") if column in frame}
+    whole = dict.fromkeys(frame.columns.intersection(["seed", "n", "draw"]), int)
+    numbers = dict.fromkeys(frame.columns.difference([*_TEXT, *whole]), float)
     try:
-        frame = frame.astype(numbers | {"seed": int})
+        frame = frame.astype(numbers | whole)
     except ValueError as error:
         raise RecordError(f"{path}: text where a number belongs ({error}); {mend} again") from None
     text = [column for column in _TEXT if column in frame]
@@ -239,4 +272,18 @@ def _check_agreement(benchmark: Benchmark) -> None:
             raise RecordError(
                 f"{benchmark.source}: {metric} of {key[0]}, {key[1]}, seed {key[2]} is {row['value']:.4f}, and its "
                 f"items say {mean:.4f}; run `vrm judged-scores --name {benchmark.name}` again"
+            )
+
+
+def _check_draws(benchmark: Benchmark, level: float) -> None:
+    """The ends of each fit's interval in the scores are those of its draws."""
+    for (*key, metric), row in benchmark.scores.iterrows():
+        name = column(JudgedPolicy(*key).name, metric)
+        if name not in benchmark.draws:
+            continue
+        ends = np.array(percentiles(benchmark.draws[name], level))
+        if not np.allclose(row[["low", "high"]].to_numpy(dtype=float), ends, atol=1e-2, equal_nan=True):
+            raise RecordError(
+                f"{benchmark.source}: {metric} of {key[0]}, {key[1]}, seed {key[2]} has another interval than its "
+                f"draws; run `vrm judged-scores --name {benchmark.name}` again"
             )

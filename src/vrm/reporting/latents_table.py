@@ -16,22 +16,30 @@ from vrm.config import Config
 from vrm.evaluation.latents import weight_recovery
 from vrm.records import RecordError
 
+from .evaluation_pairs import evaluation_pairs, first_pairs
 from .rendering import Cell, Grid, Row, interval_cell, write_table
 from .results import Scorer, read_scores, read_training, reward_models, row_label, starts_group
 from .stats import Interval, student_interval
 from .variance_components import crossed_interval
 
-OVER_SEEDS = "seeds (Student's t)"
-
 
 @dataclass(frozen=True)
 class _Quantity:
-    """A column of the table: its name in the files, its title, its digits, and the split of the training log."""
+    """A column of the table.
+
+    Args:
+        metric: its name in the files.
+        title: what stands above it.
+        digits: decimals for people.
+        split: of the training log; "" for what is read from scores.
+        possible: lowest and highest value; an interval ends there. The units of z end at their number, besides.
+    """
 
     metric: str
     title: str
     digits: int
     split: str = ""
+    possible: tuple[float, float] = (0.0, np.inf)
 
 
 # The negative ELBO is read where latents are sampled: at posterior means the bound of log 2 does not hold.
@@ -42,19 +50,19 @@ _FROM_TRAINING = (
     _Quantity("negative_elbo", "negative ELBO (nats)", 3, "batch"),
 )
 _RECOVERY = (
-    _Quantity("weight_correlation/mean", "correlation with true w", 2),
-    _Quantity("weight_mae", "absolute error of w", 3),
-    _Quantity("weight_mae_constant", "the same, best constant w", 3),
+    _Quantity("weight_correlation/mean", "correlation with true w", 2, possible=(-1.0, 1.0)),
+    _Quantity("weight_mae", "absolute error of w", 3, possible=(0.0, 1.0)),
+    _Quantity("weight_mae_constant", "the same, best constant w", 3, possible=(0.0, 1.0)),
 )
 
 
 def latents_table(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write latents.{csv,md,tex}: one row a VRM of `reward.run`.
+    """Write latents.{csv,md,tex,html}: one row a VRM of `reward.run`.
 
     Args:
         config: names variants, aspects, seeds and the level; weights are read on the first set of `evaluation.run`.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a number.
+        out: directory of the four files. The CSV has one row a number.
 
     Raises:
         RecordError: scores or training logs are missing, or lack the weights or a metric.
@@ -76,7 +84,7 @@ def latents_table(config: Config, results: Path, out: Path) -> list[Path]:
         caption=f"The latents of each VRM at the end of training. Data: {config.data.label}.",
         header=[Cell("Reward model"), *(Cell(quantity.title) for quantity in quantities)],
         rows=rows,
-        notes=list(_notes(config, quantities)),
+        notes=list(_notes(config, results, quantities, [model.name for model in models])),
     )
     return write_table(out, [grid], _tidy(config, measured))
 
@@ -96,10 +104,9 @@ def _learned_weights(config: Config, scores: pd.DataFrame, name: str) -> Iterato
         if column not in scores or scores[column].isna().any():
             raise RecordError(f"scores of {name}: column {column} is missing or has gaps; score the variant again")
         table = scores.pivot_table(index="prompt_id", columns="seed", values=column, aggfunc="first")  # (N, S)
-        yield (
-            _Quantity(column, f"w: {aspect.replace('_', ' ')}", 3),
-            crossed_interval(table.to_numpy().T, table.index.to_numpy(), config.report.level).within(0, 1),
-        )
+        quantity = _Quantity(column, f"w: {aspect.replace('_', ' ')}", 3, possible=(0.0, 1.0))
+        interval = crossed_interval(table.to_numpy().T, table.index.to_numpy(), config.report.level)
+        yield quantity, interval.within(*quantity.possible)
 
 
 def _recovery(config: Config, scores: pd.DataFrame) -> Iterator[tuple[_Quantity, Interval]]:
@@ -107,7 +114,8 @@ def _recovery(config: Config, scores: pd.DataFrame) -> Iterator[tuple[_Quantity,
     by_seed = [{m.metric: m.value for m in weight_recovery(part)} for _, part in scores.groupby("seed")]
     for quantity in _RECOVERY:
         if all(quantity.metric in metrics for metrics in by_seed):
-            yield quantity, _over_seeds(config, [metrics[quantity.metric] for metrics in by_seed])
+            values = [metrics[quantity.metric] for metrics in by_seed]
+            yield quantity, student_interval(values, config.report.level).within(*quantity.possible)
 
 
 def _end_of_training(config: Config, log: pd.DataFrame, name: str) -> Iterator[tuple[_Quantity, Interval]]:
@@ -117,13 +125,9 @@ def _end_of_training(config: Config, log: pd.DataFrame, name: str) -> Iterator[t
         last = part.sort_values("step").groupby("seed")["value"].last()
         if len(last) < len(config.reward.seeds):
             raise RecordError(f"training log of {name}: a seed lacks {quantity.metric} of split {quantity.split}")
-        yield quantity, _over_seeds(config, last.to_list())
-
-
-def _over_seeds(config: Config, values: list[float]) -> Interval:
-    mean, low, high = student_interval(np.array(values), config.report.level)
-    resampled = OVER_SEEDS if len(values) > 1 else "nothing (one seed)"
-    return Interval(float(mean), float(low), float(high), config.report.level, resampled)
+        units = config.reward.variants[name].latent_dim
+        possible = (0.0, units) if quantity.metric == "active_units" else quantity.possible
+        yield quantity, student_interval(last, config.report.level).within(*possible)
 
 
 def _cells(row: dict[_Quantity, Interval], quantities: list[_Quantity]) -> Iterator[Cell]:
@@ -131,12 +135,13 @@ def _cells(row: dict[_Quantity, Interval], quantities: list[_Quantity]) -> Itera
         yield interval_cell(row[quantity], digits=quantity.digits) if quantity in row else Cell("")
 
 
-def _notes(config: Config, quantities: list[_Quantity]) -> Iterator[str]:
+def _notes(config: Config, results: Path, quantities: list[_Quantity], names: list[str]) -> Iterator[str]:
     label = config.evaluation.sets[config.evaluation.run[0]].label
     level = f"{100 * config.report.level:g} %"
     seeds = len(config.reward.seeds)
     yield f"w: posterior mean weight, mean over the prompts of {label}; a prompt counts once."
-    yield "KLs and active units: validation split, end of training; KL of z sums both responses."
+    pairs = first_pairs(evaluation_pairs(config, results, names, ["validation"]))
+    yield f"KLs and active units: {pairs} of the validation split, end of training; KL of z sums both responses."
     yield (
         "Negative ELBO: the strict one (unit KL weights) under sampled latents, last logging window of training; its "
         "expectation is never below log 2 = 0.693."
@@ -146,7 +151,8 @@ def _notes(config: Config, quantities: list[_Quantity]) -> Iterator[str]:
     if seeds > 1:
         yield (
             f"In brackets: {level} intervals; w: over {seeds} seeds and prompts (variance components, Student's t); "
-            f"all others: Student's t over {seeds} seeds."
+            f"all others: Student's t over {seeds} seeds, which leaves out the choice of pairs and prompts. None where "
+            "all seeds have the same value."
         )
     else:
         yield f"In brackets: {level} intervals of w over prompts (Student's t); one seed, so all others have none."

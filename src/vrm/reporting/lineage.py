@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,13 @@ if TYPE_CHECKING:
     from vrm.config import Config, Source
 
 NOT_READ = ("config", "out", "checkpoints", "results")
-"""Options that name something else than an input."""
+"""Options that name something else than an input; what was read of `results` is told by `run`."""
+
+ORIGIN = ("commit", "dirty", "config_sha256", "lock_sha256")
+"""What two provenance records share if their results come from the same code, configuration and packages."""
+
+REPORT = ("table", "figure", "explorer")
+"""Stages that nothing is made from but the page of the paper's claims."""
 
 CHUNK = 1 << 20
 
@@ -81,10 +89,14 @@ def judge(config: Config) -> dict[str, Any] | None:
 
 
 def run(results: Path) -> dict[str, Any]:
-    """Of a whole run: its rows at every step from raw records to pairs, and the tokenizers of its models.
+    """Of a whole run: where its parts come from, its rows from raw records to pairs, the tokenizers of its models.
 
     Args:
         results: the run's directory; what is not there is left out.
+
+    Returns:
+        `made_from` and `report`, the origins of the stages and of the tables, figures and pages that lie there (see
+        `origins`; only the page of the paper's claims is made from the latter), `rows` and `tokenizers`.
     """
     rows = {name: _json(results / "data" / f"{name}.json") for name in ("counts", "pair_counts")}
     tokenizers: dict[tuple[str | None, ...], list[str]] = {}
@@ -93,9 +105,48 @@ def run(results: Path) -> dict[str, Any]:
         tokenizers.setdefault(tuple(hashes.values()), []).append(str(model.relative_to(results)))
     names = ("tokenizer_sha256", "chat_template_sha256")
     return {
+        **origins(results),
         "rows": {name: value for name, value in rows.items() if value is not None},
         "tokenizers": [{**dict(zip(names, key, strict=True)), "models": found} for key, found in tokenizers.items()],
     }
+
+
+def origins(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """The provenance records below a directory, those of one origin in one entry: several entries are a mixed run.
+
+    Returns:
+        `made_from`, of all stages but those of `REPORT`, and `report`, of these. Each has by origin, the most frequent
+        one first: the fields of `ORIGIN`; `stages`, how many records of each stage; `records_sha256`, over the paths
+        and bytes of those records, so that two runs can be compared.
+    """
+    found: dict[str, dict[tuple[Any, ...], tuple[Counter[str], Any]]] = {"made_from": {}, "report": {}}
+    for path, content in _records(Path(results)):
+        record = json.loads(content)
+        stage, origin = record["stage"], tuple(record[name] for name in ORIGIN)
+        group = found["report" if stage in REPORT else "made_from"]
+        counts, digest = group.setdefault(origin, (Counter(), hashlib.sha256()))
+        counts[stage] += 1
+        digest.update(f"{path.relative_to(results)}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return {name: _entries(group) for name, group in found.items()}
+
+
+def _entries(group: Mapping[tuple[Any, ...], tuple[Counter[str], Any]]) -> list[dict[str, Any]]:
+    entries = [
+        dict(zip(ORIGIN, origin, strict=True))
+        | {"stages": dict(sorted(counts.items())), "records_sha256": digest.hexdigest()}
+        for origin, (counts, digest) in group.items()
+    ]
+    return sorted(entries, key=lambda entry: -sum(entry["stages"].values()))  # equal counts stay in the order of paths
+
+
+def _records(results: Path) -> Iterator[tuple[Path, bytes]]:
+    """Paths and bytes of the provenance records, sorted; other jobs of the run may remove files meanwhile."""
+    found = (Path(folder) / name for folder, _, names in os.walk(results) for name in names)
+    for path in sorted(path for path in found if path.name.endswith(".provenance.json")):
+        try:
+            yield path, path.read_bytes()
+        except FileNotFoundError:
+            continue
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 * One column of panels a base: the proxy reward above, the gold reward below, over one KL axis, so that one reads down
   at a given KL how much of the proxy's gain is real.
-* One colour and marker a reward model: PPO thick and filled, best-of-n from the same start thin, dashed and hollow.
+* One colour and marker a reward model: PPO thick and filled, each in its own dashes, so that a grey print works;
+  best-of-n from the same start thin and hollow.
 * The KL axis is a square-root scale, on which best-of-n and PPO are nearly straight while the proxy can be trusted.
 
 Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figure 1.
@@ -10,7 +11,6 @@ Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figur
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,6 @@ _TITLES = {
     "proxy": "(a) proxy reward, gain\n(SD of rewards at start)",
     "gold": "(b) gold reward, gain\n(the judge's unit)",
 }
-# Inches, a little above the mean of the font.
-_LETTER_WIDTH = 0.06
-_FOOTER_LETTER_WIDTH = 0.05
 
 
 def overoptimisation(config: Config, results: Path, out: Path) -> list[Path]:
@@ -76,10 +73,9 @@ def _panels(config: Config, data: pd.DataFrame, measures: list[str]) -> tuple[Fi
     bases = len(config.policy.run_bases)
     width = 4.6 if bases == 1 else max(style.FULL_WIDTH, 0.9 + 2.2 * bases)
     handles, labels = _legend(config, data)
-    columns = max(1, int((width - 0.1) / (0.6 + _LETTER_WIDTH * max(map(len, labels)))))
-    room = width - 0.3 - _LETTER_WIDTH * len(f"Data: {config.data.label}")
-    statement = textwrap.wrap(_statement(config), max(20, int(room / _FOOTER_LETTER_WIDTH)))
-    top, bottom = 0.36 + 0.16 * -(-len(labels) // columns), 0.62 + 0.11 * len(statement)
+    columns, statement = style.legend_columns(labels, width), _statement(config)
+    lines = len(style.footer_lines(statement, config.data.label, width))
+    top, bottom = 0.36 + 0.16 * -(-len(labels) // columns), 0.62 + style.FOOTER_LINE * lines
     height = top + bottom + 1.75 * len(measures)
     figure = style.new_figure(width, height)
     margins = {"left": 0.72 / width, "right": 1 - 0.1 / width, "bottom": bottom / height, "top": 1 - top / height}
@@ -94,7 +90,7 @@ def _panels(config: Config, data: pd.DataFrame, measures: list[str]) -> tuple[Fi
     figure.legend(handles, labels, loc="upper center", ncols=columns)
     middle = (margins["left"] + margins["right"]) / 2
     figure.text(middle, (bottom - 0.28) / height, _KL_TITLE, ha="center", va="top", fontsize=8)
-    style.footer(figure, "\n".join(statement), config.data.label)
+    style.footer(figure, statement, config.data.label)
     return figure, grid
 
 
@@ -127,12 +123,12 @@ def _draw(panel: Axes, curve: pd.DataFrame, measure: str, **keywords: Any) -> No
 
 
 def _ppo_look(index: int) -> dict[str, Any]:
-    return style.look(index) | {"linestyle": "-", "markeredgewidth": 0}
+    return style.look(index) | {"markeredgewidth": 0}
 
 
 def _best_of_n_look(look: dict[str, Any]) -> dict[str, Any]:
     hollow = {"markerfacecolor": "white", "markeredgewidth": 0.6, "markersize": 2.6}
-    return look | hollow | {"linestyle": (0, (3, 1.5)), "linewidth": 0.7}
+    return look | hollow | {"linestyle": "-", "linewidth": 0.6}
 
 
 def _legend(config: Config, data: pd.DataFrame) -> tuple[list[Any], list[str]]:
@@ -142,7 +138,7 @@ def _legend(config: Config, data: pd.DataFrame) -> tuple[list[Any], list[str]]:
     handles: list[Any] = [Line2D([], [], **_ppo_look(index)) for index in range(len(names))]
     labels = [row_label(config.policy.methods[name]) for name in names]
     handles.append(Line2D([], [], **_best_of_n_look(style.look(0) | {"color": style.MUTED})))
-    labels.append(f"best-of-n (dashed, n ≤ {data['n'].max():.0f})")
+    labels.append(f"best-of-n (thin, hollow; n ≤ {data['n'].max():.0f})")
     if data["proxy_low"].notna().any():
         handles.append(Line2D([], [], color=style.MUTED, alpha=0.5, linewidth=1.1))
         labels.append(f"{100 * config.report.level:g} % interval")

@@ -32,7 +32,7 @@ PPO = "ppo"
 COLUMNS = (
     *("base", "method", "label", "reward_model", "optimiser", "step", "n", "kl"),
     *("proxy", "proxy_low", "proxy_high", "proxy_mean", "gold", "gold_low", "gold_high", "gold_mean"),
-    *("length", "level", "n_prompts", "n_seeds"),
+    *("length", "level", "n_prompts", "n_seeds", "resampled"),
 )
 
 
@@ -61,7 +61,8 @@ def overoptimisation_curves(config: Config, results: Path) -> pd.DataFrame:
     """One row a point, with `COLUMNS`; `optimiser` is `ppo`, which has a step, or `best_of_n`, which has an n.
 
     `proxy` and `gold` are gains with `_low` and `_high`, `proxy_mean` and `gold_mean` the rewards in their own units;
-    `length` is a mean in tokens. The gold columns are empty without a gold judge.
+    `length` is a mean in tokens. The gold columns are empty without a gold judge; the start, which is 0 by
+    definition, has no ends. `resampled` is of both intervals.
 
     Raises:
         RecordError: a file is missing or broken, or a reward model gives every answer the same reward.
@@ -130,12 +131,12 @@ def _best_of_n(config: Config, base: str, reward: str, answers: _Answers) -> Ite
     label = f"best-of-n, {row_label(config.reward.variants[reward])}"
     for n in doublings(by_seed.shape[2]):
         rewards = best(by_seed, n)
-        gain = (rewards - by_seed.mean(axis=2)) / answers.spread(reward)
+        gain = (rewards - best(by_seed, 1)) / answers.spread(reward)
         point = {"n": n, "kl": best_of_n_kl(n), "length": float(best(answers.length, n).mean())}
         point |= _gain(config, "proxy", answers.prompts, gain, rewards)
         if answers.gold is not None:
             gold = best(answers.gold, n)
-            point |= _gain(config, "gold", answers.prompts, gold - answers.gold.mean(axis=2), gold)
+            point |= _gain(config, "gold", answers.prompts, gold - best(answers.gold, 1), gold)
         names = _names(config, base, BEST_OF_N, label, reward, BEST_OF_N)
         yield names | point | {"n_prompts": len(answers.prompts)}
 
@@ -152,7 +153,7 @@ def _names(config: Config, base: str, method: str, label: str, reward: str, opti
     }
 
 
-def _gain(config: Config, measure: str, prompts: NDArray, gain: NDArray, rewards: NDArray) -> dict[str, float]:
+def _gain(config: Config, measure: str, prompts: NDArray, gain: NDArray, rewards: NDArray) -> dict[str, Any]:
     """Mean of the gain, (S, P), with its interval, and of the rewards in their own unit."""
     interval = crossed_interval(gain, prompts, config.report.level)
     return {
@@ -160,4 +161,5 @@ def _gain(config: Config, measure: str, prompts: NDArray, gain: NDArray, rewards
         f"{measure}_low": interval.low,
         f"{measure}_high": interval.high,
         f"{measure}_mean": float(rewards.mean()),
+        **({"resampled": interval.resampled} if measure == "proxy" else {}),
     }

@@ -67,11 +67,17 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def interval_cell(interval: Interval, scale: float = 1.0, digits: int = 1) -> Cell:
-    """An estimate above its interval; the estimate alone where there is no interval."""
+    """An estimate above its interval; the estimate alone where there is no interval.
+
+    With more digits where both ends would read the same, up to three: an interval without width claims certainty.
+    """
     if math.isnan(interval.low):
         return Cell(number(scale * interval.estimate, digits))
-    low, high = number(scale * interval.low, digits), number(scale * interval.high, digits)
-    return Cell(number(scale * interval.estimate, digits), f"[{low}, {high}]")
+    for shown in range(digits, digits + 4):
+        low, high = number(scale * interval.low, shown), number(scale * interval.high, shown)
+        if low != high:
+            break
+    return Cell(number(scale * interval.estimate, shown), f"[{low}, {high}]")
 
 
 def write_table(out: Path, grids: Sequence[Grid], cells: pd.DataFrame) -> list[Path]:

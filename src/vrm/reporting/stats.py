@@ -3,6 +3,7 @@
 * `Interval`: what every table shows; `variance_components` makes those over seeds and prompts.
 * `student_interval`: Student's t over seeds, for curves and for statistics that are one number a seed.
 * `half_width`: what a set of pairs can tell apart at all.
+* Where nothing varies there are no ends: an interval without width would claim certainty, on however few items.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .student import student_quantile
+
+ALL_ALIKE = "nothing (all alike)"
+"""What an interval without ends is over, where several values were all the same."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +45,22 @@ class Interval:
         return replace(self, low=low, high=high)
 
 
-def student_interval(values: ArrayLike, level: float = 0.95) -> tuple[NDArray, NDArray, NDArray]:
+def student_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Mean over seeds with Student's t interval.
 
     Args:
-        values: one value a seed (and column), shape (S,) or (S, T).
+        values: one value a seed, shape (S,).
         level: nominal coverage.
 
     Returns:
-        Mean, low, high, each of shape () or (T,). Low and high are NaN for one seed: there is no interval then.
+        Its ends are NaN for one seed, and where all seeds have the same value.
     """
     values = np.asarray(values, dtype=np.float64)
-    seeds = values.shape[0]
-    mean = values.mean(axis=0)
-    if seeds == 1:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = student_quantile((1 + level) / 2, seeds - 1) * values.std(axis=0, ddof=1) / np.sqrt(seeds)
-    return mean, mean - half, mean + half
+    mean, seeds = float(values.mean()), len(values)
+    if seeds == 1 or np.ptp(values) == 0:
+        return Interval(mean, np.nan, np.nan, level, "nothing (one seed)" if seeds == 1 else ALL_ALIKE)
+    half = student_quantile((1 + level) / 2, seeds - 1) * float(values.std(ddof=1)) / math.sqrt(seeds)
+    return Interval(mean, mean - half, mean + half, level, "seeds (Student's t)")
 
 
 def half_width(n: float, rate: float, level: float = 0.95) -> float:

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +34,23 @@ PURPLE = "#CC79A7"
 ORANGE = "#E69F00"
 SKY = "#56B4E9"
 
-# Ordered so that neighbours differ in lightness too.
-_LOOKS = (
-    (BLUE, "-", "o"),
-    (VERMILION, (0, (4, 1.5)), "s"),
-    (GREEN, (0, (1, 1.2)), "^"),
-    (PURPLE, (0, (5, 1.2, 1, 1.2)), "D"),
-    (ORANGE, (0, (7, 2)), "v"),
-    ("#000000", (0, (2, 1, 1, 1, 1, 1)), "P"),
-    (SKY, "-", "X"),
+# Of the first six, neighbours differ in lightness too, by 12 or more (CIE L*, in comments), for prints in grey.
+LOOKS = (
+    (BLUE, "-", "o"),  # 46
+    (ORANGE, (0, (4, 1.5)), "s"),  # 71
+    ("#000000", (0, (1, 1.2)), "^"),  # 0
+    (GREEN, (0, (5, 1.2, 1, 1.2)), "D"),  # 58
+    (SKY, (0, (7, 2)), "v"),  # 70
+    (VERMILION, (0, (2, 1, 1, 1, 1, 1)), "P"),  # 54
+    (PURPLE, "-", "X"),  # 61
 )
+
+LETTER_WIDTH = 0.06
+"""Inches of a letter in a legend or a data label, a little above the mean of the font."""
+_FOOTER_LETTER_WIDTH = 0.05
+FOOTER_LINE = 0.11
+"""Inches of a line of the footer."""
+_HANDLE_WIDTH = 0.6  # inches of a legend's line, with the space around it
 
 _SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
@@ -82,7 +90,7 @@ _SETTINGS = {
 
 def look(index: int) -> dict[str, Any]:
     """Line keywords (color, linestyle, marker) of the index-th series of a figure."""
-    color, linestyle, marker = _LOOKS[index % len(_LOOKS)]
+    color, linestyle, marker = LOOKS[index % len(LOOKS)]
     return {"color": color, "linestyle": linestyle, "marker": marker}
 
 
@@ -105,9 +113,21 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """In how many columns a legend fits a figure of that width in inches."""
+    return max(1, min(len(labels), int((width - 0.1) / (_HANDLE_WIDTH + LETTER_WIDTH * max(map(len, labels))))))
+
+
+def footer_lines(statement: str, label: str, width: float) -> list[str]:
+    """The statement in lines that leave room for the data's label, in a figure of that width in inches."""
+    room = width - 0.3 - LETTER_WIDTH * len(f"Data: {label}")
+    return textwrap.wrap(statement, max(20, int(room / _FOOTER_LETTER_WIDTH)))
+
+
 def footer(figure: Figure, statement: str, label: str) -> None:
-    """Write what the bands are (left) and what the data are (right) along the lower edge."""
-    height = figure.get_figheight()
+    """Write what the bands are (left) and what the data are (right) along the lower edge; see `footer_lines`."""
+    width, height = figure.get_size_inches()
+    statement = "\n".join(footer_lines(statement, label, width))
     figure.text(0.008, 0.05 / height, statement, ha="left", va="bottom", fontsize=6.5, color=MUTED)
     figure.text(0.992, 0.05 / height, f"Data: {label}", ha="right", va="bottom", fontsize=7.5, color=INK, weight="bold")
 

@@ -30,13 +30,14 @@ _REWARD_KINDS = {"ppo": "scalar", "vrm_ppo": "variational"}
 
 
 def table1(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write table1.{csv,md,tex}: one row a judged policy, the columns those of `benchmarks.run`.
+    """Write table1.{csv,md,tex,html}: one row a judged policy, the columns those of `benchmarks.run`.
 
     Args:
         config: names bases, methods, seeds, benchmarks and the level; `policy.bases.<base>.paper` names the policy of
             the paper whose values stand beside a base's.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a cell, in percent or rating points.
+        out: directory of the four files. The CSV has one row a cell, in percent or rating points; `paper_method`
+            is the paper's name of the row, whether or not the base stands for one of the paper's policies.
 
     Raises:
         ConfigError: the paper has no policy of such a name.
@@ -55,13 +56,12 @@ def table1(config: Config, results: Path, out: Path) -> list[Path]:
         notes=list(notes(config, table, has_paper=bool(paper))),
         text_columns=2,
     )
-    return write_table(out, [grid], _tidy(table, paper))
+    return write_table(out, [grid], _tidy(config, table, paper))
 
 
 def _paper_values(config: Config, table: JudgedTable) -> Paper:
     """The paper's values of the bases that stand for a policy of the paper, for the paper's own methods."""
-    text = files("vrm.reporting").joinpath("paper/table1.csv").read_text(encoding="utf-8")
-    published = {(row["policy"], slug(row["method"])): row for row in csv.DictReader(text.splitlines())}
+    published = {(row["policy"], slug(row["method"])): row for row in _published()}
     policies = dict.fromkeys(policy for policy, _ in published)
     values: Paper = {}
     for model in table.models:
@@ -73,6 +73,11 @@ def _paper_values(config: Config, table: JudgedTable) -> Paper:
             shown = [metric for metric in table.columns if metric.paper]
             values |= {(model.base, model.method, metric): float(row[metric.paper]) for metric in shown}
     return values
+
+
+def _published() -> list[dict[str, str]]:
+    text = files("vrm.reporting").joinpath("paper/table1.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def _paper_method(config: Config, model: Model) -> str:
@@ -115,14 +120,18 @@ def _rows(config: Config, table: JudgedTable, paper: Paper) -> Iterator[Row]:
             yield Row([Cell(str(name)), Cell(f"{model.label}, in the paper†"), *cells])
 
 
-def _tidy(table: JudgedTable, paper: Paper) -> pd.DataFrame:
+def _tidy(config: Config, table: JudgedTable, paper: Paper) -> pd.DataFrame:
     """One row a cell."""
-    return pd.DataFrame([_tidy_row(table, paper, model, metric) for model in table.models for metric in table.columns])
+    names = {slug(row["method"]): row["method"] for row in _published()}
+    rows = []
+    for model in table.models:
+        paper_method = names.get(_paper_method(config, model), "")
+        rows += [_tidy_row(table, paper, model, metric, paper_method) for metric in table.columns]
+    return pd.DataFrame(rows)
 
 
-def _tidy_row(table: JudgedTable, paper: Paper, model: Model, metric: Metric) -> dict[str, Any]:
+def _tidy_row(table: JudgedTable, paper: Paper, model: Model, metric: Metric, paper_method: str) -> dict[str, Any]:
     cell = table.cell(model, metric)
-    published = paper.get((model.base, model.method, metric), np.nan)
     return {
         "base": model.base,
         "method": model.method,
@@ -136,8 +145,8 @@ def _tidy_row(table: JudgedTable, paper: Paper, model: Model, metric: Metric) ->
         "n_prompts": cell.prompts,
         "n_judgments": cell.judgments,
         "n_seeds": len(model.seeds),
-        "paper": published,
-        "difference": cell.interval.estimate - published,
+        "paper_method": paper_method,
+        "paper": paper.get((model.base, model.method, metric), np.nan),
         "resampled": cell.interval.resampled,
         "note": cell.note,
     }

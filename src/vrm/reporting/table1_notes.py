@@ -9,7 +9,7 @@ import numpy as np
 
 from vrm.config import Config
 
-from .judged_measures import ALPACA_LC, ALPACA_PARTIAL_LC, ARENA_SC, SHRUNK, JudgedTable
+from .judged_measures import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedTable
 from .judged_results import Benchmark, Model
 
 _PAPER_NOTE = (
@@ -57,23 +57,30 @@ def _interval_note(config: Config) -> str:
 
 def _fit_notes(config: Config, table: JudgedTable) -> Iterator[str]:
     """How the intervals of LC and SC come about."""
-    fits = [metric for metric in table.columns if not metric.scale]
-    for metric in fits:
-        name = metric.title.removesuffix("*")
-        if all(np.isnan(table.cell(model, metric).interval.low) for model in table.models):
-            yield f"{name}: a fit, for which its package gives no interval."
-        elif metric == ARENA_SC:
-            yield (
-                f"{name}: a fit; its interval is over battles, as the benchmark has it, and takes the battles of a "
-                "prompt as independent, so that it is too narrow."
-            )
-        else:
-            yield f"{name}: a fit; its interval is of a bootstrap over prompts by the scorer."
-    if fits and len(config.policy.seeds) > 1:
+    fits = {metric.title.removesuffix("*"): metric for metric in table.columns if not metric.scale}
+    alone = [
+        name
+        for name, metric in fits.items()
+        if all(np.isnan(table.cell(model, metric).interval.low) for model in table.models)
+    ]
+    drawn = [name for name in fits if name not in alone]
+    if drawn:
         yield (
-            "Fits of several seeds: the squared half-width is the mean of the seeds' own, squared, plus that of "
-            "Student's t over the seeds, squared."
+            f"{_listed(drawn)}: fits; in brackets the interval of the scorer's joint bootstrap over prompts: a draw "
+            "takes prompts with replacement, the same for all policies, and fits all again."
         )
+    if "SC" in drawn:
+        yield (
+            "SC: the benchmark's own code draws single battles instead. That takes those of a prompt for independent, "
+            "and its intervals are too narrow."
+        )
+    if drawn and len(config.policy.seeds) > 1:
+        yield (
+            "Fits of several seeds: a draw's value is the mean over seeds, which are not drawn themselves; what they "
+            "add is estimated from their values and allowed for by Student's t, as for WR."
+        )
+    if alone:
+        yield f"{_listed(alone)}: fits that were not resampled, hence without an interval."
 
 
 def _judge_notes(config: Config, table: JudgedTable) -> Iterator[str]:
@@ -100,7 +107,7 @@ def _alpaca_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> I
         yield (
             f"* {label}: a win rate controlled for length, without AlpacaEval's term for how difficult an instruction "
             f"is ({_reason(table, benchmark)}). It is not the official LC nor comparable with it; the paper's LC is "
-            "not repeated beside it. On few prompts its penalty draws it towards 50."
+            "not repeated beside it."
         )
 
 
@@ -204,6 +211,11 @@ def _reading_notes(config: Config, table: JudgedTable) -> Iterator[str]:
             widths.append(f"{_label(config, metric.benchmark)} {metric.title} {ends}")
     if widths:
         yield f"Half-widths of the intervals: {', '.join(widths)}."
+    if "comparisons_judged" in config.report.tables:
+        yield (
+            "Whether two policies differ is asked in the table comparisons_judged, on the same prompts; whether their "
+            "intervals here overlap is no answer."
+        )
     if count > 1:
         missed = count * (1 - config.report.level)
         yield (

@@ -19,11 +19,12 @@ from vrm.config import Config
 from .accuracies import Column, Measured, Measurements, measure, slug
 from .rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from .results import Scorer, starts_group
-from .table2_notes import notes
+from .stats import Interval
+from .table2_notes import clean_notes, notes
 
 
 def table2(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write table2.{csv,md,tex}: one row a scorer, one column a set of `evaluation.run`.
+    """Write table2.{csv,md,tex,html}: one row a scorer, one column a set of `evaluation.run`.
 
     The scorers are the preference-trained policies of `policy.scorers_from`, if that names a base, and the variants of
     `reward.run`. The probes are left out: the world table reads them one by one.
@@ -31,7 +32,8 @@ def table2(config: Config, results: Path, out: Path) -> list[Path]:
     Args:
         config: names rows, columns, seeds and the level.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a cell, in points.
+        out: directory of the four files. The CSV has one row a cell, in points; `paper_method` is the paper's name of
+            the row.
 
     Raises:
         RecordError: as `accuracies.measure`.
@@ -53,14 +55,20 @@ def table2(config: Config, results: Path, out: Path) -> list[Path]:
 
 def _paper_values(measured: Measurements) -> dict[tuple[str, Column], float]:
     """The paper's values by (scorer, column), for the scorers whose name or label is a method of the paper."""
-    text = files("vrm.reporting").joinpath("paper/table2.csv").read_text(encoding="utf-8")
-    methods = {slug(row["method"]): row for row in csv.DictReader(text.splitlines())}
     values = {}
     for scorer in measured.scorers:
-        row = methods.get(slug(scorer.name)) or methods.get(slug(scorer.label))
-        if row and not scorer.ours:
-            values |= {(scorer.name, c): float(row[c.paper]) for c in measured.columns if c.paper in row}
+        row = _paper_row(scorer)
+        values |= {(scorer.name, c): float(row[c.paper]) for c in measured.columns if c.paper in row}
     return values
+
+
+def _paper_row(scorer: Scorer) -> dict[str, str]:
+    """The paper's row of a scorer; empty where it has none."""
+    if scorer.ours:
+        return {}
+    text = files("vrm.reporting").joinpath("paper/table2.csv").read_text(encoding="utf-8")
+    methods = {slug(row["method"]): row for row in csv.DictReader(text.splitlines())}
+    return methods.get(slug(scorer.name)) or methods.get(slug(scorer.label)) or {}
 
 
 def _header(measured: Measurements) -> Iterator[Cell]:
@@ -89,11 +97,18 @@ def _without_leaked(config: Config, measured: Measurements, first: str) -> Itera
         return
     rows = []
     for scorer, previous in zip(measured.scorers, [None, *measured.scorers], strict=False):
-        cells = [measured.cells.get((scorer.name, column)) for column in columns]
-        values = [Cell(number(100 * cell.without_leaked) if cell else EMPTY) for cell in cells]
+        cells = [_clean(measured, scorer, column) for column in columns]
+        values = [interval_cell(cell.interval, scale=100) if cell else Cell(EMPTY) for cell in cells]
         rows.append(Row([Cell(scorer.label), *values], rule=starts_group(previous, scorer)))
+    counts = [_clean(measured, measured.scorers[0], column) for column in columns]
+    titles = [Cell(c.title, f"n = {cell.pairs if cell else 0}") for c, cell in zip(columns, counts, strict=True)]
     caption = f"The same without the prompts that also occur in training. Data: {config.data.label}."
-    yield Grid("table2-without-leaked", caption, [Cell(first), *(Cell(c.title) for c in columns)], rows)
+    yield Grid("table2-without-leaked", caption, [Cell(first), *titles], rows, list(clean_notes(config, measured)))
+
+
+def _clean(measured: Measurements, scorer: Scorer, column: Column) -> Measured | None:
+    cell = measured.cells.get((scorer.name, column))
+    return cell and cell.without_leaked
 
 
 def _tidy(measured: Measurements, paper: dict[tuple[str, Column], float]) -> pd.DataFrame:
@@ -108,6 +123,8 @@ def _tidy(measured: Measurements, paper: dict[tuple[str, Column], float]) -> pd.
 
 
 def _tidy_row(scorer: Scorer, column: Column, cell: Measured, paper: float) -> dict[str, Any]:
+    nothing = Measured(Interval(np.nan, np.nan, np.nan, cell.interval.level, "nothing (no pair)"), 0, 0)
+    clean = cell.without_leaked or nothing
     return {
         "variant": scorer.name,
         "label": scorer.label,
@@ -121,7 +138,11 @@ def _tidy_row(scorer: Scorer, column: Column, cell: Measured, paper: float) -> d
         "n_pairs": cell.pairs,
         "n_prompts": cell.prompts,
         "n_seeds": len(scorer.seeds),
-        "without_leaked": 100 * cell.without_leaked,
+        "without_leaked": 100 * clean.interval.estimate,
+        "without_leaked_low": 100 * clean.interval.low,
+        "without_leaked_high": 100 * clean.interval.high,
+        "n_pairs_without_leaked": clean.pairs,
+        "paper_method": _paper_row(scorer).get("method", ""),
         "paper": paper,
         "resampled": cell.interval.resampled,
     }

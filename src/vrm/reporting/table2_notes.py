@@ -33,6 +33,17 @@ def notes(config: Config, measured: Measurements, has_paper: bool) -> Iterator[s
     yield from _count_notes(config, measured)
 
 
+def clean_notes(config: Config, measured: Measurements) -> Iterator[str]:
+    """The notes below the table without leaked prompts: its intervals, and what may be missing from a section."""
+    policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
+    models = [scorer for scorer in measured.scorers if scorer.group != "policy"]
+    yield from _interval_notes(config, policies, models)
+    yield (
+        "Of the sets that share a prompt with the training data; prompts are the same where they are equal in Unicode "
+        "NFKC, whatever their case and white space. Sections are weighted as above, over the subsets that are left."
+    )
+
+
 def _interval_notes(config: Config, policies: Sequence[Scorer], models: Sequence[Scorer]) -> Iterator[str]:
     """Seeds and intervals; apart for policies where they have other seeds than the reward models."""
     same = not policies or list(policies[0].seeds) == list(models[0].seeds)

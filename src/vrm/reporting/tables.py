@@ -8,6 +8,7 @@ from pathlib import Path
 from vrm.config import Config
 
 from .bound_table import bound
+from .comparisons_judged import comparisons_judged
 from .comparisons_table import comparisons
 from .latents_table import latents_table
 from .paper_page import paper_page
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "table1": table1,
     "table2": table2,
     "comparisons": comparisons,
+    "comparisons_judged": comparisons_judged,
     "bound": bound,
     "world": world_table,
     "latents": latents_table,
@@ -31,6 +33,7 @@ __all__ = [
     "TABLES",
     "bound",
     "comparisons",
+    "comparisons_judged",
     "latents_table",
     "paper_page",
     "table1",

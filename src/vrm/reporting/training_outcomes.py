@@ -21,6 +21,7 @@ from .variance_components import crossed_interval
 FALLS, RISES = "falls", "rises"
 _PREFERENCE = ("loss", "margin", "chosen_logratio", "rejected_logratio")
 _PPO = ("reward", "kl", "entropy", "length")
+_NEVER_NEGATIVE = ("kl", "entropy", "length")
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def outcomes(config: Config, results: Path, training: Training) -> dict[str, Out
 
 def _outcome(config: Config, training: Training, metric: str, change: Change) -> Outcome:
     expected = RISES if training.is_ppo else FALLS
+    lowest = 0.0 if metric in _NEVER_NEGATIVE else -np.inf
     return Outcome(
         start=float(change.start.mean()),
-        end=crossed_interval(change.end, change.prompts, config.report.level),
+        end=crossed_interval(change.end, change.prompts, config.report.level).within(lowest, np.inf),
         change=crossed_interval(change.end - change.start, change.prompts, config.report.level),
         items=len(change.prompts),
         expected=expected if metric == training.objective else "",
@@ -133,7 +135,7 @@ def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
     if not training.method.needs_reference:
         return outcome
     level = config.report.level
-    return Outcome(np.nan, outcome.end, Interval(np.nan, np.nan, np.nan, level, ""), outcome.items)
+    return Outcome(np.nan, outcome.end, Interval(np.nan, np.nan, np.nan, level, "nothing (no start)"), outcome.items)
 
 
 def _gold(results: Path, run: PolicyRun) -> Change:

@@ -27,12 +27,12 @@ Measured = Sequence[tuple[Training, Mapping[str, Outcome]]]
 
 
 def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write training_summary.{csv,md,tex}: one row a training of `policy.run_bases`.
+    """Write training_summary.{csv,md,tex,html}: one row a training of `policy.run_bases`.
 
     Args:
         config: names bases, methods, seeds and the level.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a training and metric.
+        out: directory of the four files. The CSV has one row a training and metric.
 
     Raises:
         RecordError: nothing is trained, or a file is missing or broken.
@@ -221,6 +221,8 @@ def _tidy(config: Config, measured: Measured) -> pd.DataFrame:
             "n_seeds": len(training.run.seeds),
             "expected": outcome.expected,
             "verdict": outcome.verdict,
+            "resampled": outcome.change.resampled,
+            "end_resampled": outcome.end.resampled,
         }
         for training, found in measured
         for metric, outcome in found.items()

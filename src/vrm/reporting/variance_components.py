@@ -5,21 +5,20 @@
   own degrees of freedom ask for: 4.3 for three seeds, 1.96 for hundreds of prompts.
 * Seeds' means also differ by the rest, which the prompts' part holds already; 0.6 of it are subtracted. With the
   whole, a seeds' part estimated from two degrees of freedom is often 0 by chance, and coverage falls to 91 %.
-* One seed: Student's t over prompts.
+* One seed: Student's t over prompts. Where no part varies there are no ends: all pairs right is no certainty.
 * Why not the bootstrap: it takes every part for known. Simulated over all mixtures of the three parts, nominal 95 %:
 
   | seeds | this interval | crossed bootstrap | Satterthwaite's degrees of freedom |
   |--:|--:|--:|--:|
-  | 1 | 94.9 to 95.1 % | 94.6 to 94.8 % | as this |
-  | 2 | 89 to 99 % | 70 to 99.7 % | 88 to 98 % |
-  | 3 | 93.2 to 97.7 % | 81 to 99.8 % | 92 to 98 % |
-  | 5 | 95 to 98 % | 88 to 99.9 % | 94 to 98 % |
+  | 2 | 88.9 to 98.7 % | 60.3 to 98.9 % | 84.0 to 96.8 % |
+  | 3 | 93.3 to 97.7 % | 74.9 to 99.5 % | 90.4 to 97.0 % |
+  | 5 | 94.7 to 97.6 % | 84.5 to 99.7 % | 93.4 to 97.2 % |
 
-  (100,000 draws of the mean squares for each of 66 mixtures, 100 prompts; the bootstrap by its variance.) The bootstrap
-  is too narrow where seeds differ a lot, and too wide where only the rest varies, as it often does in a difference
-  between two models. `tests/reporting/test_variance_components.py` simulates some of the mixtures on whole data.
+  (`tools/coverage.py`: 100,000 draws for each of 66 mixtures, 100 prompts.) The bootstrap is too narrow where seeds
+  differ a lot, and too wide where only the rest varies, as it often does in a difference between two models.
+  `tests/reporting/test_variance_components.py` simulates some of the mixtures on whole data.
 * It is symmetric, so that near 0 or 1 it may leave the range of a rate: callers cut it there (`Interval.within`). With
-  fewer than five expected losses it is too narrow: 80 % for one seed's accuracy of 98 % on 150 pairs.
+  fewer than five expected losses it is too narrow: 80 % for one seed's accuracy of 98 % on 150 pairs (same script).
 * It is a formula: no generator, the same numbers always.
 
 Sources: Howe (1974), J. Am. Stat. Assoc. 69, 789-794, for quantiles part by part; Owen (2007), "The pigeonhole
@@ -34,12 +33,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .stats import Interval
+from .stats import ALL_ALIKE, Interval
 from .strata import Stratum, stratify
 from .student import student_critical, student_quantile
 
-_SUBTRACTED = 0.6
+SUBTRACTED = 0.6
 """Share of the rest that is taken off the variance between seeds; by simulation, see above."""
+_ROUNDING = 1e-12
+"""Standard error, as a share of the mean, that is rounding: a constant like 0.1 is not its own mean to the last bit."""
 _ALPHAS = np.geomspace(1e-9, 1.0, 4001)
 """Where p-values are looked up; smaller ones are given as 1e-9."""
 
@@ -69,16 +70,23 @@ class VarianceComponents:
         one = "one seed" if not self.seed_degrees else "one prompt" if not self.prompt_degrees else ""
         return " x ".join(parts) + f" ({one + ', ' if one else ''}Student's t)" if parts else "nothing"
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether no part varies, but for rounding."""
+        return float(np.sqrt(self.seeds + self.prompts)) <= _ROUNDING * abs(self.estimate)
+
     def interval(self, level: float = 0.95) -> Interval:
-        """Its interval; the ends are NaN where there is one seed and one prompt."""
+        """Its interval; the ends are NaN where there is one seed and one prompt, and where nothing varies."""
         if not self.seed_degrees and not self.prompt_degrees:
             return Interval(self.estimate, np.nan, np.nan, level, "nothing (one seed, one prompt)")
+        if self.all_alike:
+            return Interval(self.estimate, np.nan, np.nan, level, ALL_ALIKE)
         half = float(np.sqrt(sum(v * student_quantile((1 + level) / 2, d) ** 2 for v, d in self._parts)))
         return Interval(self.estimate, self.estimate - half, self.estimate + half, level, self.varies)
 
     def p_value(self) -> float:
         """One less the level at which the interval's end meets 0; NaN where nothing varies at all."""
-        if self.seeds + self.prompts == 0:
+        if self.all_alike:
             return np.nan
         squares = sum(v * student_critical(_ALPHAS, d) ** 2 for v, d in self._parts)  # falls from left to right
         return float(np.exp(np.interp(self.estimate**2, squares[::-1], np.log(_ALPHAS)[::-1])))
@@ -109,7 +117,7 @@ def variance_components(
     squares = sum(p**2 / degrees for p, _, degrees in split)
     prompt_degrees = prompts**2 / squares if squares > 0 else sum(degrees for *_, degrees in split)
     between = float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
-    seeds = max(between - _SUBTRACTED * rest, 0.0)
+    seeds = max(between - SUBTRACTED * rest, 0.0)
     return VarianceComponents(float(means.mean()), seeds, prompts, len(means) - 1, prompt_degrees)
 
 

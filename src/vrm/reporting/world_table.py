@@ -21,14 +21,20 @@ from .results import PROBES, Scorer, pair_scores, read_scores, reward_models, ro
 from .stats import Interval
 from .variance_components import crossed_interval
 
+_FACT_LEVEL = 0.95
+"""Level of the intervals in statistics.csv: the world is written once, whatever `report.level` becomes."""
+_FACT_RESAMPLED = "independent pairs (Wilson), or prompts (bootstrap)"
 _FACT_INTERVALS = (
-    "In brackets: 95 % intervals; Wilson's for shares of independent pairs, else a bootstrap over prompts."
+    f"In brackets: {100 * _FACT_LEVEL:g} % intervals; Wilson's for shares of independent pairs, else a bootstrap over "
+    "prompts."
 )
+_FEW = 5
+"""Expected wins or losses below which an accuracy's interval is too narrow; tools/coverage.py says by how much."""
 _STATISTICS = ("metric", "value", "low", "high", "n", "explanation")
 
 
 def world_table(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write world.{csv,md,tex}: the world's statistics, then probe accuracies.
+    """Write world.{csv,md,tex,html}: the world's statistics, then probe accuracies.
 
     The probes are read for the variants of `report.figure4` and for ours, and left out where the set `probes` is not
     in `evaluation.run`.
@@ -36,7 +42,7 @@ def world_table(config: Config, results: Path, out: Path) -> list[Path]:
     Args:
         config: names variants, seeds and the level.
         results: the run's directory.
-        out: directory of the three files. The CSV has one row a number.
+        out: directory of the four files. The CSV has one row a number.
 
     Raises:
         RecordError: the statistics or scores are missing or broken.
@@ -146,11 +152,11 @@ def _probe_grid(config: Config, probes: dict[tuple[str, str], tuple[Interval, in
         caption=f"Accuracy on the probes, in points. Data: {config.data.label}.",
         header=header,
         rows=rows,
-        notes=list(_probe_notes(config)),
+        notes=list(_probe_notes(config, probes)),
     )
 
 
-def _probe_notes(config: Config) -> Iterator[str]:
+def _probe_notes(config: Config, probes: dict[tuple[str, str], tuple[Interval, int]]) -> Iterator[str]:
     yield "objective: pairs that differ in this objective alone; 50 means that it was not learned."
     yield (
         "spurious: pairs that differ in this spurious feature alone, the response without it is the better one; below "
@@ -159,9 +165,20 @@ def _probe_notes(config: Config) -> Iterator[str]:
     seeds = len(config.reward.seeds)
     over = f"{seeds} seeds and prompts (variance components," if seeds > 1 else "prompts (one seed,"
     yield f"In brackets: {100 * config.report.level:g} % interval over {over} Student's t)."
+    few: dict[str, list[str]] = {}
+    for (name, probe), (interval, pairs) in probes.items():
+        if pairs * min(interval.estimate, 1 - interval.estimate) < _FEW:
+            few.setdefault(row_label(config.reward.variants[name]), []).append(probe)
+    if few:
+        listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in few.items())
+        yield (
+            f"Fewer than {_FEW} wins or losses are expected of a seed here, so that intervals are too narrow or absent "
+            f"(docs/decisions.md, Statistics): {listed}."
+        )
 
 
 def _fact_row(fact: dict[str, Any]) -> dict[str, Any]:
+    has_interval = not np.isnan(fact["low"])
     return {
         "kind": "fact",
         "variant": "",
@@ -170,6 +187,8 @@ def _fact_row(fact: dict[str, Any]) -> dict[str, Any]:
         "value": fact["value"],
         "low": fact["low"],
         "high": fact["high"],
+        "level": _FACT_LEVEL if has_interval else np.nan,
+        "resampled": _FACT_RESAMPLED if has_interval else "nothing",
         "n": fact["n"],
         "explanation": fact["explanation"],
     }
@@ -184,6 +203,8 @@ def _probe_row(config: Config, name: str, probe: str, interval: Interval, pairs:
         "value": interval.estimate,
         "low": interval.low,
         "high": interval.high,
+        "level": interval.level,
+        "resampled": interval.resampled,
         "n": pairs,
-        "explanation": f"accuracy; {100 * interval.level:g} % interval over {interval.resampled}",
+        "explanation": "accuracy",
     }
