@@ -63,8 +63,12 @@ use rule table as paper_page with:
         settings=get_settings(
             "report",
             "data",
+            "reward.run",
             "reward.variants",
             "evaluation",
+            "policy.run",
+            "policy.run_bases",
+            "policy.scorers_from",
             "policy.bases",
             "policy.methods",
             "benchmarks",

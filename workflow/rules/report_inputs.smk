@@ -75,19 +75,17 @@ def get_pages():
 
 
 def get_paper_page_inputs(wildcards):
-    """All tables and figures that the paper's claims are looked up in."""
+    """The tables and figures that claims are looked up in, and what the page's own tests are made of."""
     read = ["table1", "table2", "comparisons", "comparisons_judged", "bound"]
     drawn = ["figure3", "figure4", "figure5", "figure6", "overoptimisation"]
-    folder = f"results/{wildcards.run}"
-    return [
-        *[
-            f"{folder}/tables/{name}.csv"
-            for name in CONFIG.report.tables
-            if name in read
-        ],
-        *[
-            f"{folder}/figures/{name}.csv"
-            for name in CONFIG.report.figures
-            if name in drawn
-        ],
-    ]
+    tables = [name for name in CONFIG.report.tables if name in read]
+    figures = [name for name in CONFIG.report.figures if name in drawn]
+    made = [f"results/{{run}}/tables/{name}.csv" for name in tables]
+    made += [f"results/{{run}}/figures/{name}.csv" for name in figures]
+    if {"table1", "comparisons_judged", "figure6"} & {*tables, *figures}:
+        made += [*get_judged_scores(), *get_benchmark_sets()]
+    if {"table2", "comparisons"} & {*tables}:
+        made += get_reward_files("scores.csv")
+    if "table2" in tables:
+        made += get_policy_scores()
+    return [path.format(run=wildcards.run) for path in made]
