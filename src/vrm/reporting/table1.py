@@ -5,9 +5,7 @@ Rows are the policies of each base, from the start of training on. The notes are
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from vrm.config import Config, ConfigError, PpoMethod
 from .accuracies import slug
 from .judged_measures import JudgedTable, Metric, measure_table
 from .judged_results import Model
+from .paper.published import published
 from .policy_results import SFT
 from .rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from .table1_notes import notes, span
@@ -61,23 +60,18 @@ def table1(config: Config, results: Path, out: Path) -> list[Path]:
 
 def _paper_values(config: Config, table: JudgedTable) -> Paper:
     """The paper's values of the bases that stand for a policy of the paper, for the paper's own methods."""
-    published = {(row["policy"], slug(row["method"])): row for row in _published()}
-    policies = dict.fromkeys(policy for policy, _ in published)
+    theirs = {(row["policy"], slug(row["method"])): row for row in published("table1")}
+    policies = dict.fromkeys(policy for policy, _ in theirs)
     values: Paper = {}
     for model in table.models:
         policy = config.policy.bases[model.base].paper
         if policy is not None and policy not in policies:
             raise ConfigError(f"policy.bases.{model.base}.paper: {policy!r} is none of {', '.join(policies)}")
-        row = published.get((policy, _paper_method(config, model)))
+        row = theirs.get((policy, _paper_method(config, model)))
         if row:
             shown = [metric for metric in table.columns if metric.paper]
             values |= {(model.base, model.method, metric): float(row[metric.paper]) for metric in shown}
     return values
-
-
-def _published() -> list[dict[str, str]]:
-    text = files("vrm.reporting").joinpath("paper/table1.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
 
 
 def _paper_method(config: Config, model: Model) -> str:
@@ -110,11 +104,11 @@ def _rows(config: Config, table: JudgedTable, paper: Paper) -> Iterator[Row]:
         starts_base = previous is not None and previous.base != model.base
         yield Row([Cell(model.base_label), Cell(model.label), *ours], rule=starts_base)
         previous = model
-        published = [paper.get((model.base, model.method, metric)) for metric in table.columns]
-        if any(value is not None for value in published):
+        beside = [paper.get((model.base, model.method, metric)) for metric in table.columns]
+        if any(value is not None for value in beside):
             cells = [
                 Cell("" if value is None else number(value, metric.digits))
-                for value, metric in zip(published, table.columns, strict=True)
+                for value, metric in zip(beside, table.columns, strict=True)
             ]
             name = config.policy.bases[model.base].paper
             yield Row([Cell(str(name)), Cell(f"{model.label}, in the paper†"), *cells])
@@ -122,7 +116,7 @@ def _rows(config: Config, table: JudgedTable, paper: Paper) -> Iterator[Row]:
 
 def _tidy(config: Config, table: JudgedTable, paper: Paper) -> pd.DataFrame:
     """One row a cell."""
-    names = {slug(row["method"]): row["method"] for row in _published()}
+    names = {slug(row["method"]): row["method"] for row in published("table1")}
     rows = []
     for model in table.models:
         paper_method = names.get(_paper_method(config, model), "")

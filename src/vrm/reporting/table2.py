@@ -5,9 +5,7 @@ Rows are policies read as reward models, then the paper's reward models, then ou
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pandas as pd
 from vrm.config import Config
 
 from .accuracies import Column, Measured, Measurements, measure, slug
+from .paper.published import published
 from .rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from .results import Scorer, starts_group
 from .stats import Interval
@@ -66,8 +65,7 @@ def _paper_row(scorer: Scorer) -> dict[str, str]:
     """The paper's row of a scorer; empty where it has none."""
     if scorer.ours:
         return {}
-    text = files("vrm.reporting").joinpath("paper/table2.csv").read_text(encoding="utf-8")
-    methods = {slug(row["method"]): row for row in csv.DictReader(text.splitlines())}
+    methods = {slug(row["method"]): row for row in published("table2")}
     return methods.get(slug(scorer.name)) or methods.get(slug(scorer.label)) or {}
 
 
@@ -83,9 +81,9 @@ def _rows(measured: Measurements, paper: dict[tuple[str, Column], float]) -> Ite
         cells = (measured.cells.get((scorer.name, column)) for column in measured.columns)
         ours = [interval_cell(cell.interval, scale=100) if cell else Cell(EMPTY) for cell in cells]
         yield Row([Cell(scorer.label), *ours], rule=starts_group(previous, scorer))
-        published = [paper.get((scorer.name, column)) for column in measured.columns]
-        if any(value is not None for value in published):
-            cells = [Cell("" if value is None else number(value)) for value in published]
+        beside = [paper.get((scorer.name, column)) for column in measured.columns]
+        if any(value is not None for value in beside):
+            cells = [Cell("" if value is None else number(value)) for value in beside]
             yield Row([Cell(f"{scorer.label}, in the paper†"), *cells])
 
 

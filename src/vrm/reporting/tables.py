@@ -11,7 +11,7 @@ from .bound_table import bound
 from .comparisons_judged import comparisons_judged
 from .comparisons_table import comparisons
 from .latents_table import latents_table
-from .paper_page import paper_page
+from .paper.page import paper_page
 from .table1 import table1
 from .table2 import table2
 from .training_summary import training_summary

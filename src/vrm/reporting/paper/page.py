@@ -2,10 +2,10 @@
 
 * A number is compared only where this run had the paper's models, data and judge; anywhere else it is on another scale,
   and "not testable at this scale". Comparable: our interval holds the paper's value, or does not.
-* A claim about an order can be asked of any run: `paper_verdicts` says how an interval becomes a verdict.
+* A claim about an order can be asked of any run: `verdicts` says how an interval becomes a verdict.
 * Values are read from the tables and figures of the run, whose rule and command stand beside them; differences that no
   table has are tested here, by the functions of those tables.
-* The numbers are `paper_numbers`, the claims and their sources `paper_claims` and `paper_orders`.
+* The numbers are `numbers`, the claims and their sources `claims` and `orders`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pandas as pd
 
 from vrm.config import Config
 
-from .paper_claims import claims
-from .paper_numbers import table1_numbers, table2_numbers
-from .paper_verdicts import PAGE, VERDICTS, Finding, Run
-from .rendering import EMPTY, Cell, Grid, Row, write_table
+from ..rendering import EMPTY, Cell, Grid, Row, write_table
+from .claims import claims
+from .numbers import table1_numbers, table2_numbers
+from .verdicts import PAGE, VERDICTS, Finding, Run
 
 RULES = {"figure6": "judged", "overoptimisation": "overoptimisation", "paper": "paper_page"}
 """Rules of workflow/rules/report.smk, by file, other than `table` and `curves`."""

@@ -16,13 +16,13 @@ from vrm.config import Config
 from vrm.evaluation.reward_bench import SECTIONS
 from vrm.records import RecordError
 
-from .accuracies import Column, members
-from .comparisons import PairedTest, holm, paired_test
-from .judged_differences import compare
-from .judged_measures import Metric
-from .paper_verdicts import PAGE, Difference, Run
-from .results import PairScores, Scorer, pair_scores, read_scores, scorers
-from .stats import Interval
+from ..accuracies import Column, members
+from ..comparisons import PairedTest, holm, paired_test
+from ..judged_differences import compare
+from ..judged_measures import Metric
+from ..results import PairScores, Scorer, pair_scores, read_scores, scorers
+from ..stats import Interval
+from .verdicts import PAGE, Difference, Run
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +18,10 @@ import pandas as pd
 from vrm.config import Config
 from vrm.records import RecordError
 
-from .comparisons import p_text
-from .judged_measures import Metric, measure
-from .judged_results import Benchmark, Model, judged_models, read_benchmarks
-from .rendering import EMPTY
+from ..comparisons import p_text
+from ..judged_measures import Metric, measure
+from ..judged_results import Benchmark, Model, judged_models, read_benchmarks
+from ..rendering import EMPTY
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTABLE = VERDICTS = (
     "agrees",
@@ -219,9 +217,3 @@ def _only(names: list[str], method: str) -> tuple[str, str]:
     if len(names) == 1:
         return names[0], ""
     return "", f"{method} is not in this run" if not names else f"{', '.join(names)} are all called {method}"
-
-
-def published(table: str) -> list[dict[str, str]]:
-    """The rows of the paper's `table1` or `table2`, as text."""
-    text = files("vrm.reporting").joinpath(f"paper/{table}.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))

@@ -13,11 +13,12 @@ from itertools import product
 
 from vrm.config import Config, PpoMethod
 
-from .accuracies import Column, table_columns
-from .judged_measures import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric
-from .paper_differences import Judged, Question, Scored, answers
-from .paper_verdicts import NOT_TESTABLE, PAGE, Finding, Run, ordered, published
-from .rendering import EMPTY
+from ..accuracies import Column, table_columns
+from ..judged_measures import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric
+from ..rendering import EMPTY
+from .differences import Judged, Question, Scored, answers
+from .published import published
+from .verdicts import NOT_TESTABLE, PAGE, Finding, Run, ordered
 
 METRICS: dict[str, Metric] = {metric.paper: metric for metric in (ALPACA_WR, ALPACA_LC, ARENA_WR, ARENA_SC, MT_SCORE)}
 """By column of the paper's Table 1."""

@@ -7,12 +7,13 @@ from example_paper import curves, gold, make_paper, write_paper
 
 from vrm.config import merge, parse
 from vrm.records import RecordError
-from vrm.reporting import paper_claims as page
 from vrm.reporting.accuracies import table_columns
 from vrm.reporting.comparisons import holm
-from vrm.reporting.paper_differences import Judged, Scored, answers
-from vrm.reporting.paper_orders import METRICS, decide, orders
-from vrm.reporting.paper_verdicts import (
+from vrm.reporting.paper import claims as page
+from vrm.reporting.paper.differences import Judged, Scored, answers
+from vrm.reporting.paper.orders import METRICS, decide, orders
+from vrm.reporting.paper.published import published
+from vrm.reporting.paper.verdicts import (
     AGREES,
     DISAGREES,
     NOT_TESTABLE,
@@ -21,7 +22,6 @@ from vrm.reporting.paper_verdicts import (
     Difference,
     Run,
     ordered,
-    published,
 )
 
 NAN = float("nan")
@@ -295,7 +295,7 @@ def test_figure_5_is_reported_and_never_agrees(run):
 
 
 def test_scorers_of_different_pairs_are_refused(config, run, monkeypatch):
-    from vrm.reporting import paper_differences
+    from vrm.reporting.paper import differences as paper_differences
 
     column = table_columns(config)[-1]
     read = paper_differences.read_scores

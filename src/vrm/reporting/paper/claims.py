@@ -2,7 +2,7 @@
 
 The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in the
 project's reading of it). So a claim here is one of three kinds: an order that the paper's own numbers show, a statement
-of the abstract, or what a figure is there to show. `paper` says which. Claims that are orders are `paper_orders`.
+of the abstract, or what a figure is there to show. `paper` says which. Claims that are orders are `orders`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from .comparisons_judged import ppo_pair
-from .curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, Measure
-from .paper_differences import stored_difference
-from .paper_orders import ABSTRACT, FIGURE, decide, orders, reward_pair
-from .paper_verdicts import AGREES, NOT_TESTABLE, Difference, Finding, Run, ordered
-from .rendering import EMPTY, number
+from ..comparisons_judged import ppo_pair
+from ..curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, Measure
+from ..rendering import EMPTY, number
+from .differences import stored_difference
+from .orders import ABSTRACT, FIGURE, decide, orders, reward_pair
+from .verdicts import AGREES, NOT_TESTABLE, Difference, Finding, Run, ordered
 
 PLACES = ("Abstract", "Table 1", "Table 2", "Figure 3", "Figure 4", "Figure 5", "Figure 6")
 """Where a claim stands, in the order of the page."""

@@ -10,10 +10,11 @@ from example_paper import make_paper, write_paper
 
 from vrm.config import load, merge, parse
 from vrm.records import RecordError
-from vrm.reporting import paper_numbers as numbers
-from vrm.reporting import paper_page as page
-from vrm.reporting.paper_orders import METRICS, SCORES
-from vrm.reporting.paper_verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, Run, published
+from vrm.reporting.paper import numbers as numbers
+from vrm.reporting.paper import page as page
+from vrm.reporting.paper.orders import METRICS, SCORES
+from vrm.reporting.paper.published import published
+from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, Run
 
 NAN = float("nan")
 

@@ -12,11 +12,12 @@ import pandas as pd
 
 from vrm.config import Config
 
-from .accuracies import table_columns
-from .judged_measures import ARENA_SC, Metric
-from .paper_orders import METRICS, SCORES
-from .paper_verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, Run, published
-from .rendering import EMPTY, number
+from ..accuracies import table_columns
+from ..judged_measures import ARENA_SC, Metric
+from ..rendering import EMPTY, number
+from .orders import METRICS, SCORES
+from .published import published
+from .verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, Run
 
 PAPER_BACKBONE = "Qwen/Qwen3-4B-Instruct-2507"
 PAPER_BASES = {"Qwen2.5-7B": "FuseAI/FuseChat-Qwen-2.5-7B-SFT", "Qwen3-8B": "Qwen/Qwen3-8B"}

@@ -1,0 +1,1 @@
+"""The page that puts every number and claim of the paper beside this run."""
