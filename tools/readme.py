@@ -180,6 +180,8 @@ def _run_config() -> dict:
 
 
 def _interval(cell: pd.Series, digits: int = 1) -> str:
+    if math.isnan(cell.low):  # nothing varies
+        return f"{cell.estimate:.{digits}f}"
     return f"{cell.estimate:.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 

@@ -93,7 +93,7 @@ def test_p_values_are_adjusted_for_all_tests_and_too_few_draws_are_none(rows):
 
 
 def test_pairing_makes_the_differences_of_fits_surer(judged_config, out, rows):
-    """Drawn apart, two policies' half-widths would add in square; their draws here share two thirds of their variance."""
+    """Drawn apart, two policies' half-widths would add in square; their draws here share most of their variance."""
     cells = pd.read_csv(out / "table1.csv").set_index(["base", "method", "metric"])
     halves = (cells["high"] - cells["low"]) / 2
     fits = rows[rows.index.get_level_values("metric").isin(FITS)]

@@ -55,3 +55,11 @@ def test_interval_cell():
     narrow = Interval(0.00004, 0.0, 0.00009, 0.95, "x")
     assert interval_cell(narrow, digits=3) == Cell("0.0000", "[0.0000, 0.0001]")
     assert interval_cell(narrow, digits=2) == Cell("0.0000", "[0.0000, 0.0001]")
+
+
+def test_latex_columns_of_long_text_share_the_width():
+    long = "a sentence of more than thirty-two characters"
+    rows = [Row([Cell("x"), Cell(long), Cell("y", long)])]
+    latex = to_latex(Grid("t", "c", [Cell("what"), Cell("first"), Cell("second")], rows, text_columns=3))
+    assert r"{@{}lp{0.40\textwidth}p{0.40\textwidth}@{}}" in latex
+    assert rf"y\newline {{\scriptsize {long}}}" in latex  # a stack would not wrap

@@ -13,7 +13,7 @@ r"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-contro
 * Bootstrap: over prompts. A draw takes prompts with replacement, each with both games of all models, and does all of
   the above again, the style's centring included. **Upstream draws single battles**: the three of a `>>` apart, a
   prompt's two games apart, and centres the style once. That takes the judgments of a prompt for independent, which they
-  are not: on the demo the half-width of SC is 3.5 points on average by battles, and 8.1 by prompts.
+  are not: on the demo the half-width of SC is 3.5 points on average by battles, and about 8 by prompts.
   `resample="battles"` gives upstream's.
 
 Source: lmarena/arena-hard-auto, the v0.1 code with style control: `utils_math.py` at commit 561534a (`compute_mle_elo`,

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _RATES, _SCORES = "win rate (%)", "score (1 to 10)"
 _GROUP_WIDTH = 0.85  # inches
 _SPREAD = 0.3  # between the outer points of a group, as a share of its width
-_FOOTER_LETTER_WIDTH = 0.05  # inches, a little above the mean of the font
 _BASES_IN_A_ROW = 2
 _LEFT, _PANEL_HEIGHT, _LINE = 0.44, 1.7, 0.118  # inches: for an axis, of a panel, of a line of its labels
 
@@ -118,13 +117,12 @@ def _panels(config: Config, axes: Sequence[str], axes_of: dict[str, str]) -> tup
     block = sum(_LEFT + _GROUP_WIDTH * count for count in groups.values())
     columns = min(len(bases), _BASES_IN_A_ROW)
     width = max(columns * block + 0.06, style.COLUMN_WIDTH)
-    room = width - 0.3 - 0.06 * len(f"Data: {config.data.label}")
-    statement = textwrap.wrap(_statement(config), max(20, int(room / _FOOTER_LETTER_WIDTH)))
+    statement = style.footer_lines(_statement(config), config.data.label, width)
     labels = [f"{getattr(config.benchmarks, name).label} {MAIN[name].title}" for name in axes_of]
     lines = (3 if len(config.report.figure6) == 2 else 1) + max(len(_wrapped(label)) for label in labels)
     below = 0.1 + _LINE * lines
     row_height = 0.3 + _PANEL_HEIGHT + below
-    bottom, rows = 0.2 + 0.11 * len(statement), -(-len(bases) // columns)
+    bottom, rows = 0.2 + style.FOOTER_LINE * len(statement), -(-len(bases) // columns)
     height = 0.25 + rows * row_height + bottom
     figure = style.new_figure(width, height)
     panels = {}
@@ -138,7 +136,7 @@ def _panels(config: Config, axes: Sequence[str], axes_of: dict[str, str]) -> tup
             span_ = _GROUP_WIDTH * groups[axis]
             panels[base, axis] = figure.add_axes((left / width, low / height, span_ / width, _PANEL_HEIGHT / height))
             left += span_
-    style.footer(figure, "\n".join(statement), config.data.label)
+    style.footer(figure, _statement(config), config.data.label)
     return figure, panels
 
 
@@ -181,7 +179,8 @@ def _group_label(config: Config, data: pd.DataFrame, benchmark: str) -> str:
     if len(part) == 2 and part["difference"].notna().any():
         change = part.iloc[1]
         low, high = (f"{change[f'difference_{end}']:.{metric.digits}f}" for end in ("low", "high"))
-        lines += [f"Δ {change['difference']:+.{metric.digits}f}", f"[{low}, {high}]"]
+        lines += [f"Δ {change['difference']:+.{metric.digits}f}"]
+        lines += [] if np.isnan(change["difference_low"]) else [f"[{low}, {high}]"]
     return "\n".join(lines)
 
 

@@ -177,22 +177,34 @@ def _shrunk(tabular: Sequence[str], columns: int) -> list[str]:
 
 
 def _latex_column(grid: Grid, index: int) -> str:
-    """Numbers to the right, text to the left; long text is wrapped."""
+    """Numbers to the right, text to the left; columns of long text are wrapped, and share the width."""
     if index >= grid.text_columns:
         return "r"
-    longest = max((len(row.cells[index].text) for row in grid.rows), default=0)
-    return r"p{0.45\textwidth}" if index > 0 and longest > _LONGEST_LINE else "l"
+    if not _is_wrapped(grid, index):
+        return "l"
+    share = 0.8 / sum(_is_wrapped(grid, other) for other in range(grid.text_columns))
+    return f"p{{{min(share, 0.45):.2f}\\textwidth}}"
+
+
+def _is_wrapped(grid: Grid, index: int) -> bool:
+    if not 0 < index < grid.text_columns:
+        return False
+    cells = (row.cells[index] for row in grid.rows)
+    return max((max(len(cell.text), len(cell.below)) for cell in cells), default=0) > _LONGEST_LINE
 
 
 def _latex_row(grid: Grid, cells: Sequence[Cell]) -> str:
-    return " & ".join(_latex_cell(cell, index < grid.text_columns) for index, cell in enumerate(cells)) + " \\\\"
+    return " & ".join(_latex_cell(grid, index, cell) for index, cell in enumerate(cells)) + " \\\\"
 
 
-def _latex_cell(cell: Cell, left: bool) -> str:
+def _latex_cell(grid: Grid, index: int, cell: Cell) -> str:
     text = _escape_latex(cell.text)
     if not cell.below:
         return text
-    return f"\\shortstack[{'l' if left else 'r'}]{{{text}\\\\{{\\scriptsize {_escape_latex(cell.below)}}}}}"
+    below = f"{{\\scriptsize {_escape_latex(cell.below)}}}"
+    if _is_wrapped(grid, index):
+        return f"{text}\\newline {below}"
+    return f"\\shortstack[{'l' if index < grid.text_columns else 'r'}]{{{text}\\\\{below}}}"
 
 
 def _markdown_cell(cell: Cell) -> str:

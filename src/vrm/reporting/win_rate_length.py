@@ -36,9 +36,6 @@ _KINDS = {
     "ppo": ("PPO", {"color": style.VERMILION, "marker": "s"}),
 }
 _LABEL_SIZE = 6.0
-# Inches, a little above the mean of the font.
-_LETTER_WIDTH = 0.06
-_FOOTER_LETTER_WIDTH = 0.05
 
 
 def win_rate_length(config: Config, results: Path, out: Path) -> list[Path]:
@@ -118,11 +115,10 @@ def _panels(config: Config, data: pd.DataFrame, rows: int) -> tuple[Figure, NDAr
     """The page with legend and footer; a row of axes a benchmark, a column a base."""
     bases = len(config.policy.run_bases)
     width = 4.6 if bases == 1 else max(style.FULL_WIDTH, 0.7 + 3.1 * bases)
-    room = width - 0.3 - 0.06 * len(f"Data: {config.data.label}")
-    statement = textwrap.wrap(_statement(config), max(20, int(room / _FOOTER_LETTER_WIDTH)))
+    statement = style.footer_lines(_statement(config), config.data.label, width)
     handles, labels = _legend(data)
-    columns = max(1, min(len(labels), int((width - 0.1) / (0.5 + _LETTER_WIDTH * max(map(len, labels))))))
-    top, bottom = 0.36 + 0.16 * -(-len(labels) // columns), 0.5 + 0.11 * len(statement)
+    columns = style.legend_columns(labels, width)
+    top, bottom = 0.36 + 0.16 * -(-len(labels) // columns), 0.5 + style.FOOTER_LINE * len(statement)
     height = top + bottom + 2.75 * rows + 0.45 * (rows - 1)
     figure = style.new_figure(width, height)
     margins = {"left": 0.68 / width, "right": 1 - 0.1 / width, "bottom": bottom / height, "top": 1 - top / height}
@@ -135,7 +131,7 @@ def _panels(config: Config, data: pd.DataFrame, rows: int) -> tuple[Figure, NDAr
         gridspec_kw=margins | {"hspace": 0.45 / 2.75, "wspace": 0.06},
     )
     figure.legend(handles, labels, loc="upper center", ncols=columns)
-    style.footer(figure, "\n".join(statement), config.data.label)
+    style.footer(figure, _statement(config), config.data.label)
     return figure, grid
 
 
