@@ -8,13 +8,13 @@ from vrm.evaluation.arena_fit import (
     COPIES,
     L2,
     SCALE,
+    controlled,
     controlled_fit,
     controlled_rates,
     plain_rates,
     resamples,
     standardise,
 )
-from vrm.evaluation.arena_hard import _controlled
 from vrm.evaluation.judged_draws import percentiles
 
 
@@ -75,26 +75,26 @@ def test_one_model_without_style_spreads_as_the_weighted_mean_over_prompts(resam
     plain = draws_of(plain_rates, counts, 2000, np.random.default_rng(2), resample)
     assert plain.std() == pytest.approx(ratio * error, rel=0.1)
     assert plain.mean() == pytest.approx(100 * mean, abs=0.3)
-    rates, _ = _controlled(np.zeros((1, 150, 4)), counts, again=resample == "prompts")
-    controlled = draws_of(rates, counts, 2000, np.random.default_rng(2), resample)
-    np.testing.assert_allclose(controlled, plain, atol=0.1)  # but for the penalty on the ratings
+    rates, _ = controlled(np.zeros((1, 150, 4)), counts, again=resample == "prompts")
+    same = draws_of(rates, counts, 2000, np.random.default_rng(2), resample)
+    np.testing.assert_allclose(same, plain, atol=0.1)  # but for the penalty on the ratings
 
 
 def test_a_draw_is_the_table_of_its_questions_fitted_anew():
     """By hand: the questions' rows repeated, their style centred and scaled by their own battles."""
     differences, counts = table(np.random.default_rng(3), 30)
-    rates, _ = _controlled(differences, counts, again=True)
+    rates, _ = controlled(differences, counts, again=True)
     times = np.random.default_rng(4).multinomial(30, np.full(30, 1 / 30))
     sample = (times[:, None] * counts)[None]
     rows = np.repeat(np.arange(30), times)
-    anew, _ = _controlled(differences[:, rows], counts[:, rows], again=True)
+    anew, _ = controlled(differences[:, rows], counts[:, rows], again=True)
     np.testing.assert_allclose(rates(sample), anew(counts[None][:, :, rows]), atol=1e-6)
 
 
 def test_a_model_beside_its_twin_differs_by_nothing_in_every_draw():
     differences, counts = table(np.random.default_rng(5), 40)
     twins, battles = (np.concatenate([part, part[:1]]) for part in (differences, counts))
-    for rates in (plain_rates, _controlled(twins, battles, again=True)[0]):
+    for rates in (plain_rates, controlled(twins, battles, again=True)[0]):
         draws = draws_of(rates, battles, 50, np.random.default_rng(6))
         np.testing.assert_allclose(draws[:, 0], draws[:, 2], rtol=0, atol=1e-7)
         assert draws[:, 0].std() > 1
@@ -104,7 +104,7 @@ def test_a_model_beside_its_twin_differs_by_nothing_in_every_draw():
 def test_a_resample_without_a_battle_of_a_model_has_no_rate_of_it():
     differences, counts = table(np.random.default_rng(7), 20)
     counts[0, 1:] = 0
-    rates, _ = _controlled(differences, counts, again=True)
+    rates, _ = controlled(differences, counts, again=True)
     sample = counts[None].copy()
     sample[:, :, 0] = 0
     for found in (rates(sample), plain_rates(sample)):
@@ -113,7 +113,7 @@ def test_a_resample_without_a_battle_of_a_model_has_no_rate_of_it():
 
 def test_the_same_seed_gives_the_same_bytes():
     differences, counts = table(np.random.default_rng(8), 50)
-    rates, _ = _controlled(differences, counts, again=True)
+    rates, _ = controlled(differences, counts, again=True)
     first, again, other = (draws_of(rates, counts, 60, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
@@ -123,14 +123,14 @@ def test_the_same_seed_gives_the_same_bytes():
 def simulated():
     """Of 300 tables, by what is resampled: whether intervals hold the truth, and the differences' hold theirs."""
     rng = np.random.default_rng(9)
-    rates, _ = _controlled(*(whole := table(rng, 200_000)), again=True)
+    rates, _ = controlled(*(whole := table(rng, 200_000)), again=True)
     (truth,) = rates(whole[1][None])
     held = {"prompts": [], "battles": []}
     differences_held = {"prompts": [], "battles": []}
     for _ in range(300):
         differences, counts = table(rng, 80)
         for resample in held:
-            rates, _ = _controlled(differences, counts, again=resample == "prompts")
+            rates, _ = controlled(differences, counts, again=resample == "prompts")
             draws = draws_of(rates, counts, 100, rng, resample)
             low, high = percentiles(np.column_stack([draws, draws[:, 1] - draws[:, 0]]), 0.95)
             covered = (low <= [*truth, truth[1] - truth[0]]) & ([*truth, truth[1] - truth[0]] <= high)

@@ -89,7 +89,11 @@ class ArenaHard(Benchmark):
         "gpt-3.5-turbo), or `words`. The baseline's answers have to be counted likewise.",
     )
     attempts: PositiveInt = Field(2, description="How often a game is judged until there is a verdict.")
-    bootstrap_samples: PositiveInt = Field(100, description="Resamples of the battles behind an interval.")
+    bootstrap_samples: PositiveInt = Field(
+        2000,
+        description="Joint resamples of the prompts behind WR's and SC's intervals; fewer than 1,000 give SC's "
+        "differences no p-value.",
+    )
 
 
 class MtBench(Benchmark):

@@ -13,7 +13,7 @@ Source: lmarena/arena-hard-auto, `utils_math.py` at commit 561534a (`fit_bt`, `c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ from vrm.evaluation.logistic import fit_logistic, sigmoid
 
 Array = NDArray[np.float64]
 Resample = Literal["prompts", "battles"]
+Rates = Callable[[Array], Array]
+"""Win rates in percent, shape (B, M), of resamples of a table, shape (B, M, Q, 3)."""
 
 L2 = 1.0
 """Penalty of the style-controlled fit: half of this times the squared norm of all coefficients (scikit-learn's C=1)."""
@@ -59,6 +61,32 @@ def plain_rates(sample: Array) -> Array:
     won, tied, lost = np.moveaxis(sample.sum(axis=2), -1, 0)  # by the baseline
     total = won + tied + lost
     return 100 * np.divide(lost + tied / 2, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def controlled(differences: Array, counts: Array, again: bool) -> tuple[Rates, Array]:
+    """What computes SC of resamples of a table, and the style's coefficients in the whole of it.
+
+    Args:
+        differences: of style, shape (M, Q, K).
+        counts: the table, shape (M, Q, 3).
+        again: a resample centres and scales the style by its own battles, and not by all.
+
+    Returns:
+        Win rates by resamples, and coefficients in log-odds of the baseline's win a standard deviation, shape (K,).
+    """
+    flat = differences.reshape(-1, differences.shape[-1])
+
+    def standardised(sample: Array) -> Array:
+        weights = sample.sum(axis=-1).reshape(len(sample), -1)
+        return standardise(flat, weights).reshape(len(sample), *differences.shape)
+
+    whole = standardised(counts[None])
+    (fitted,) = controlled_fit(whole, counts[None])
+
+    def rates(sample: Array) -> Array:
+        return controlled_rates(controlled_fit(standardised(sample) if again else whole, sample, fitted), sample)
+
+    return rates, fitted[len(counts) :]
 
 
 def controlled_fit(standardised: Array, sample: Array, start: Array | None = None) -> Array:

@@ -23,12 +23,13 @@ verdict and controls for markdown densities.
 
 Where else we differ, all without effect on an estimate beyond its solver's tolerance: Newton's method instead of
 L-BFGS; `numpy.random.Generator` instead of the global seed 42, and prompts and models in a canonical order, so that the
-intervals don't depend on the order of files and rows; quantiles of win rates instead of ratings, which may be infinite.
+intervals don't depend on the order of files and rows; quantiles of win rates instead of ratings, which may be infinite,
+and Weibull's (`judged_draws.percentiles`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -36,21 +37,10 @@ import numpy as np
 import pandas as pd
 
 from vrm.evaluation.arena_battles import battles
-from vrm.evaluation.arena_fit import (
-    Array,
-    Resample,
-    controlled_fit,
-    controlled_rates,
-    plain_rates,
-    resamples,
-    standardise,
-)
+from vrm.evaluation.arena_fit import Array, Resample, controlled, plain_rates, resamples
 from vrm.evaluation.arena_style import Style, style, style_difference, token_len
 from vrm.evaluation.judged_draws import percentiles
 from vrm.judging.verdicts import REASONS
-
-Rates = Callable[[Array], Array]
-"""Win rates in percent, shape (B, M), of resamples of the table, shape (B, M, Q, 3)."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,8 @@ def leaderboard(
     rates, coefficients = plain_rates, {}
     if style_control:
         differences = _style_differences(counts, models, questions, by_key, baseline)
-        rates, coefficients = _controlled(differences, counts, again=resample == "prompts")
+        rates, effects = controlled(differences, counts, again=resample == "prompts")
+        coefficients = dict(zip(Style._fields, effects.tolist(), strict=True))
     rng = np.random.default_rng(seed)
     parts = [rates(sample) for sample in resamples(counts, bootstrap, rng, resample)]
     draws = np.concatenate([np.empty((0, len(models))), *parts])
@@ -193,23 +184,6 @@ def _style_differences(
     differences = np.zeros((*counts.shape[:2], len(Style._fields)))
     differences[tuple(fought.T)] = style_difference(features[:, 0], features[:, 1])
     return differences
-
-
-def _controlled(differences: Array, counts: Array, again: bool) -> tuple[Rates, dict[str, float]]:
-    """SC, and the coefficients of the style; `again`: a resample centres and scales the style by its own battles."""
-    flat = differences.reshape(-1, differences.shape[-1])
-
-    def standardised(sample: Array) -> Array:
-        weights = sample.sum(axis=-1).reshape(len(sample), -1)
-        return standardise(flat, weights).reshape(len(sample), *differences.shape)
-
-    whole = standardised(counts[None])
-    (fitted,) = controlled_fit(whole, counts[None])
-
-    def rates(sample: Array) -> Array:
-        return controlled_rates(controlled_fit(standardised(sample) if again else whole, sample, fitted), sample)
-
-    return rates, dict(zip(Style._fields, fitted[len(counts) :].tolist(), strict=True))
 
 
 def _rows(
