@@ -48,18 +48,22 @@ def selection(run: Path) -> str:
     return "\n".join([*lines, "", "*`difficulty.csv` against `data/pairs/train.jsonl`.*"])
 
 
-def supervised(run: Path) -> str:
-    """What Figure 6 shows."""
-    rows = pd.read_csv(run / "figures" / "figure6.csv")
-    lines = ["| Base | Benchmark | with supervision | without | difference |", "|:--|:--|--:|--:|--:|"]
-    for (base, benchmark, metric), part in rows.groupby(["base", "benchmark", "metric"], sort=False):
-        first, second = (row for _, row in part.iterrows())
-        digits = 2 if metric == "score" else 1
-        low, high = second.difference_low, second.difference_high
-        change = f"{second.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-        cells = [_base(run, base), _benchmark(run, benchmark), _interval(first, digits), _interval(second, digits)]
-        lines.append("| " + " | ".join([*cells, _bold(change, low * high > 0)]) + " |")
-    note = "*`figures/figure6.csv`. Bold: the interval of the difference excludes 0, by itself.*"
+def judged(run: Path) -> str:
+    """Differences between judged policies on the same prompts, and what is left after Holm's correction."""
+    rows = pd.read_csv(run / "tables" / "comparisons_judged.csv")
+    methods = {name: method["label"] for name, method in _config(run)["policy"]["methods"].items()}
+    columns = list(dict.fromkeys(rows.column))
+    lines = ["| Base | difference | " + " | ".join(columns) + " |", "|:--|:--|" + "--:|" * len(columns)]
+    for (base, first, second), part in rows.groupby(["base", "first", "second"], sort=False):
+        own = part.set_index("column")
+        digits = {column: 2 if own.metric[column] == "score" else 1 for column in columns}
+        cells = [_bold(_interval(own.loc[c], digits[c], signed=True), own.p_holm[c] < 0.05) for c in columns]
+        lines.append("| " + " | ".join([_base(run, base), f"{methods[first]} − {methods[second]}", *cells]) + " |")
+    seeds, tests, left = int(rows.n_seeds.iloc[0]), int(rows.tests.iloc[0]), int((rows.p_holm < 0.05).sum())
+    note = (
+        f"*`tables/comparisons_judged.csv`: {seeds} seed{'s' * (seeds > 1)} a policy, 95 % intervals over prompts. "
+        f"Bold: p below 0.05 after Holm's correction for {tests} tests; {left} of them.*"
+    )
     return "\n".join([*lines, "", note])
 
 

@@ -199,7 +199,7 @@ PAGES = {
     "docs/findings.md": {
         "PROVENANCE": provenance,
         "COMPARED": lambda: findings.compared(RUN),
-        "SUPERVISED": lambda: findings.supervised(RUN),
+        "DIFFERENCES": lambda: findings.judged(RUN),
         "SELECTION": lambda: findings.selection(RUN),
         "LENGTH": lambda: findings.length(RUN),
     },
