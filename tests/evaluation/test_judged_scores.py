@@ -13,7 +13,7 @@ from vrm.config import ConfigError, JudgedPolicy, load
 from vrm.evaluation.judged_draws import draws_table, percentiles
 from vrm.evaluation.judged_scores import ITEMS, SCORES, UNSTATED, write_scores
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
-from vrm.reporting.judged_results import read_benchmark
+from vrm.reporting.judged.results import read_benchmark
 
 SFT, DPO = (JudgedPolicy("qwen3", method, 1) for method in ("sft", "dpo"))
 QUESTIONS = ("b", "a", "c")

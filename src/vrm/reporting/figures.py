@@ -10,9 +10,9 @@ from vrm.config import Config
 from .bound_figure import bound_figure
 from .curves import figure3, figure4, figure5
 from .diagrams import figure1, figure2
-from .figure6 import figure6
+from .judged.figure6 import figure6
+from .judged.win_rate_length import win_rate_length
 from .overoptimisation import overoptimisation
-from .win_rate_length import win_rate_length
 
 FIGURES: dict[str, Callable[[Config, Path, Path], list[Path]]] = {
     "figure1": figure1,

@@ -8,11 +8,11 @@ from pathlib import Path
 from vrm.config import Config
 
 from .bound_table import bound
-from .comparisons_judged import comparisons_judged
 from .comparisons_table import comparisons
+from .judged.comparisons import comparisons_judged
+from .judged.table1 import table1
 from .latents_table import latents_table
 from .paper.page import paper_page
-from .table1 import table1
 from .table2 import table2
 from .training_summary import training_summary
 from .world_table import world_table

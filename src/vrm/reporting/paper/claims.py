@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..comparisons_judged import ppo_pair
 from ..curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, Measure
+from ..judged.comparisons import ppo_pair
 from ..rendering import EMPTY, number
 from .differences import stored_difference
 from .orders import ABSTRACT, FIGURE, decide, orders, reward_pair

@@ -18,8 +18,8 @@ from vrm.records import RecordError
 
 from ..accuracies import Column, members
 from ..comparisons import PairedTest, holm, paired_test
-from ..judged_differences import compare
-from ..judged_measures import Metric
+from ..judged.differences import compare
+from ..judged.measures import Metric
 from ..results import PairScores, Scorer, pair_scores, read_scores, scorers
 from ..stats import Interval
 from .verdicts import PAGE, Difference, Run

@@ -13,7 +13,7 @@ import pandas as pd
 from vrm.config import Config
 
 from ..accuracies import table_columns
-from ..judged_measures import ARENA_SC, Metric
+from ..judged.measures import ARENA_SC, Metric
 from ..rendering import EMPTY, number
 from .orders import METRICS, SCORES
 from .published import published

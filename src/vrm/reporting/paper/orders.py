@@ -14,7 +14,7 @@ from itertools import product
 from vrm.config import Config, PpoMethod
 
 from ..accuracies import Column, table_columns
-from ..judged_measures import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric
+from ..judged.measures import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric
 from ..rendering import EMPTY
 from .differences import Judged, Question, Scored, answers
 from .published import published

@@ -19,8 +19,8 @@ from vrm.config import Config
 from vrm.records import RecordError
 
 from ..comparisons import p_text
-from ..judged_measures import Metric, measure
-from ..judged_results import Benchmark, Model, judged_models, read_benchmarks
+from ..judged.measures import Metric, measure
+from ..judged.results import Benchmark, Model, judged_models, read_benchmarks
 from ..rendering import EMPTY
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTABLE = VERDICTS = (
@@ -176,7 +176,7 @@ class Run:
 
     @cached_property
     def benchmarks(self) -> dict[str, Benchmark]:
-        """The judged benchmarks by name. Raises as `judged_results.read_benchmarks`."""
+        """The judged benchmarks by name. Raises as `judged.results.read_benchmarks`."""
         return read_benchmarks(self.config, self.results, "paper")
 
     @cached_property

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from vrm.config import Config
 
+from ..stats import Interval
+from ..variance_components import crossed_interval
 from .joint_draws import from_draws
-from .judged_results import Benchmark, Model, judged_models, read_benchmarks
-from .stats import Interval
-from .variance_components import crossed_interval
+from .results import Benchmark, Model, judged_models, read_benchmarks
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def measure_table(config: Config, results: Path, made: str = "table1") -> Judged
     LC without the difficulty term never stands in LC's column: it has its own, which is there where a model has no LC.
 
     Raises:
-        RecordError: as `judged_results.read_benchmarks`.
+        RecordError: as `results.read_benchmarks`.
     """
     benchmarks, models = read_benchmarks(config, results, made), judged_models(config)
     columns: list[Metric] = []

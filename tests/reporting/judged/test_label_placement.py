@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vrm.reporting.label_placement import place_labels
+from vrm.reporting.judged.label_placement import place_labels
 
 INSIDE = (0, 0, 400, 300)
 

@@ -5,9 +5,9 @@ import pytest
 from example_judged import make_judged, rewrite, write_judged
 from test_judged_measures import model_of
 
-from vrm.reporting.judged_differences import compare, half_width_alone, paired_means
-from vrm.reporting.judged_measures import ALPACA_LC, ALPACA_PARTIAL_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MT_SCORE, measure
-from vrm.reporting.judged_results import read_benchmark
+from vrm.reporting.judged.differences import compare, half_width_alone, paired_means
+from vrm.reporting.judged.measures import ALPACA_LC, ALPACA_PARTIAL_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MT_SCORE, measure
+from vrm.reporting.judged.results import read_benchmark
 from vrm.reporting.variance_components import crossed_interval
 
 T_19 = 2.093  # 97.5 % quantile of Student's t, 19 degrees of freedom

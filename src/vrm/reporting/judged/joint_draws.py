@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from vrm.evaluation.judged_draws import percentiles
 
-from .comparisons import PairedTest
-from .stats import ALL_ALIKE, Interval
-from .variance_components import SUBTRACTED, VarianceComponents
+from ..comparisons import PairedTest
+from ..stats import ALL_ALIKE, Interval
+from ..variance_components import SUBTRACTED, VarianceComponents
 
 FEWEST_DRAWS = 1000
 """Draws that a p-value of one seed needs."""

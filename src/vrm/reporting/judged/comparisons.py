@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from vrm.config import Config
 from vrm.records import RecordError
 
-from .comparisons import FLIPS, PairedTest, family_note, holm, p_text
+from ..comparisons import FLIPS, PairedTest, family_note, holm, p_text
+from ..rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
+from .differences import compare, half_width_alone
 from .joint_draws import FEWEST_DRAWS
-from .judged_differences import compare, half_width_alone
-from .judged_measures import JudgedTable, Metric, measure_table
-from .judged_results import Model
-from .rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
+from .measures import JudgedTable, Metric, measure_table
+from .results import Model
 
 NAME = "comparisons_judged"
 
@@ -90,7 +90,7 @@ def comparisons_judged(config: Config, results: Path, out: Path) -> list[Path]:
         out: directory of the files. The CSV has one row a difference, in percentage points or rating points.
 
     Raises:
-        RecordError: there is nothing to compare, or as `judged_measures.measure_table`.
+        RecordError: there is nothing to compare, or as `measures.measure_table`.
     """
     asked = questions(config)
     table = measure_table(config, results, NAME)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from vrm.config import Config
 
-from .comparisons import FLIPS, PairedTest, paired_test
+from ..comparisons import FLIPS, PairedTest, paired_test
+from ..stats import Interval
+from ..variance_components import crossed_interval
 from .joint_draws import from_draws
-from .judged_measures import Metric, is_shrunk, linearised
-from .judged_results import Benchmark, Model
-from .stats import Interval
-from .variance_components import crossed_interval
+from .measures import Metric, is_shrunk, linearised
+from .results import Benchmark, Model
 
 Judged = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Values and weights of one policy, each of shape (S, N); weight 0: not judged."""

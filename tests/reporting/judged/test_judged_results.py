@@ -7,7 +7,7 @@ import pytest
 from example_judged import make_judged, rewrite, write_judged
 
 from vrm.records import RecordError
-from vrm.reporting.judged_results import judged_models, read_benchmark, read_benchmarks
+from vrm.reporting.judged.results import judged_models, read_benchmark, read_benchmarks
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from vrm.config import Config, JudgedPolicy
 from vrm.evaluation.judged_draws import column, percentiles
 from vrm.records import RecordError
 
-from .policy_results import SFT
-from .results import row_label
+from ..policy_results import SFT
+from ..results import row_label
 
 _KEYS = ["base", "method", "seed"]
 _SCORES = (*_KEYS, "metric", "value", "low", "high", "n", "note")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from example_judged import make_judged, rewrite, write_judged
 
-from vrm.reporting.judged_measures import (
+from vrm.reporting.judged.measures import (
     ALPACA_LC,
     ALPACA_PARTIAL_LC,
     ALPACA_WR,
@@ -15,7 +15,7 @@ from vrm.reporting.judged_measures import (
     measure,
     measure_table,
 )
-from vrm.reporting.judged_results import judged_models, read_benchmark
+from vrm.reporting.judged.results import judged_models, read_benchmark
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vrm.evaluation.judged_draws import question_draws
-from vrm.reporting.joint_draws import FEWEST_DRAWS, from_draws, two_sided
+from vrm.reporting.judged.joint_draws import FEWEST_DRAWS, from_draws, two_sided
 from vrm.reporting.stats import ALL_ALIKE
 from vrm.reporting.variance_components import variance_components
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from vrm.config import Config
 
-from .judged_measures import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedTable
-from .judged_results import Benchmark, Model
+from .measures import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedTable
+from .results import Benchmark, Model
 
 _PAPER_NOTE = (
     "† The paper's value, on ANOTHER SCALE: its own policies of 7 and 8 billion parameters, trained on the real data, "

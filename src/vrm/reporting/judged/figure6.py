@@ -17,10 +17,10 @@ import pandas as pd
 
 from vrm.config import Config, ConfigError
 
-from . import style
-from .judged_differences import compare
-from .judged_measures import MAIN, Metric, measure
-from .judged_results import Model, judged_models, read_benchmarks
+from .. import style
+from .differences import compare
+from .measures import MAIN, Metric, measure
+from .results import Model, judged_models, read_benchmarks
 from .table1_notes import span
 
 if TYPE_CHECKING:

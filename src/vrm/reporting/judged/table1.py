@@ -14,12 +14,12 @@ import pandas as pd
 
 from vrm.config import Config, ConfigError, PpoMethod
 
-from .accuracies import slug
-from .judged_measures import JudgedTable, Metric, measure_table
-from .judged_results import Model
-from .paper.published import published
-from .policy_results import SFT
-from .rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
+from ..accuracies import slug
+from ..paper.published import published
+from ..policy_results import SFT
+from ..rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
+from .measures import JudgedTable, Metric, measure_table
+from .results import Model
 from .table1_notes import notes, span
 
 Paper = dict[tuple[str, str, Metric], float]
@@ -40,7 +40,7 @@ def table1(config: Config, results: Path, out: Path) -> list[Path]:
 
     Raises:
         ConfigError: the paper has no policy of such a name.
-        RecordError: as `judged_measures.measure_table`.
+        RecordError: as `measures.measure_table`.
     """
     table = measure_table(config, results)
     paper = _paper_values(config, table)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from vrm.config import Config, PpoMethod
 from vrm.records import RecordError
 
-from . import style
-from .judged_measures import MAIN, measure
-from .judged_results import LENGTH_UNITS, Benchmark, judged_models, read_benchmarks
+from .. import style
+from ..policy_results import SFT
 from .label_placement import place_labels
-from .policy_results import SFT
+from .measures import MAIN, measure
+from .results import LENGTH_UNITS, Benchmark, judged_models, read_benchmarks
 from .table1_notes import span
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from example_policies import METHODS
 
 from vrm.records import RecordError
 from vrm.reporting.comparisons import holm
-from vrm.reporting.comparisons_judged import comparisons_judged, ppo_pair, questions
-from vrm.reporting.figure6 import figure6
-from vrm.reporting.table1 import table1
+from vrm.reporting.judged.comparisons import comparisons_judged, ppo_pair, questions
+from vrm.reporting.judged.figure6 import figure6
+from vrm.reporting.judged.table1 import table1
 
 KEYS = ["base", "first", "second", "benchmark", "metric"]
 ASKED = [("ppo_vrm", "ppo"), ("ppo_vrm", "ppo_vrm_lambda_0"), ("ppo_vrm_anchored", "ppo"), ("ppo_vrm", "dpo")]
