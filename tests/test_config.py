@@ -44,7 +44,7 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ({"rewards": {}}, "rewards: Extra inputs are not permitted"),
+        ({"rewards": {}}, "rewards: there is no such key; did you mean reward?"),
         ({"reward": {"training": {"learnin_rate": 1}}}, "reward.training.learnin_rate"),
         ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, vrm"),
         ({"evaluation": {"run": ["uf"]}}, "evaluation.run names uf"),
@@ -62,7 +62,7 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"policy": {"methods": {"kto": {"batch_size": 1}}}}, "policy.methods.kto: kto estimates its KL term"),
         ({"policy": {"ppo": {"minibatch_size": 48}}}, "prompts_per_update (64) must be a multiple of processes (1)"),
         ({"policy": {"training": {"processes": 8}}}, "must be a multiple of processes (8) x minibatch_size (16)"),
-        ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: Extra inputs"),
+        ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: there is no such key"),
         ({"policy": {"run": ["dpo", "orpo"]}}, "policy.run names orpo"),
         (
             {"policy": {"seeds": [7]}},

@@ -46,8 +46,8 @@ def numbers() -> str:
     facts = pd.read_csv(RUN / "world" / "statistics.csv").set_index("metric")
     agreement, ceiling = (100 * facts.value[f"held_out/{name}"] for name in ("agreement", "ceiling_annotated"))
     lines = [
-        f"On this world annotators and truth agree on {agreement:.0f} % of the held-out pairs; no scorer can be "
-        f"expected to match more than {ceiling:.0f} % of the annotated labels."
+        f"On this world annotators and truth agree on {agreement:.0f} % of the held-out pairs; a scorer that "
+        f"also knew the annotators' biases could match {ceiling:.0f} % of the annotated labels, and none can match more."
     ]
     for variant in ("rm", "vrm", "vrm_anchored", "vrm_strict_elbo"):
         annotated, noise_free = cells.loc[(variant, "uf_c")], cells.loc[(variant, "noise_free")]

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,9 +119,27 @@ def parse(raw: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("the configuration is not usable:\n" + "\n".join(lines)) from None
+        raise ConfigError("the configuration is not usable:\n" + "\n".join(map(_fault, error.errors()))) from None
     return Config.model_validate(_fill_run(config.model_dump(mode="json"), config.run))
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as a line that says what to do."""
+    key = ".".join(map(str, error["loc"])) or "config"
+    if error["type"] != "extra_forbidden":
+        return f"  {key}: {error['msg'].removeprefix('Value error, ')}"
+    similar = get_close_matches(str(error["loc"][-1]), _keys(Config.model_json_schema()), n=1)
+    return f"  {key}: there is no such key" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    """Every key that a configuration may have, at any depth."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _keys(part)
 
 
 def load(paths: Iterable[str | Path]) -> Config:
