@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from example_paper import curves, gold, make_paper, write_paper
+from example_paper import curves, gold
 
 from vrm.config import merge, parse
 from vrm.records import RecordError
@@ -25,17 +25,6 @@ from vrm.reporting.paper.verdicts import (
 )
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def config():
-    return make_paper()
-
-
-@pytest.fixture(scope="module")
-def results(config, tmp_path_factory):
-    """To be read only."""
-    return write_paper(config, tmp_path_factory.mktemp("paper"))
 
 
 @pytest.fixture

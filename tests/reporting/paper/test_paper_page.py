@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_judged import write_judged
-from example_paper import make_paper, write_paper
 
 from vrm.config import load, merge, parse
 from vrm.records import RecordError
@@ -17,17 +16,6 @@ from vrm.reporting.paper.published import published
 from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, Run
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def config():
-    return make_paper()
-
-
-@pytest.fixture(scope="module")
-def results(config, tmp_path_factory):
-    """To be read only."""
-    return write_paper(config, tmp_path_factory.mktemp("paper"))
 
 
 @pytest.fixture(scope="module")
