@@ -183,13 +183,15 @@ def _parser() -> argparse.ArgumentParser:
             flag, settings = OPTIONS[option]
             sub.add_argument(flag, **settings)
         sub.add_argument("--out", type=Path, required=True, help=stage.out)
-    sub = commands.add_parser("score-file", help="Score a file of pairs with a trained reward model; prints a table.")
+    text = "Score a file of pairs with a trained reward model; prints a table."
+    sub = commands.add_parser("score-file", help=text, description=text)
     sub.add_argument("--model", type=Path, required=True, help="directory of a trained reward model")
     sub.add_argument("--pairs", type=Path, required=True, help=".jsonl or .parquet with prompt, chosen, rejected")
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
     sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
-    sub = commands.add_parser("plan", help="Print what a run will take; once it has begun, also what judging is left.")
+    text = "Print what a run will take; once it has begun, also what judging is left."
+    sub = commands.add_parser("plan", help=text, description=text)
     sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
     sub.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of a card (default: 80)")
     sub.add_argument("--gpus", type=int, default=1, help="how many cards (default: 1)")

@@ -9,6 +9,7 @@ from vrm.models.base import RewardModel
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
 from vrm.models.text import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.records import RecordError
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 
@@ -56,6 +57,28 @@ def test_a_classifier_with_two_labels_is_no_reward_model(tiny_backbone, tmp_path
     AutoModelForSequenceClassification.from_pretrained(tiny_backbone, num_labels=2).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="one label, this one has 2"):
         load_reward_model(tmp_path, **LIMITS)
+
+
+def test_what_is_no_model_is_said_before_the_hub_is_asked(tmp_path):
+    absent = "results/run/reward/vrm/seed9/model"
+    with pytest.raises(RecordError, match=f"{absent}: there is no such directory"):
+        load_reward_model(absent)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(RecordError, match=r"no config\.json"):
+        load_reward_model(tmp_path)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(RecordError, match=r"did you mean .*/model"):
+        load_reward_model(tmp_path)
+
+
+def test_one_text_is_no_list_of_texts(model):
+    """It would be scored letter by letter."""
+    with pytest.raises(TypeError, match="prompts is one text"):
+        model.score("abc", ["xyz"])
+    with pytest.raises(TypeError, match="responses is one text"):
+        model.score(["abc"], "x")
+    with pytest.raises(TypeError, match=r"row 1: .* NoneType and str"):
+        model.score(["a", None], ["b", "c"])
 
 
 def test_prompts_and_responses_must_match(model):

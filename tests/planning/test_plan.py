@@ -223,3 +223,18 @@ def test_a_reward_models_adapters_take_half_a_card_and_checkpoints_of_megabytes(
     assert adapted.working < full.working / 50
     assert adapted.disk == full.disk  # merged
     assert 0.74 < adapted.hours / full.hours < 0.8  # what is measured along the way stays
+
+
+def test_a_key_that_is_not_there_is_an_open_point_before_anything_is_trained(paper, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "judge: the environment variable OPENAI_API_KEY is not set here" in plan(paper)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    text = plan(paper)
+    assert "OPENAI_API_KEY" not in text
+    assert "sk-secret" not in text
+
+
+def test_a_judge_on_this_machine_is_free():
+    text = plan(load([ROOT / "config.yaml"]))
+    assert "served on this machine and free" in text
+    assert "price unknown" not in text

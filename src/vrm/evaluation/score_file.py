@@ -30,8 +30,6 @@ def score_file(
     Raises:
         RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
     """
-    if not model_path.is_dir():
-        raise RecordError(f"{model_path}: there is no such directory; name a trained model, .../seed1/model")
     model = load_reward_model(model_path, max_prompt_length=max_prompt_length, max_length=max_length, progress=True)
     with tempfile.TemporaryDirectory() as scratch:
         source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path))
@@ -47,7 +45,7 @@ def score_file(
         print(f"  {subset or '(no subset)':32s} {100 * row['mean']:6.2f}   n = {int(row['size'])}")
     present = {subset: share for subset, share in by_subset["mean"].items() if subset in SUBSETS}
     if present:
-        print("\nRewardBench sections (weighted by subset size; math-prm counts 984)")
+        print("\nRewardBench sections (weighted by RewardBench's official subset sizes; math-prm counts 984)")
         for section, value in section_scores(present).items():
             print(f"  {section:12s} {100 * value:6.2f}")
         for section, absent in missing_subsets(present).items():

@@ -69,8 +69,18 @@ def checked_prompts(prompts: Sequence[Prompt | str], responses: Sequence[str]) -
     """The prompts as conversations.
 
     Raises:
+        TypeError: one text instead of a list of them, or what is no text.
         ValueError: there are more or fewer responses than prompts.
     """
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        if isinstance(texts, str):
+            raise TypeError(f"{name} is one text, and a list of texts is expected: [{name[:-1]}]")
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=False)):
+        if not isinstance(prompt, (str, list, tuple)) or not isinstance(response, str):
+            raise TypeError(
+                f"row {index}: a prompt is a text or a list of messages and a response is a text; these are "
+                f"{type(prompt).__name__} and {type(response).__name__}"
+            )
     if len(prompts) != len(responses):
         raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
     return [as_prompt(prompt) for prompt in prompts]

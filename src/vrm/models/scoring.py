@@ -148,8 +148,9 @@ def load_reward_model(
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
-        RecordError: the model has more than one label.
+        RecordError: there is no such directory, it holds no model, or the model has more than one label.
     """
+    _require_model(path)
     model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).to(own_device())
     if model.config.num_labels != 1:
         raise RecordError(
@@ -164,6 +165,18 @@ def load_reward_model(
         max_length=max_length or trained_with["max_length"],
         **options,
     )
+
+
+def _require_model(path: str | Path) -> None:
+    """Say what is wrong with a local path, before the hub takes it for a name of its own."""
+    directory = Path(path)
+    if directory.is_dir():
+        if not (directory / "config.json").exists():
+            inner = directory / "model"
+            mend = f"; did you mean {inner}?" if (inner / "config.json").exists() else ""
+            raise RecordError(f"{path}: holds no model (no config.json){mend}")
+    elif isinstance(path, Path) or len(directory.parts) > 2 or str(path).startswith((".", "/")):
+        raise RecordError(f"{path}: there is no such directory; name a trained model, .../seed1/model")
 
 
 def own_device() -> torch.device:

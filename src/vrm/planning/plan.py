@@ -5,6 +5,7 @@ Of a run that has begun, the command prints what is judged and what is left to p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,9 +118,11 @@ def _judging(config: Config) -> str:
     judge = config.judge
     missing = config.data.benchmarks_dir is not None and not Path(config.data.benchmarks_dir).is_dir()
     sizes = "; the benchmarks' files are not here yet, so at the official sets' sizes" if missing else ""
-    lines = [f"Judge {judge.model}, {len(config.judged_policies)} policies{sizes}:"]
+    served = ", served on this machine and free" if judge.serve else ""
+    lines = [f"Judge {judge.model}{served}, {len(config.judged_policies)} policies{sizes}:"]
     for cost in costs:
         dollars = "price unknown" if cost.dollars is None else f"${cost.dollars:,.2f}"
+        dollars = "free" if judge.serve else dollars
         tokens = f"{cost.prompt_tokens / 1e6:.1f} M tokens in, {cost.completion_tokens / 1e6:.1f} M out"
         lines.append(f"  {cost.benchmark:12} {cost.requests:>7,} requests, {tokens}, {dollars}")
     if judge.prices:
@@ -141,9 +144,18 @@ def _warnings(setting: Setting, todo: Sequence[Job], gpus: int) -> str:
             lines.append(f"{stage}: needs {worst.total:.0f} GiB and does not fit a card ({parts})")
         elif worst.total > NARROW * setting.capacity:
             lines.append(f"{stage}: {worst.total:.0f} of {setting.capacity:g} GiB is narrow ({parts})")
+    lines += _judge_without_key(setting.config)
     lines += [f"not pinned: {key}" for key in open_revisions(setting.config)]
     lines += _files_to_be_given(setting.config)
     return "\n".join(["Open points:", *(f"  {line}" for line in lines)]) if lines else "No open points."
+
+
+def _judge_without_key(config: Config) -> list[str]:
+    """What judging would stop for, after everything has been trained."""
+    name = config.judge.api_key_env if config.judge and config.benchmarks.run else None
+    if not name or os.environ.get(name):
+        return []
+    return [f"judge: the environment variable {name} is not set here; judging needs the key in it"]
 
 
 def _files_to_be_given(config: Config) -> list[str]:
