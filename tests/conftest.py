@@ -1,7 +1,11 @@
 """Shared fixtures: a micro backbone and toy pairs, made in a second, downloaded from nowhere."""
 
 import os
+import signal
 
+# A run started in the background ignores Ctrl-C, and so would the processes that some tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

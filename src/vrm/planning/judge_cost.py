@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vrm.config import Config
+from vrm.config import Config, JudgeConfig
 from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_files import FOLDERS
 from vrm.records import RecordError
@@ -55,7 +55,7 @@ class JudgeCost:
         requests: how many.
         prompt_tokens: of all requests.
         completion_tokens: of all replies.
-        dollars: None where prices are unknown.
+        dollars: None where there are no prices; `price` says what that means.
     """
 
     benchmark: str
@@ -95,6 +95,19 @@ def judge_costs(config: Config) -> list[JudgeCost]:
         dollars = (prompt * prices.prompt + completion * prices.completion) / 1e6 if prices else None
         found.append(JudgeCost(name, requests, prompt, completion, dollars))
     return found
+
+
+def price(judge: JudgeConfig, dollars: float | None, most: str = "") -> str:
+    """What requests cost, in words.
+
+    Args:
+        judge: whom they ask. One that is served here is free, unless it has prices: it may pass on what it is asked.
+        dollars: None where there are no prices.
+        most: put before an amount.
+    """
+    if judge.serve is not None and judge.prices is None:
+        return "a local judge, free"
+    return "price unknown" if dollars is None else f"{most}${dollars:,.2f}"
 
 
 def has_begun(config: Config, results: Path) -> bool:
