@@ -47,7 +47,7 @@ def numbers() -> str:
     agreement, ceiling = (100 * facts.value[f"held_out/{name}"] for name in ("agreement", "ceiling_annotated"))
     lines = [
         f"On this world annotators and truth agree on {agreement:.0f} % of the held-out pairs; a scorer that "
-        f"also knew the annotators' biases could match {ceiling:.0f} % of the annotated labels, and none can match more."
+        f"also knew the annotators' biases could match {ceiling:.0f} % of the annotated labels, and none more."
     ]
     for variant in ("rm", "vrm", "vrm_anchored", "vrm_strict_elbo"):
         annotated, noise_free = cells.loc[(variant, "uf_c")], cells.loc[(variant, "noise_free")]
