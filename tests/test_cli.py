@@ -6,7 +6,7 @@ import sys
 import pytest
 from paths import ROOT
 
-from vrm.cli import main
+from vrm.cli import STAGES, main
 
 
 def test_help_imports_nothing_heavy():
@@ -19,6 +19,14 @@ def test_help_imports_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "examples:" in shown
     assert "train-reward" in shown
+
+
+@pytest.mark.parametrize("command", [*(stage.name for stage in STAGES), "score-file", "plan", "schema"])
+def test_help_of_a_command_says_what_it_does(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, said, *_ = capsys.readouterr().out.split("\n\n")
+    assert said.endswith(".")
 
 
 @pytest.mark.parametrize("stage", ["world", "read-scored", "make-pairs", "normalise", "evaluate", "table", "figure"])

@@ -197,7 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--gpus", type=int, default=1, help="how many cards (default: 1)")
     sub.add_argument("--data-scale", type=float, default=1.0, help="what if there were so many times the data")
     sub.set_defaults(out=None)
-    sub = commands.add_parser("schema", help="Print the JSON schema of config.yaml.")
+    text = "Print the JSON schema of config.yaml."
+    sub = commands.add_parser("schema", help=text, description=text)
     sub.add_argument("--out", type=Path, help="write it to this file instead")
     return parser
 

@@ -31,6 +31,7 @@ def test_sections_and_missing_subsets_are_printed(tiny_backbone, tmp_path, capsy
     # Chat Hard by hand: llmbar-natural weighs 100, mt-bench-hard 37
     chat_hard = (100 * accuracy["llmbar-natural"] + 37 * accuracy["mt-bench-hard"]) / 137
     assert f"Chat Hard    {100 * chat_hard:6.2f}" in shown
+    assert "weighted by RewardBench's official subset sizes" in shown
     assert "missing in Reasoning: math-prm" in shown
     assert "alpacaeval-easy" in shown
 
@@ -51,6 +52,14 @@ def test_a_model_that_diverged_is_named(arguments, tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     assert main(arguments) == 1
     assert f"{tmp_path / 'model'}: 1 of 1 pairs have a reward that is not finite" in capsys.readouterr().err
+
+
+def test_a_forgotten_model_in_the_path_is_one_block_of_words(arguments, tmp_path, capsys):
+    arguments[arguments.index("--model") + 1] = str(tmp_path)
+    assert main(arguments) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("vrm score-file: ")
+    assert f"did you mean {tmp_path / 'model'}?" in shown
 
 
 def test_limits_without_room_for_a_response_are_named(arguments, capsys):

@@ -63,6 +63,8 @@ def test_what_is_no_model_is_said_before_the_hub_is_asked(tmp_path):
     absent = "results/run/reward/vrm/seed9/model"
     with pytest.raises(RecordError, match=f"{absent}: there is no such directory"):
         load_reward_model(absent)
+    with pytest.raises(RecordError, match="~/model: there is no such directory"):
+        load_reward_model("~/model")
     (tmp_path / "model").mkdir()
     with pytest.raises(RecordError, match=r"no config\.json"):
         load_reward_model(tmp_path)

@@ -18,6 +18,7 @@ from vrm.models.base import RewardOutput
 from vrm.models.reward_function import RewardFunction
 from vrm.models.text import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.records import RecordError
 
 PLUG = Path(__file__).parents[2] / "docs" / "plug.md"
 
@@ -114,6 +115,11 @@ def test_a_call_of_a_tool_is_part_of_what_was_asked():
     call = [{"role": "assistant", "content": "look"}, {"role": "tool", "content": "3"}]
     function([[{"role": "user", "content": "how many?"}]], [[*call, {"role": "assistant", "content": "three"}]])
     assert function.model.asked == [([{"role": "user", "content": "how many?"}, *call], "three")]
+
+
+def test_a_directory_that_is_not_there_is_named():
+    with pytest.raises(RecordError, match="results/run/reward/none: there is no such directory"):
+        RewardFunction("results/run/reward/none")
 
 
 def test_options_go_with_a_directory(vrm):

@@ -175,7 +175,7 @@ def _require_model(path: str | Path) -> None:
             inner = directory / "model"
             mend = f"; did you mean {inner}?" if (inner / "config.json").exists() else ""
             raise RecordError(f"{path}: holds no model (no config.json){mend}")
-    elif isinstance(path, Path) or len(directory.parts) > 2 or str(path).startswith((".", "/")):
+    elif isinstance(path, Path) or len(directory.parts) > 2 or str(path).startswith((".", "/", "~")):
         raise RecordError(f"{path}: there is no such directory; name a trained model, .../seed1/model")
 
 
