@@ -10,6 +10,7 @@ from vrm.judging import Store, spending, total
 from vrm.judging.plan import progress, progress_text
 from vrm.judging.store import Replies
 from vrm.planning.judge_cost import has_begun, judge_costs
+from vrm.records import read_jsonl, write_jsonl
 
 BENCHMARKS = ("arena_hard", "mt_bench")
 
@@ -90,7 +91,10 @@ def test_the_text_has_what_was_paid_what_is_left_and_what_is_to_come(run):
     paid = total(spending(Store(run / "replies"), config.judge.prices)).cost
     arena, mt = (so_far(run, name) for name in BENCHMARKS)
     lines = text(run).splitlines()
-    assert lines[0] == f"Judged so far, by the replies in {run}/replies (${paid:,.2f} paid):"
+    assert lines[0] == (
+        f"Judged so far, of the sets in {run}/judged/sets, by the replies in {run}/replies (${paid:,.2f} paid); "
+        "equal requests are asked once:"
+    )
     assert lines[1].startswith("  arena_hard  2 of 2 policies have answered; 0 requests are stored, 40 are left: ")
     assert lines[1].endswith(f"at most ${arena.left.cost:,.2f}")
     assert lines[2] == "  mt_bench    1 of 2 policies have answered; 16 requests are stored, none is left"
@@ -116,6 +120,24 @@ def test_unknown_prices_are_said(run):
     said = text(run)
     assert said.count("price unknown") == 2
     assert "$" not in said
+
+
+def test_a_judge_that_is_served_here_is_free(run):
+    overlay(run, serve="python -m judge", prices=None)
+    said = text(run)
+    assert said.count("M out, a local judge, free\n") == 2
+    assert "price unknown" not in said
+
+
+def test_equal_requests_are_asked_once(run):
+    first, second = (policy.folder for policy in policies())
+    before = so_far(run, "arena_hard").left.requests
+    rows = read_jsonl(run / first / "answers" / "arena_hard.jsonl")
+    alike = [{**row, "model_id": policies()[1].name} for _, row in rows]
+    write_jsonl(run / second / "answers" / "arena_hard.jsonl", alike)
+    one = so_far(run, "arena_hard")
+    assert (one.answered, before, one.left.requests) == (2, 40, 20)
+    assert "; equal requests are asked once:" in text(run).splitlines()[0]
 
 
 def test_looking_changes_nothing(run):
@@ -157,5 +179,5 @@ def test_the_command_adds_it_once_a_run_has_begun(tmp_path, monkeypatch, capfd):
     assert main(command) == 0
     fresh = capfd.readouterr().out
     assert "Judged so far" not in fresh
-    assert begun.startswith(f"{fresh}\nJudged so far, by the replies in results/demo/replies:\n")
+    assert begun.startswith(f"{fresh}\nJudged so far, of the sets in results/demo/judged/sets, by the replies in ")
     assert "40 are left" in begun

@@ -9,7 +9,7 @@ from paths import ROOT, SHARED
 
 from vrm.config import Config, Prices, load, merge
 from vrm.data.benchmark_files import FOLDERS
-from vrm.planning.judge_cost import OFFICIAL, judge_costs, questions
+from vrm.planning.judge_cost import OFFICIAL, judge_costs, price, questions
 from vrm.records import RecordError
 
 PAPER = [ROOT / "config.yaml", ROOT / "workflow" / "presets" / "paper.yaml"]
@@ -72,6 +72,15 @@ def test_ones_own_files_are_counted_and_those_that_are_not_here_are_taken_for_of
         path.write_text(broken)
         with pytest.raises(RecordError, match=r"reference_outputs\.json: no JSON list of prompts .*docs/data\.md"):
             questions(config, "alpaca_eval")
+
+
+def test_a_judge_that_is_served_here_is_free_unless_it_has_prices(paper):
+    remote, prices = paper.judge.model_copy(update={"prices": None}), paper.judge.prices
+    local = load([ROOT / "config.yaml"]).judge
+    assert price(remote, None) == "price unknown"
+    assert price(local, None) == "a local judge, free"
+    assert price(paper.judge, 1234.5) == "$1,234.50"
+    assert price(local.model_copy(update={"prices": prices}), 2.0, "at most ") == "at most $2.00"
 
 
 def test_a_fresh_plan_imports_nothing_heavy(tmp_path):

@@ -64,6 +64,19 @@ def test_a_smaller_card_and_a_missing_revision_are_open_points(paper):
     assert "not pinned: backbone.revision" in plan(loose)
 
 
+def test_sets_that_are_not_here_are_said_and_a_served_judge_is_no_bill(paper, tmp_path):
+    demo = changed(load([ROOT / "config.yaml"]), data={"benchmarks_dir": str(tmp_path / "sets")})
+    text = plan(demo)
+    assert (
+        f"  {tmp_path}/sets is not here yet, so how large its sets are is not known: counted are the official" in text
+    )
+    assert text.count("M out, a local judge, free\n") == len(demo.benchmarks.run) > 0
+    assert "price unknown" not in text
+    (tmp_path / "sets").mkdir()
+    assert "is not known" not in plan(demo)
+    assert "is not known" not in plan(paper)
+
+
 def test_a_model_of_unknown_size_is_said(paper):
     text = plan(changed(paper, backbone={"path": "somebody/model", "revision": "0" * 40}))
     assert "train_reward: a model's size is not known" in text
@@ -232,9 +245,3 @@ def test_a_key_that_is_not_there_is_an_open_point_before_anything_is_trained(pap
     text = plan(paper)
     assert "OPENAI_API_KEY" not in text
     assert "sk-secret" not in text
-
-
-def test_a_judge_on_this_machine_is_free():
-    text = plan(load([ROOT / "config.yaml"]))
-    assert "served on this machine and free" in text
-    assert "price unknown" not in text

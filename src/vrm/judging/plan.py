@@ -3,6 +3,7 @@
 * The requests about the answers that are here are made as judging makes them, and looked up in the store: what it has a
   reply to is paid for, the others are what judging would ask next.
 * Policies that have not answered yet are counted; what they will cost is in the estimate (`vrm.planning.judge_cost`).
+* Equal requests are asked once, so what is stored and left may be less than the estimate has.
 * Tokens are characters / 4, and replies as long as they may be. Not counted are retries, and what will be asked again
   because a reply says too little.
 * Nothing is written: the store is only read.
@@ -20,7 +21,7 @@ from vrm.judging.cost import Estimate, estimate, not_stored, spending, total
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.judgments import ask_for_judgments
 from vrm.judging.store import Replies
-from vrm.planning.judge_cost import judge_costs
+from vrm.planning.judge_cost import judge_costs, price
 from vrm.records import RecordError
 
 
@@ -31,7 +32,7 @@ class Progress:
     Args:
         benchmark: its name.
         answered: policies that have answered.
-        stored: requests that the store has a reply to; they cost nothing.
+        stored: different requests that the store has a reply to; they cost nothing.
         left: those that are still to be paid for.
         trouble: why the requests can't be made here; then both are empty.
     """
@@ -56,10 +57,11 @@ def progress_text(config: Config, results: Path) -> str:
     store = Replies(config.judge.store)
     found = [progress(config, name, results, store) for name in config.benchmarks.run]
     policies, width = len(config.judged_policies), max(len(name) for name in FILES)
-    lines = [f"Judged so far, by the replies in {config.judge.store}{_paid(config, store)}:"]
+    by = f"by the replies in {config.judge.store}{_paid(config, store)}"
+    lines = [f"Judged so far, of the sets in {_sets(results)}, {by}; equal requests are asked once:"]
     for one in found:
         of = f"{one.answered} of {policies} policies have answered"
-        lines.append(f"  {one.benchmark:{width}} {of}{one.trouble or _amount(one)}")
+        lines.append(f"  {one.benchmark:{width}} {of}{one.trouble or _amount(config, one)}")
     if config.judge.prices:
         dollars = sum(one.left.cost for one in found)
         known = ", as far as it can be told" * any(one.trouble for one in found)
@@ -69,7 +71,7 @@ def progress_text(config: Config, results: Path) -> str:
 
 def progress(config: Config, name: BenchmarkName, results: Path, store: Replies) -> Progress:
     """What one benchmark's answers that are here have been asked, and will be; see `Progress`."""
-    sets, prices = results / "judged" / "sets" / name, config.judge.prices
+    sets, prices = _sets(results) / name, config.judge.prices
     folders = {judged: results / judged.folder / "answers" for judged in config.judged_policies}
     here = {judged: folder for judged, folder in folders.items() if (folder / FILES[name]).is_file()}
     asked: dict[str, Request] = {}
@@ -85,6 +87,11 @@ def progress(config: Config, name: BenchmarkName, results: Path, store: Replies)
     return Progress(name, len(here), len(asked) - len(left), most, trouble)
 
 
+def _sets(results: Path) -> Path:
+    """The run's copies of the benchmarks' files: the estimate counts those that the configuration names."""
+    return results / "judged" / "sets"
+
+
 def _requests(
     config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, store: Replies
 ) -> list[Request]:
@@ -96,15 +103,14 @@ def _requests(
     return ask_for_judgments(config, judged, name, answers, sets, look).requests
 
 
-def _amount(one: Progress) -> str:
+def _amount(config: Config, one: Progress) -> str:
     if not one.answered:
         return ""
     left, stored = one.left, f"; {one.stored:,} requests are stored"
     if not left.requests:
         return f"{stored}, none is left"
-    dollars = "price unknown" if left.cost is None else f"at most ${left.cost:,.2f}"
     tokens = f"about {left.prompt_tokens / 1e6:.1f} M tokens in, at most {left.completion_tokens / 1e6:.1f} M out"
-    return f"{stored}, {left.requests:,} are left: {tokens}, {dollars}"
+    return f"{stored}, {left.requests:,} are left: {tokens}, {price(config.judge, left.cost, 'at most ')}"
 
 
 def _paid(config: Config, store: Replies) -> str:

@@ -13,7 +13,7 @@ from vrm.config import BackboneConfig, Config
 from vrm.data.benchmark_files import FOLDERS, not_fetchable
 from vrm.planning import time
 from vrm.planning.jobs import Job, Setting, jobs
-from vrm.planning.judge_cost import judge_costs
+from vrm.planning.judge_cost import judge_costs, price
 from vrm.planning.memory import largest
 from vrm.planning.schedule import longest_chain, wall_clock
 from vrm.planning.time import Gpu
@@ -117,14 +117,15 @@ def _judging(config: Config) -> str:
         return ""
     judge = config.judge
     missing = config.data.benchmarks_dir is not None and not Path(config.data.benchmarks_dir).is_dir()
-    sizes = "; the benchmarks' files are not here yet, so at the official sets' sizes" if missing else ""
-    served = ", served on this machine and free" if judge.serve else ""
-    lines = [f"Judge {judge.model}{served}, {len(config.judged_policies)} policies{sizes}:"]
+    lines = [f"Judge {judge.model}, {len(config.judged_policies)} policies:"]
+    if missing:
+        lines.append(
+            f"  {config.data.benchmarks_dir} is not here yet, so how large its sets are is not known: counted are the "
+            "official ones, and smaller sets ask less"
+        )
     for cost in costs:
-        dollars = "price unknown" if cost.dollars is None else f"${cost.dollars:,.2f}"
-        dollars = "free" if judge.serve else dollars
         tokens = f"{cost.prompt_tokens / 1e6:.1f} M tokens in, {cost.completion_tokens / 1e6:.1f} M out"
-        lines.append(f"  {cost.benchmark:12} {cost.requests:>7,} requests, {tokens}, {dollars}")
+        lines.append(f"  {cost.benchmark:12} {cost.requests:>7,} requests, {tokens}, {price(judge, cost.dollars)}")
     if judge.prices:
         lines.append(f"  together ${sum(cost.dollars for cost in costs):,.2f}, if each is answered at the first try")
     return "\n".join(lines)
