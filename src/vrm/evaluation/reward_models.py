@@ -10,7 +10,7 @@ import pandas as pd
 from vrm.evaluation.latents import learned_weights, weight_recovery
 from vrm.evaluation.preference_accuracy import Metric, preference_accuracy
 from vrm.evaluation.reward_bench import SECTIONS, section_scores, subset_accuracy
-from vrm.records import RecordError, write_whole
+from vrm.records import RecordError, require_columns, write_whole
 
 TEXT_COLUMNS = ("evaluation_set", "pair_id", "prompt_id", "subset")
 NUMBER_COLUMNS = ("leaked", "truncated", "reward_chosen", "reward_rejected")
@@ -77,8 +77,6 @@ def _read_scores(path: Path) -> pd.DataFrame:
         raise RecordError(f"{path}: no such file; score the reward model first") from None
     except pd.errors.EmptyDataError:
         raise RecordError(f"{path}: empty; score the reward model again") from None
-    lacking = [column for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if column not in table]
-    if lacking:
-        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; score the reward model again")
+    require_columns(path, table, (*TEXT_COLUMNS, *NUMBER_COLUMNS), "score the reward model again")
     table["subset"] = table["subset"].fillna("")
     return table

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config
-from vrm.records import RecordError, read_jsonl
+from vrm.records import RecordError, read_jsonl, require_columns
 
 BEST_OF_N = "best_of_n"
 SFT = "sft"
@@ -173,9 +173,7 @@ def _read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
     except ValueError as error:  # an empty file, or rows of different lengths
         raise RecordError(f"{path}: not a table ({str(error).strip()}); make it again") from None
-    lacking = [column for column in required if column not in frame]
-    if lacking:
-        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; make it again")
+    require_columns(path, frame, required, "make it again")
     return frame
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
-from vrm.records import RecordError
+from vrm.records import RecordError, require_columns
 
 # The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
 PROBES = "probes"
@@ -198,9 +198,7 @@ def _read_seeds(results: Path, scorer: Scorer, name: str, required: Sequence[str
             raise RecordError(f"{path}: missing; train and score {scorer.name} with seed {seed} first")
         # A subset may be called "NA": only an empty cell means that there is nothing.
         frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
-        lacking = [column for column in required if column not in frame]
-        if lacking:
-            raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; make it again")
+        require_columns(path, frame, required, "make it again")
         text = [column for column in _TEXT if column in frame]
         frame[text] = frame[text].fillna("")
         frames.append(frame.assign(seed=seed))

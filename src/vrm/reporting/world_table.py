@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.records import RecordError
+from vrm.records import RecordError, require_columns
 
 from .rendering import Cell, Grid, Row, interval_cell, write_table
 from .results import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
@@ -62,9 +62,7 @@ def _read_statistics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise RecordError(f"{path}: missing; make the world first, or leave `world` out of report.tables")
     facts = pd.read_csv(path)
-    lacking = [column for column in _STATISTICS if column not in facts]
-    if lacking:
-        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; make the world again")
+    require_columns(path, facts, _STATISTICS, "make the world again")
     return facts
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from vrm.config import Config, ConfigError
 
 from .. import style
 from .differences import compare
-from .measures import MAIN, Metric, measure
-from .results import Model, judged_models, read_benchmarks
+from .measures import MAIN, measure
+from .results import judged_models, read_benchmarks
 from .table1_notes import span
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def _measure(config: Config, results: Path, names: Sequence[str]) -> pd.DataFram
         shown = [models[base, name] for name in names if (base, name) in models]
         for name, benchmark in benchmarks.items():
             for model in shown:
-                row = _row(model, MAIN[name], measure(config, benchmark, model, MAIN[name]))
+                measured = measure(config, benchmark, model, MAIN[name])
+                row = {**measured.row(model, MAIN[name]), "resampled": measured.interval.resampled}
                 if model is not shown[0]:
                     change = compare(config, benchmark, shown[0], model, MAIN[name]).difference
                     ends = {"difference_low": change.low, "difference_high": change.high}
@@ -90,24 +91,6 @@ def _measure(config: Config, results: Path, names: Sequence[str]) -> pd.DataFram
     columns = ["difference", "difference_low", "difference_high"]
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*(name for name in table if name not in columns), *columns])
-
-
-def _row(model: Model, metric: Metric, measured: Any) -> dict[str, Any]:
-    return {
-        "base": model.base,
-        "method": model.method,
-        "label": model.label,
-        "benchmark": metric.benchmark,
-        "metric": metric.name,
-        "estimate": measured.interval.estimate,
-        "low": measured.interval.low,
-        "high": measured.interval.high,
-        "level": measured.interval.level,
-        "n_prompts": measured.prompts,
-        "n_judgments": measured.judgments,
-        "n_seeds": len(model.seeds),
-        "resampled": measured.interval.resampled,
-    }
 
 
 def _panels(config: Config, axes: Sequence[str], axes_of: dict[str, str]) -> tuple[Figure, dict[tuple[str, str], Axes]]:

@@ -3,7 +3,7 @@
 * Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts (see
   `variance_components`): what hangs on one prompt (both games, both turns) counts as one.
 * LC and SC are fits, so that no item has a value: their intervals are of the scorer's joint draws (see `joint_draws`).
-* Differences of two policies are `judged_differences`.
+* Differences of two policies are `differences`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,23 @@ class Measured:
     def missing(self) -> bool:
         """Whether there is no value."""
         return bool(np.isnan(self.interval.estimate))
+
+    def row(self, model: Model, metric: Metric) -> dict[str, Any]:
+        """What a CSV says of it, but what it was resampled over, which stands behind columns of the table's own."""
+        return {
+            "base": model.base,
+            "method": model.method,
+            "label": model.label,
+            "benchmark": metric.benchmark,
+            "metric": metric.name,
+            "estimate": self.interval.estimate,
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "level": self.interval.level,
+            "n_prompts": self.prompts,
+            "n_judgments": self.judgments,
+            "n_seeds": len(model.seeds),
+        }
 
 
 @dataclass(frozen=True)

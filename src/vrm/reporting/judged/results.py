@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vrm.config import Config, JudgedPolicy
 from vrm.evaluation.judged_draws import column, percentiles
-from vrm.records import RecordError
+from vrm.records import RecordError, require_columns
 
 from ..policy_results import SFT
 from ..results import row_label
@@ -206,9 +206,7 @@ def _read_table(path: Path, required: Sequence[str], name: str) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])
     except ValueError as error:  # an empty file, or rows of different lengths
         raise RecordError(f"{path}: not a table ({str(error).strip()}); {mend} again") from None
-    lacking = [column for column in required if column not in frame]
-    if lacking:
-        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; {mend} again")
+    require_columns(path, frame, required, f"{mend} again")
     whole = dict.fromkeys(frame.columns.intersection(["seed", "n", "draw"]), int)
     numbers = dict.fromkeys(frame.columns.difference([*_TEXT, *whole]), float)
     try:

@@ -127,18 +127,7 @@ def _tidy(config: Config, table: JudgedTable, paper: Paper) -> pd.DataFrame:
 def _tidy_row(table: JudgedTable, paper: Paper, model: Model, metric: Metric, paper_method: str) -> dict[str, Any]:
     cell = table.cell(model, metric)
     return {
-        "base": model.base,
-        "method": model.method,
-        "label": model.label,
-        "benchmark": metric.benchmark,
-        "metric": metric.name,
-        "estimate": cell.interval.estimate,
-        "low": cell.interval.low,
-        "high": cell.interval.high,
-        "level": cell.interval.level,
-        "n_prompts": cell.prompts,
-        "n_judgments": cell.judgments,
-        "n_seeds": len(model.seeds),
+        **cell.row(model, metric),
         "paper_method": paper_method,
         "paper": paper.get((model.base, model.method, metric), np.nan),
         "resampled": cell.interval.resampled,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.records import RecordError
+from vrm.records import RecordError, require_columns
 
 from ..comparisons import p_text
 from ..judged.measures import Metric, measure
@@ -168,9 +168,7 @@ class Run:
             if made and not path.is_file():
                 raise RecordError(f"{path} is not there, and the page of the paper's claims reads it; make it first")
             frame = pd.read_csv(path) if made else pd.DataFrame()
-            lacking = [column for column in _COLUMNS.get(name, ()) if made and column not in frame]
-            if lacking:
-                raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; make it again")
+            require_columns(path, frame, _COLUMNS.get(name, ()) if made else (), "make it again")
             self._read[key] = frame
         return self._read[key]
 
