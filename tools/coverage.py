@@ -20,8 +20,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vrm.reporting.student import student_quantile
-from vrm.reporting.variance_components import SUBTRACTED, crossed_interval
+from vrm.statistics.intervals import SUBTRACTED, crossed_interval, student_quantile
 
 DRAWS, PROMPTS, TENTHS = 100_000, 100, 10
 UPPER = 0.975  # quantile of a two-sided 95 % interval

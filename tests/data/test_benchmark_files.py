@@ -17,11 +17,10 @@ from paths import ROOT
 from vrm.config import ConfigError, WorldConfig
 from vrm.config.benchmarks import AlpacaEval, ArenaHard, BenchmarksConfig, MtBench
 from vrm.data import benchmark_files
-from vrm.data.benchmark_files import FOLDERS, fetch, prepare
-from vrm.data.benchmark_sources import SOURCES, BenchmarkSource
+from vrm.data.benchmark_files import FOLDERS, SOURCES, BenchmarkSource, fetch, prepare
 from vrm.records import RecordError
-from vrm.world.instructions import write_benchmarks
-from vrm.world.judge_prompts import ARENA_CONFIG
+from vrm.world.judge import ARENA_CONFIG
+from vrm.world.judged_sets import write_benchmarks
 
 WORLD = BenchmarksConfig(
     arena_hard=ArenaHard(baseline="world-baseline", token_counter="words"),

@@ -12,8 +12,8 @@ import yaml
 from vrm.config import ConfigError
 from vrm.config.benchmarks import AlpacaEval, ArenaHard
 from vrm.data import benchmark_sets as sets
-from vrm.evaluation.arena_style import token_len
-from vrm.evaluation.mt_bench import QUESTION_CATEGORIES, TEMPERATURES
+from vrm.judged.arena_scores import token_len
+from vrm.judged.mt_bench import QUESTION_CATEGORIES, TEMPERATURES
 from vrm.records import RecordError, read_jsonl, write_json, write_jsonl
 
 QUESTIONS = ["q1", "q2", "q3", "q4", "q5"]

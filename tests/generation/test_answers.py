@@ -10,9 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import ConfigError
-from vrm.evaluation.arena_style import style
-from vrm.evaluation.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES
 from vrm.generation import Sampling, answers, load_engine
+from vrm.judged.arena_scores import style
+from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES
 from vrm.models.text import TEMPLATES, TextEncoder, prepare_tokenizer
 from vrm.records import RecordError, count_words
 

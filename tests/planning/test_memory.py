@@ -28,7 +28,7 @@ def _saved_bytes(layers, precision, tokens):
         )
     )
     if precision.lora:
-        from vrm.training.adapters import with_adapters
+        from vrm.training.trainer import with_adapters
 
         model = with_adapters(model.bfloat16(), precision.lora, exclude="none")
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

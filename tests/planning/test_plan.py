@@ -9,11 +9,9 @@ import pytest
 from paths import ROOT
 
 from vrm.config import Config, load, merge
-from vrm.planning.jobs import Job, Setting, jobs
+from vrm.planning.jobs import Job, RuleResources, Setting, jobs
 from vrm.planning.memory import GIB
-from vrm.planning.plan import open_revisions, plan
-from vrm.planning.resources import RuleResources
-from vrm.planning.schedule import longest_chain, wall_clock
+from vrm.planning.plan import longest_chain, open_revisions, plan, wall_clock
 from vrm.planning.shapes import shape_of
 
 PRESETS = ROOT / "workflow" / "presets"
@@ -119,7 +117,7 @@ def test_resources_grow_with_every_attempt(paper):
 
 
 def test_planning_imports_nothing_heavy():
-    code = "import sys, vrm.planning.plan, vrm.planning.resources; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, vrm.planning.plan, vrm.planning.jobs; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, to_latex, to_markdown
-from vrm.reporting.stats import Interval
+from vrm.statistics.intervals import Interval
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from vrm.config import ConfigError, Generation, Lora, PpoLimits, PpoTraining
 from vrm.models.base import RewardOutput
 from vrm.records import read_jsonl
+from vrm.training.log import TrainingError
 from vrm.training.ppo import PpoRun, train_ppo
-from vrm.training.watchdog import TrainingError
 
 NEVER = PpoLimits(kl=1e9, entropy=0, missing_end=1.0, explained_variance=-1e9, response_length=1e-9)
 PPO = PpoTraining(

@@ -8,7 +8,7 @@ import torch
 from vrm.config import ConfigError, PolicyTraining, PreferenceMethod
 from vrm.models.text import TokenisedText
 from vrm.training.pairs import TokenisedPair
-from vrm.training.preference_rows import RowCollator, measured_rows, paired_rows, unpaired_rows
+from vrm.training.preference import RowCollator, measured_rows, paired_rows, unpaired_rows
 
 
 def make_pairs(count, share=1):

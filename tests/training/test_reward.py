@@ -12,8 +12,8 @@ from vrm.config import Lora, RewardTraining, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
+from vrm.training.log import TrainingError
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, scheduled_weights, train_reward_model
-from vrm.training.watchdog import TrainingError
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(

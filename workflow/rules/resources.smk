@@ -1,6 +1,6 @@
 # What jobs ask a scheduler for, from the same estimates as `vrm plan`: GPUs, memory, time. Small models that are
 # made here ask for no GPU.
-from vrm.planning.resources import RuleResources
+from vrm.planning.jobs import RuleResources
 
 RESOURCES = RuleResources(CONFIG)
 

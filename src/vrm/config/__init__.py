@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from .base import ConfigError, HubDataset, Lora, Optimisation, PositiveInt, Section, Source, require_known
-from .benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, JudgedPolicy, MtBench
-from .data import DataConfig, WorldConfig
-from .judge import JudgeConfig, Prices
-from .policy import (
+from vrm.config.base import ConfigError, HubDataset, Lora, Optimisation, PositiveInt, Section, Source, require_known
+from vrm.config.benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, JudgedPolicy, MtBench
+from vrm.config.data import DataConfig, WorldConfig
+from vrm.config.judge import JudgeConfig, Prices
+from vrm.config.policy import (
     BestOfN,
     Difficulty,
     Generation,
@@ -35,8 +35,8 @@ from .policy import (
     PreferenceMethod,
     SftTraining,
 )
-from .report import EvaluationConfig, EvaluationSet, ReportConfig
-from .reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
+from vrm.config.report import EvaluationConfig, EvaluationSet, ReportConfig
+from vrm.config.reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
 
 
 class Config(Section):

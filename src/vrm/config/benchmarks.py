@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from .base import Name, NonNegativeFloat, PositiveInt, Section
+from vrm.config.base import Name, NonNegativeFloat, PositiveInt, Section
 
 BenchmarkName = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Fraction, NonNegativeFloat, PositiveInt, Section, Source
+from vrm.config.base import Fraction, NonNegativeFloat, PositiveInt, Section, Source
 
 
 class DataConfig(Source):

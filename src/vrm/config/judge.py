@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from .base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from vrm.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class Prices(Section):

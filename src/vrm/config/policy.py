@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import (
+from vrm.config.base import (
     ConfigError,
     Lora,
     Name,
@@ -17,7 +17,7 @@ from .base import (
     Section,
     require_known,
 )
-from .reward import BackboneConfig
+from vrm.config.reward import BackboneConfig
 
 NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
 """What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""

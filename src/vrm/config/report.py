@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Name, PositiveInt, Section, Source, require_known
+from vrm.config.base import Name, PositiveInt, Section, Source, require_known
 
 
 class EvaluationSet(Source):

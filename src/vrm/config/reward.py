@@ -6,7 +6,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .base import Fraction, Name, NonNegativeFloat, Optimisation, PositiveFloat, PositiveInt, Section, require_known
+from vrm.config.base import (
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    Optimisation,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    require_known,
+)
 
 
 class CreatedBackbone(Section):

@@ -20,9 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import DataConfig
-from vrm.data.accounting import format_counts, none_usable, write_quarantine
-from vrm.data.fields import Unusable, parse_label, parse_number, parse_numbers, parse_prompt, parse_text
-from vrm.data.sources import describe, read_rows
+from vrm.data.sources import (
+    Unusable,
+    describe,
+    format_counts,
+    none_usable,
+    parse_label,
+    parse_number,
+    parse_numbers,
+    parse_prompt,
+    parse_text,
+    read_rows,
+    write_quarantine,
+)
 from vrm.records import Quarantine, RecordError, ScoredPrompt, ScoredResponse, prompt_id, write_json, write_jsonl
 
 

@@ -1,4 +1,6 @@
-"""What best-of-n sampling is worth: expected reward of the best of n answers, from N >= n answers a prompt.
+"""Many answers of a policy to each prompt, with their rewards: what best-of-n is computed from.
+
+What best-of-n sampling is worth: expected reward of the best of n answers, from N >= n answers a prompt.
 
 * The same answers serve every n: all their subsets of size n are averaged over, without drawing any.
 * Best means best by the proxy reward; what its gold reward then is shows how far the proxy can be trusted.
@@ -12,9 +14,21 @@ Beirami et al. 2024, "Theoretical guarantees on the alignment of best-of-n polic
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from vrm.config import BestOfN, Generation
+from vrm.generation import decode, load_engine
+from vrm.models.scoring import load_reward_model
+from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.records import write_jsonl
+from vrm.training.rollout import Question, read_questions
 
 
 def best_of_n(proxy: ArrayLike, values: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -83,3 +97,66 @@ def _shared(ranked: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
     starts = np.flatnonzero(np.concatenate([[True], np.diff(ranked) > 0]))
     sizes = np.diff(np.append(starts, len(ranked)))
     return np.repeat(np.add.reduceat(weights, starts) / sizes, sizes)
+
+
+@dataclass(frozen=True)
+class BestOfNJob:
+    """What answers, what scores, and where to.
+
+    Args:
+        policy: directory or hub id of the causal LM that answers.
+        revision: commit of the hub model.
+        chat_template_kwargs: passed to the policy's chat template.
+        rewards: directory of each reward model, by variant.
+        pairs: preference pairs whose prompts are answered.
+        generation: how the policy answers; the engine is always transformers.
+        best_of_n: how many prompts, and answers to each.
+        max_prompt_length, max_length: limits of the policy, in tokens.
+        scoring_batch_size: texts a reward model reads at once.
+        seed: of the sampling.
+        out: the `samples.jsonl` to write.
+    """
+
+    policy: str
+    revision: str | None
+    chat_template_kwargs: Mapping[str, Any]
+    rewards: Mapping[str, Path]
+    pairs: Path
+    generation: Generation
+    best_of_n: BestOfN
+    max_prompt_length: int
+    max_length: int
+    scoring_batch_size: int
+    seed: int
+    out: Path
+
+
+def sample_best_of_n(job: BestOfNJob) -> None:
+    """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.policy, revision=job.revision))
+    limits = job.max_prompt_length, job.max_length
+    encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
+    questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)
+    asked = [question for question in questions for _ in range(job.best_of_n.samples)]
+    rows = _answers(job, tokenizer, asked)
+    prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
+    print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
+    for variant, path in job.rewards.items():
+        output = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True).score(prompts, texts)
+        print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
+        for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
+            row["rewards"][variant], row["cut"][variant] = reward, cut
+    write_jsonl(job.out, rows)
+
+
+def _answers(job: BestOfNJob, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[dict[str, Any]]:
+    """A row an answer, without rewards; the policy is in memory no longer than this takes."""
+    # drawn once and not trained on in between: vLLM's start alone would take longer
+    settings = job.generation.model_copy(update={"engine": "transformers"})
+    engine = load_engine(settings, job.policy, job.revision, tokenizer, progress=True)
+    rows = []
+    for question, ids in zip(asked, engine.generate([question.ids for question in asked], job.seed), strict=True):
+        text, ended = decode(tokenizer, ids, engine.ends)
+        row = {"prompt_id": question.prompt_id, "prompt": question.prompt, "response": text, "length": len(ids)}
+        rows.append({**row, "ended": ended, "rewards": {}, "cut": {}})
+    return rows

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vrm.evaluation.preference_accuracy import Metric
+from vrm.evaluation.accuracy import Metric
 
 LEARNED, TRUE = "weight_", "true_weight_"
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from vrm.evaluation.accuracy import SECTIONS, Metric, preference_accuracy, section_scores, subset_accuracy
 from vrm.evaluation.latents import learned_weights, weight_recovery
-from vrm.evaluation.preference_accuracy import Metric, preference_accuracy
-from vrm.evaluation.reward_bench import SECTIONS, section_scores, subset_accuracy
 from vrm.records import RecordError, require_columns, write_whole
 
 TEXT_COLUMNS = ("evaluation_set", "pair_id", "prompt_id", "subset")

@@ -3,32 +3,158 @@
 * All answers of one turn and temperature are generated in fixed batches, each with a seed of its own that follows from
   the policy's seed, the benchmark, the turn and the batch. So a job that was killed goes on at the next batch, and its
   files are the same as if nothing had happened.
-* What is finished lies in a directory that no rule declares (see `vrm.training.checkpoints`), and goes when the files
+* What is finished lies in a directory that no rule declares (see `vrm.checkpoints`), and goes when the files
   of answers are there. They are written last, and whole.
 * A conversation that is too long loses its beginning and is counted. A limit that the model's positions can't hold is
   an error before anything is generated: beyond them a model answers nonsense, silently.
+
+Answers of a job that may be killed: an append-only file of finished batches.
+
+One line a batch, `{"batch": <name>, "answers": [[text, tokens, ended], ...]}`, so that a batch is there as a whole or
+not at all. A killed writer may leave a torn line at the end; it is cut off, and its batch is generated again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
+from vrm.checkpoints import fingerprint, model_files, resumable
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy
-from vrm.data.accounting import format_counts
+from vrm.config.benchmarks import FILES
+from vrm.data.sources import format_counts
 from vrm.generation import Engine, Sampling, decode, load_engine
-from vrm.generation.answer_files import Answer, AnswerSet, Conversation, read_answer_sets
-from vrm.generation.saved_answers import SavedAnswers
+from vrm.judged.stages import read_answer_sets
 from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.records import Prompt, write_json
-from vrm.training.checkpoints import fingerprint, model_files, resumable
+from vrm.records import Prompt, write_json, write_jsonl
+
+
+class Answer(NamedTuple):
+    """One answer: its text, its length in the policy's tokens (the end token counts), and whether it came to an end."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is asked of the policy in turn; each turn but the first follows its own answer to the one before.
+
+    Args:
+        turns: the user's.
+        temperature: of sampling.
+        origin: fields of the record that say what was asked.
+    """
+
+    turns: tuple[str, ...]
+    temperature: float
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """One benchmark's conversations, and how its file of answers is written.
+
+    Args:
+        name: the benchmark.
+        conversations: in the set's order, all with the same number of turns.
+        max_new_tokens: of one answer.
+        record: a conversation's record, from its origin and the texts of its answers.
+    """
+
+    name: str
+    conversations: list[Conversation]
+    max_new_tokens: int
+    record: Callable[[dict[str, Any], list[str]], dict[str, Any]]
+
+    @property
+    def turns(self) -> int:
+        """Turns of every conversation."""
+        return len(self.conversations[0].turns)
+
+    def write(self, answers: Sequence[Sequence[Answer]], out: Path) -> None:
+        """Write the file of answers; `answers` has a row a conversation, in its order."""
+        rows = [
+            self.record(conversation.origin, [answer.text for answer in own])
+            for conversation, own in zip(self.conversations, answers, strict=True)
+        ]
+        path = out / FILES[self.name]
+        write_json(path, rows) if path.suffix == ".json" else write_jsonl(path, rows)
+
+
+class SavedAnswers:
+    """Batches of answers by name; used as a context, so that an error loses nothing that is finished.
+
+    Args:
+        path: the file; its directory has to be there.
+        save_every: answers after which they are written; those since are lost with a job that is killed.
+    """
+
+    def __init__(self, path: Path, save_every: int) -> None:
+        self._path, self._save_every = path, save_every
+        path.touch()
+        self._batches, whole = _read(path)
+        os.truncate(path, whole)
+        self._unsaved: dict[str, list[Answer]] = {}
+
+    def __len__(self) -> int:
+        """Answers that are here."""
+        return _count(self._batches)
+
+    def find(self, batch: str) -> list[Answer] | None:
+        """A batch that is finished; None: it is not."""
+        return self._batches.get(batch)
+
+    def add(self, batch: str, answers: list[Answer]) -> None:
+        """Keep a finished batch."""
+        self._batches[batch] = self._unsaved[batch] = answers
+        if _count(self._unsaved) >= self._save_every:
+            self._save()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        lines = [json.dumps({"batch": batch, "answers": answers}) + "\n" for batch, answers in self._unsaved.items()]
+        with open(self._path, "ab") as file:
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._unsaved = {}
+
+
+def _count(batches: dict[str, list[Answer]]) -> int:
+    return sum(map(len, batches.values()))
+
+
+def _read(path: Path) -> tuple[dict[str, list[Answer]], int]:
+    """The batches of the file's whole lines, and the number of bytes that these take."""
+    batches: dict[str, list[Answer]] = {}
+    whole = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        batches[row["batch"]] = [Answer(*answer) for answer in row["answers"]]
+        whole += len(line)
+    return batches, whole
 
 
 def answer_benchmarks(

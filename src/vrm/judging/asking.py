@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from vrm.judging.exchange import Failed, Reply, Request
+from vrm.config import JudgeConfig
+from vrm.judging.cost import not_stored
+from vrm.judging.courier import ask_apart
+from vrm.judging.exchange import Failed, Reply, Request, request_key
+from vrm.judging.store import Store
 
-if TYPE_CHECKING:
-    from vrm.judging.judgments import Ask
+Ask = Callable[[Sequence[Request]], list[Reply | Failed]]
+"""A reply or a named failure for each request, in the caller's order."""
+
+
+def asker(config: JudgeConfig, store: Store) -> Ask:
+    """Asks through the store, and the endpoint in a process of its own for what the store lacks."""
+
+    def ask(requests: Sequence[Request]) -> list[Reply | Failed]:
+        if not_stored(requests, config, store):
+            return ask_apart(config, store, requests, progress=True)
+        return [store.find(request_key(request, config)) for request in requests]
+
+    return ask
 
 
 def same_again(request: Request, _: Reply) -> Request:

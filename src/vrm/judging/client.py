@@ -40,9 +40,8 @@ from vrm.judging.exchange import (
     request_key,
     unreadable,
 )
-from vrm.judging.pacing import Pace, backoff, retry_after
 from vrm.judging.store import Reservation, Store
-from vrm.judging.transport import Answer, ApiKey, NoAnswer, make_opener, post
+from vrm.judging.transport import Answer, ApiKey, NoAnswer, Pace, backoff, make_opener, post, retry_after
 
 HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
 LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-from .latents import sample_dirichlet, sample_gaussian
+from vrm.models.latents import sample_dirichlet, sample_gaussian
 
 
 def sample_pairs(alpha: Tensor, mu: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:

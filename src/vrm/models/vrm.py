@@ -22,8 +22,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .latents import dirichlet_mean
-from .shared_noise import sample_pairs as draw_latents
+from vrm.models.latents import dirichlet_mean
+from vrm.models.shared_noise import sample_pairs as draw_latents
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""

@@ -1,4 +1,6 @@
-"""Every job of a run that may need a GPU: what it holds, how long it takes, what it leaves, and what it waits for.
+"""What the workflow's rules ask a scheduler for, from the same estimates as `vrm plan`.
+
+Every job of a run that may need a GPU: what it holds, how long it takes, what it leaves, and what it waits for.
 
 One function a stage of the workflow; `jobs` puts them together as the rules do. A small model that is made here runs
 on the CPU: its jobs count, and their hours and memory are not estimated.
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from math import ceil
 
 from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation, PolicyConfig, PolicyTraining
 from vrm.planning import memory, time
@@ -371,5 +375,43 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "answer": _answer,
 }
 """By rule: those that load a model."""
+
 TRAININGS = ("train_reward", "sft", "train_preference", "difficulty_run", "train_ppo")
 """Those that may take several GPUs."""
+
+SMALL_MEMORY, SMALL_MINUTES = 3000, 120
+"""MiB and minutes of a job without a GPU: importing torch alone takes 1,500 MiB."""
+
+LONGER = 2.0
+"""How much longer than its estimate a job may take before the scheduler ends it."""
+
+
+class RuleResources:
+    """RuleResources of the rules of a run.
+
+    Args:
+        config: the run's.
+    """
+
+    def __init__(self, config: Config) -> None:
+        setting = Setting(config)
+        self._job = cache(lambda stage, base, method: estimate(setting, stage, base, method))
+
+    def job(self, stage: str, base: str = "", method: str = "") -> Job:
+        """The estimate behind the numbers."""
+        return self._job(stage, base, method)
+
+    def gpus(self, stage: str, base: str = "", method: str = "") -> int:
+        """GPUs that a job asks for; 0 for a small model that is made here."""
+        return self.job(stage, base, method).gpus
+
+    def mem_mb(self, stage: str, base: str = "", method: str = "", attempt: int = 1) -> int:
+        """Memory of the machine in MiB; half as much again with every further attempt."""
+        job = self.job(stage, base, method)
+        needed = ceil(job.host * 1024) if job.gpus else SMALL_MEMORY
+        return ceil(needed * (1 + (attempt - 1) / 2))
+
+    def runtime(self, stage: str, base: str = "", method: str = "", attempt: int = 1) -> int:
+        """Minutes; a job that ran out of time goes on from its checkpoint, with as much again."""
+        job = self.job(stage, base, method)
+        return (ceil(job.hours * 60 * LONGER) + SMALL_MINUTES) * attempt

@@ -165,7 +165,7 @@ def sharded(whole: Memory, shape: Shape, precision: Precision, processes: int, h
 
     What is computed with is gathered whole: embedding and language-model head, and two blocks (the present one and the
     next); in the backward pass the gradients of all these as well, until they are shared out. There are no bfloat16
-    copies (`vrm.training.sharding`).
+    copies (`vrm.training.trainer`).
 
     Args:
         whole: of one card with the same batch.

@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from vrm.records import write_whole
-
-from .stats import Interval
+from vrm.statistics.intervals import Interval
 
 EMPTY = "—"
 _LONGEST_LINE = 32  # characters of a text column after the first that are not wrapped in print

@@ -18,14 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from vrm.checkpoints import fingerprint, model_files, of_no_effect, place
 from vrm.config import PolicyTraining
-from vrm.models.log_probs import fuse_head
+from vrm.models.policy_scoring import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import write_json, write_whole
-from vrm.training.adapters import merged, weight_dtype, with_adapters
-from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place
 from vrm.training.log import write_log
-from vrm.training.sharding import whole_weights
+from vrm.training.trainer import merged, weight_dtype, whole_weights, with_adapters
 
 HELD_OUT = "held_out.csv"
 HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")

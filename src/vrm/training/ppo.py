@@ -28,15 +28,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import set_seed
 
+from vrm.checkpoints import model_files, place, resumable
 from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
 from vrm.generation import make_engine
 from vrm.models.base import RewardModel
 from vrm.records import write_json, write_jsonl
-from vrm.training.actor_critic import ActorCritic
-from vrm.training.answers import MEASURES, Answerer, Answers, Question, read_questions
-from vrm.training.checkpoints import model_files, place, resumable
-from vrm.training.experience import Experience, token_log_probs, token_values
-from vrm.training.log import write_rows
+from vrm.training.log import TrainingError, Watchdog, write_rows
 from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
@@ -48,7 +45,17 @@ from vrm.training.ppo_math import (
     value_loss,
     whiten,
 )
-from vrm.training.watchdog import TrainingError, Watchdog
+from vrm.training.rollout import (
+    MEASURES,
+    ActorCritic,
+    Answerer,
+    Answers,
+    Experience,
+    Question,
+    read_questions,
+    token_log_probs,
+    token_values,
+)
 
 USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
 """What PPO takes of `policy.training`; it has optimisation settings of its own."""

@@ -6,11 +6,23 @@
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `held_out.csv` says what the training did to each validation pair.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
+
+Preference pairs as the rows that the preference methods train on.
+
+A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is unpaired,
+they are one response, desirable or not, and a mismatched one: another response of the same batch below this prompt,
+which estimates the KL term.
+
+What a preference method makes of the log-probabilities of two texts a row: its loss, its reward, whole pairs.
+
+The methods themselves are the pure functions of `preference_losses`; here they are chosen by name.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +30,202 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
+from trl.trainer.utils import pad
 
+from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod
-from vrm.models.log_probs import response_outputs
+from vrm.models.policy_scoring import response_outputs
+from vrm.models.text import TokenisedText
 from vrm.records import RecordError, read_pairs
 from vrm.training import preference_losses as losses
-from vrm.training.arguments import common_arguments, started_processes
-from vrm.training.checkpoints import resumable
 from vrm.training.log import LogWriter
-from vrm.training.objectives import EVIDENCE, pair_table, read_responses, rewards, row_losses
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob, leave, load_policy
-from vrm.training.preference_rows import REFERENCES, SIDES, RowCollator, measured_rows, paired_rows, unpaired_rows
-from vrm.training.sharding import shard
+from vrm.training.trainer import common_arguments, shard, started_processes
+
+SIDES = ("first", "second")
+
+REFERENCES = ("first_reference", "second_reference")
+
+
+def paired_rows(pairs: list[TokenisedPair]) -> Dataset:
+    """One row a pair: chosen, rejected."""
+    return Dataset.from_list([_row(pair.chosen.ids, pair.rejected.ids, pair.chosen.prompt_length) for pair in pairs])
+
+
+def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dataset:
+    """Two rows a pair in a new order, each with a mismatched response, in batches of both kinds; to be read in order.
+
+    The mismatched responses of a batch are the very ones that it learns from, moved on by one row (Ethayarajh et al.
+    2024), or by more where the next row has the same prompt. A long prompt with a long mismatched response is cut to
+    the longest text of the batch, so that it takes no more memory; that is not counted, and only the KL term sees it.
+
+    Args:
+        pairs: N pairs.
+        batch_size: rows a batch of all processes, at least 2.
+        seed: seed of the order.
+
+    Returns:
+        2N rows.
+    """
+    order = np.random.default_rng(seed).permutation(2 * len(pairs))
+    texts = _responses(pairs)
+    shuffled = [texts[place] for place in order]
+    starts = range(0, len(shuffled), batch_size)
+    return Dataset.from_list([row for start in starts for row in _mismatched(shuffled[start : start + batch_size])])
+
+
+def measured_rows(pairs: list[TokenisedPair]) -> Dataset:
+    """As `unpaired_rows`, in one batch and with the chosen and the rejected response of a pair side by side."""
+    return Dataset.from_list(list(_mismatched(_responses(pairs))))
+
+
+@dataclass(frozen=True)
+class _Response:
+    prompt_id: str
+    text: TokenisedText
+    desirable: bool
+
+
+def _responses(pairs: list[TokenisedPair]) -> list[_Response]:
+    """Chosen and rejected of the first pair, of the second, ..."""
+    sides = ((pair, side) for pair in pairs for side in ("chosen", "rejected"))
+    return [_Response(pair.record.prompt_id, getattr(pair, side), side == "chosen") for pair, side in sides]
+
+
+def _mismatched(batch: list[_Response]) -> Iterator[dict[str, Any]]:
+    longest = max(len(response.text.ids) for response in batch)
+    for place, response in enumerate(batch):
+        earlier = [batch[place - step] for step in range(1, len(batch))]
+        # a last batch of one prompt alone has no better one
+        other = next((o for o in earlier if o.prompt_id != response.prompt_id), earlier[0] if earlier else response)
+        start = response.text.prompt_length
+        mismatched = response.text.ids[:start] + other.text.ids[other.text.prompt_length :]
+        yield _row(response.text.ids, mismatched[:longest], start) | {"desirable": response.desirable}
+
+
+def _row(first: list[int], second: list[int], prompt_length: int) -> dict[str, Any]:
+    return {"first_ids": first, "second_ids": second, "prompt_length": prompt_length}
+
+
+@dataclass
+class RowCollator:
+    """B rows as a batch of 2B right-padded texts: first the first ones, then the second ones."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Ids, attention mask and labels of shape (2B, T), labels -100 but on responses; references, (B,)."""
+        texts = [torch.tensor(row[f"{side}_ids"]) for side in SIDES for row in rows]
+        starts = [row["prompt_length"] for _ in SIDES for row in rows]
+        labels = [torch.cat([torch.full((n,), -100), text[n:]]) for text, n in zip(texts, starts, strict=True)]
+        batch = {
+            "input_ids": pad(texts, padding_value=self.pad_token_id),
+            "attention_mask": pad([torch.ones_like(text) for text in texts], padding_value=0),
+            "labels": pad(labels, padding_value=-100),
+        }
+        for name in ("desirable", *REFERENCES):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+
+EVIDENCE = ("total", "length", "exponent")
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What the policy and its reference say of B responses, end tokens included.
+
+    Args:
+        total: log pi, summed over the response, nats, shape (B,).
+        length: its tokens, shape (B,).
+        exponent: mean over its tokens of log p - log sum_v p_v^2, WPO's weight, shape (B,).
+        reference: log pi_ref, summed, shape (B,).
+    """
+
+    total: Tensor
+    length: Tensor
+    exponent: Tensor
+    reference: Tensor
+
+    @property
+    def logratio(self) -> Tensor:
+        """log pi - log pi_ref, shape (B,)."""
+        return self.total - self.reference
+
+    def select(self, rows: slice) -> Responses:
+        """Some of the rows."""
+        return Responses(self.total[rows], self.length[rows], self.exponent[rows], self.reference[rows])
+
+
+def row_losses(
+    method: PreferenceMethod, first: Responses, second: Responses, desirable: Tensor | None, kl: Tensor | None
+) -> Tensor:
+    """The method's loss of each of B rows, in its own unit, shape (B,); WPO's without its weights.
+
+    Args:
+        method: the objective and its coefficients.
+        first: chosen responses; KTO's responses.
+        second: rejected responses; KTO's mismatched ones.
+        desirable: KTO's labels, shape (B,).
+        kl: KTO's estimate of the KL, a scalar.
+    """
+    match method.method:
+        case "dpo" | "selective_dpo" | "wpo":
+            return losses.dpo(first.logratio, second.logratio, method.beta)
+        case "ipo":
+            return losses.ipo(first.logratio, second.logratio, first.length, second.length, method.beta)
+        case "simpo":
+            return losses.simpo(
+                first.total, second.total, first.length, second.length, method.beta, method.gamma_over_beta
+            )
+        case "kto":
+            weights = method.desirable_weight, method.undesirable_weight
+            return losses.kto(first.logratio, desirable, kl, method.beta, *weights)
+
+
+def rewards(method: PreferenceMethod, responses: Responses) -> Tensor:
+    """The method's own reward of B responses, shape (B,): implicit, or SimPO's length-normalised one."""
+    return method.beta * (responses.logratio if method.needs_reference else responses.total / responses.length)
+
+
+def read_responses(side: str, evidence: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Responses:
+    """The first or second texts of a batch of rows: what the policy says of them, and the known reference."""
+    return Responses(*(evidence[f"{side}_{name}"] for name in EVIDENCE), known[f"{side}_reference"])
+
+
+def pair_table(
+    method: PreferenceMethod, evidence: Mapping[str, ArrayLike], known: Mapping[str, ArrayLike]
+) -> pd.DataFrame:
+    """Loss, margin and log ratios of whole pairs.
+
+    Args:
+        method: the objective.
+        evidence: what a policy says of N rows, as `PreferenceTrainer.observe` returns it.
+        known: their references, and KTO's labels: rows of a pair side by side, as `unpaired_rows` without a seed.
+
+    Returns:
+        One row a pair: loss, margin, chosen_logratio, rejected_logratio; see docs/files.md.
+    """
+    tensors = {name: torch.as_tensor(value) for name, value in {**evidence, **known}.items()}
+    first, second = (read_responses(side, tensors, tensors) for side in SIDES)
+    kl = losses.kto_kl(second.logratio) if method.method == "kto" else None
+    loss = row_losses(method, first, second, tensors.get("desirable"), kl)
+    if method.method == "kto":
+        loss = loss.reshape(-1, 2).mean(1)
+        first, second = first.select(slice(0, None, 2)), first.select(slice(1, None, 2))
+    columns = {
+        "loss": loss,
+        "margin": rewards(method, first) - rewards(method, second),
+        "chosen_logratio": first.logratio,
+        "rejected_logratio": second.logratio,
+    }
+    return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
 
 class PreferenceTrainer(Trainer):

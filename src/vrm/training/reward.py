@@ -26,6 +26,7 @@ from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
+from vrm.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
 from vrm.config import RewardTraining, Variant
 from vrm.models.latents import (
     PairAnnotation,
@@ -39,12 +40,9 @@ from vrm.models.latents import (
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
-from vrm.training.adapters import merged, weight_dtype, with_adapters
-from vrm.training.arguments import common_arguments
-from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
-from vrm.training.sharding import shard, whole_weights
+from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ import numpy as np
 import pandas as pd
 from transformers import set_seed
 
+from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod
 from vrm.records import RecordError, read_pairs, write_whole
-from vrm.training.checkpoints import resumable
 from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob
-from vrm.training.preference import make_trainer, measure, with_reference
-from vrm.training.preference_rows import paired_rows
+from vrm.training.preference import make_trainer, measure, paired_rows, with_reference
 
 
 def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:

@@ -12,15 +12,14 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from vrm.checkpoints import resumable
 from vrm.config import SftTraining
 from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
-from vrm.training.arguments import common_arguments
-from vrm.training.checkpoints import resumable
 from vrm.training.log import LogWriter
 from vrm.training.policies import PolicyJob, leave, load_policy
-from vrm.training.sharding import shard
+from vrm.training.trainer import common_arguments, shard
 
 
 def train_sft(job: PolicyJob, sft: SftTraining) -> None:

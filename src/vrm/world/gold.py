@@ -19,11 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vrm.world.facts import ATTRIBUTES, HERBS
-from vrm.world.kinds import ASPECTS
-from vrm.world.lexicon import BAD, BOOK, GOOD
-from vrm.world.prompts import Request, parse, true_weights
-from vrm.world.text import Found, clauses
+from vrm.world.lexicon import ATTRIBUTES, BAD, BOOK, GOOD, HERBS, Found, clauses
+from vrm.world.prompts import ASPECTS, Request, parse, true_weights
 
 LOWEST, HIGHEST = 1, 5
 BALANCED = 3

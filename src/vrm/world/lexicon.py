@@ -4,15 +4,131 @@
 * Instruction following and truthfulness need the prompt or the facts: whether "a word on the price" is good depends on
   what was asked. Each has one lexical slot besides (`focus`, `common`).
 * No phrase occurs inside another one (tested), so that what is written is what is read.
+
+What is true in the world: twelve herbs and four facts about each.
+
+The table is the same for every seed. A seed decides what is asked and answered, not what is true.
+
+Finding known phrases in any text.
+
+* Text is read as words and clause marks: punctuation becomes a mark, so a phrase never reaches across it.
+* A `PhraseBook` scans once from left to right and takes the longest phrase that begins at a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from vrm.world.facts import ATTRIBUTES, FACT_PHRASES
+from vrm.records import normalise_text
 from vrm.world.puzzles import VALUES
-from vrm.world.text import PhraseBook, Piece
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "colour": ("red", "blue", "white", "yellow", "purple", "orange"),
+    "place": ("rivers", "hills", "walls", "forests", "marshes", "sands"),
+    "season": ("spring", "summer", "autumn", "winter"),
+    "taste": ("bitter", "sweet", "sour", "salty", "mild", "peppery"),
+}
+"""Every attribute with its possible values."""
+
+FACT_PHRASES: dict[str, tuple[str, ...]] = {
+    "colour": ("has {} petals", "shows {} flowers", "bears {} blossoms"),
+    "place": ("grows near {}", "is found by {}", "thrives among {}"),
+    "season": ("flowers in {}", "blooms in {}", "opens in {}"),
+    "taste": ("tastes {}", "has a {} taste", "makes {} tea"),
+}
+"""How an attribute is stated; a subject (the herb, or "it") goes before."""
+
+_TABLE = """
+marlow   red     rivers   spring  bitter
+tansel   blue    hills    summer  sweet
+brindle  white   walls    autumn  sour
+corvan   yellow  forests  winter  salty
+dillow   purple  marshes  spring  mild
+fennick  orange  sands    summer  peppery
+galden   red     hills    autumn  mild
+hesper   blue    walls    winter  peppery
+lorrel   white   forests  spring  sweet
+minthe   yellow  marshes  summer  sour
+orrin    purple  sands    autumn  bitter
+quillan  orange  rivers   winter  salty
+"""
+
+HERBS: dict[str, dict[str, str]] = {
+    herb: dict(zip(ATTRIBUTES, values, strict=True)) for herb, *values in map(str.split, _TABLE.split("\n")[1:-1])
+}
+"""The true value of each attribute of each herb."""
+
+CLAUSE_MARK = "|"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a phrase says: a value in a slot, e.g. the slot `season` with the value `spring`."""
+
+    slot: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A known phrase that occurs in a text."""
+
+    phrase: str
+    piece: Piece
+
+
+def to_words(text: str) -> list[str]:
+    """Normalised words of a text, with `CLAUSE_MARK` where punctuation stood."""
+    return re.sub(r"[^\w\s']+", f" {CLAUSE_MARK} ", normalise_text(text)).split()
+
+
+def clauses(text: str) -> list[str]:
+    """The stretches of words between punctuation, without the empty ones."""
+    return [part for c in " ".join(to_words(text)).split(CLAUSE_MARK) if (part := c.strip())]
+
+
+class PhraseBook:
+    """Known phrases and what each says.
+
+    Args:
+        entries: (phrase, piece); a phrase that is given twice must say the same.
+
+    Raises:
+        ValueError: two entries give one phrase different meanings.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, Piece]]) -> None:
+        self.pieces: dict[str, Piece] = {}
+        for phrase, piece in entries:
+            if self.pieces.setdefault(phrase, piece) != piece:
+                raise ValueError(f"the phrase {phrase!r} says both {self.pieces[phrase]} and {piece}")
+        self._by_first_word: dict[str, list[tuple[list[str], str]]] = {}
+        for phrase in sorted(self.pieces, key=lambda p: (-len(p.split()), p)):
+            parts = phrase.split()
+            self._by_first_word.setdefault(parts[0], []).append((parts, phrase))
+
+    def find(self, text: str) -> list[Found]:
+        """The phrases that occur in a text, from left to right, without overlap."""
+        words = to_words(text)
+        found: list[Found] = []
+        at = 0
+        while at < len(words):
+            phrase = self._starting_at(words, at)
+            if phrase is None:
+                at += 1
+                continue
+            found.append(Found(phrase, self.pieces[phrase]))
+            at += len(phrase.split())
+        return found
+
+    def _starting_at(self, words: list[str], at: int) -> str | None:
+        for parts, phrase in self._by_first_word.get(words[at], ()):
+            if words[at : at + len(parts)] == parts:
+                return phrase
+        return None
+
 
 GOOD, BAD = "good", "bad"
 
@@ -166,6 +282,7 @@ LEXICAL: dict[str, dict[str, tuple[str, ...]]] = {
 """Slots whose phrases mean the same under every prompt, by verdict. Slots without a bad side have `GOOD` alone."""
 
 ANSWER_PHRASES = ("the answer is {}", "so i get {}", "the result is {}", "that leaves {}")
+
 START_PHRASES = ("starting from {}", "i begin with {}", "we are first given {}")
 """A puzzle's solution, and the piece of its statement where the solution starts."""
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vrm.world import lexicon
-from vrm.world.facts import ATTRIBUTES, FACT_PHRASES, HERBS
 from vrm.world.gold import LOWEST, SPURIOUS
-from vrm.world.kinds import ASPECTS
-from vrm.world.lexicon import BAD, GOOD, LEXICAL
-from vrm.world.prompts import Request
+from vrm.world.lexicon import ATTRIBUTES, BAD, FACT_PHRASES, GOOD, HERBS, LEXICAL
+from vrm.world.prompts import ASPECTS, Request
 
 EVIDENCE: dict[int, tuple[tuple[tuple[int, int], float], ...]] = {
     1: (((0, 2), 1.0),),

@@ -18,10 +18,9 @@ import numpy as np
 
 from vrm.config import WorldConfig
 from vrm.world.annotators import TASTE, Annotated, AnnotatedPrompt, annotate
-from vrm.world.benchmarks import Pair
 from vrm.world.gold import SPURIOUS
-from vrm.world.kinds import ASPECTS, KINDS
-from vrm.world.prompts import true_weights
+from vrm.world.preference_sets import Pair
+from vrm.world.prompts import ASPECTS, KINDS, true_weights
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal."""

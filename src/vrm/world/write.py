@@ -14,9 +14,8 @@ from vrm.config import WorldConfig
 from vrm.records import write_jsonl, write_whole
 from vrm.world import prompts
 from vrm.world.annotators import Annotated, AnnotatedPrompt, annotate_prompt, on_ten_scale
-from vrm.world.benchmarks import PromptPool, probes, reward_bench, rows
-from vrm.world.kinds import ASPECTS
-from vrm.world.prompts import Request
+from vrm.world.preference_sets import PromptPool, probes, reward_bench, rows
+from vrm.world.prompts import ASPECTS, Request
 from vrm.world.statistics import HeldOutPair, statistics, to_csv
 
 SOURCE = "offline_world"

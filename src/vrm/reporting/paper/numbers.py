@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-
-from ..accuracies import table_columns
-from ..judged.measures import ARENA_SC, Metric
-from ..rendering import EMPTY, number
-from .orders import METRICS, SCORES
-from .published import published
-from .verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, Run
+from vrm.reporting.judged_values import ARENA_SC, Metric
+from vrm.reporting.paper.orders import METRICS, SCORES
+from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, Run
+from vrm.reporting.published import published
+from vrm.reporting.rendering import EMPTY, number
+from vrm.reporting.scores import table_columns
 
 PAPER_BACKBONE = "Qwen/Qwen3-4B-Instruct-2507"
 PAPER_BASES = {"Qwen2.5-7B": "FuseAI/FuseChat-Qwen-2.5-7B-SFT", "Qwen3-8B": "Qwen/Qwen3-8B"}

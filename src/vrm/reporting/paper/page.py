@@ -6,6 +6,12 @@
 * Values are read from the tables and figures of the run, whose rule and command stand beside them; differences that no
   table has are tested here, by the functions of those tables.
 * The numbers are `numbers`, the claims and their sources `claims` and `orders`.
+
+What the paper claims beside its numbers, each asked of the run's own tables and figures.
+
+The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in the
+project's reading of it). So a claim here is one of three kinds: an order that the paper's own numbers show, a statement
+of the abstract, or what a figure is there to show. `paper` says which. Claims that are orders are `orders`.
 """
 
 from __future__ import annotations
@@ -17,11 +23,125 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
+from vrm.reporting.figures.curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, Measure
+from vrm.reporting.paper.numbers import table1_numbers, table2_numbers
+from vrm.reporting.paper.orders import ABSTRACT, FIGURE, decide, orders, reward_pair, stored_difference
+from vrm.reporting.paper.verdicts import AGREES, NOT_TESTABLE, PAGE, VERDICTS, Difference, Finding, Run, ordered
+from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, number, write_table
+from vrm.reporting.tables.comparisons_judged import ppo_pair
 
-from ..rendering import EMPTY, Cell, Grid, Row, write_table
-from .claims import claims
-from .numbers import table1_numbers, table2_numbers
-from .verdicts import PAGE, VERDICTS, Finding, Run
+PLACES = ("Abstract", "Table 1", "Table 2", "Figure 3", "Figure 4", "Figure 5", "Figure 6")
+"""Where a claim stands, in the order of the page."""
+
+
+def claims(run: Run) -> list[Finding]:
+    """Every claim with its verdict, in the paper's order."""
+    found = [*decide(run, orders(run)), _hacking(run), _bound(run), _figure3(run), _figure4(run), *_figure5(run)]
+    return sorted(found, key=lambda finding: PLACES.index(finding.where))
+
+
+def _hacking(run: Run) -> Finding:
+    """Gold reward at the end of PPO, with the VRM and with the plain RM."""
+    what = "VRM resists reward hacking (here: gold reward gained by VRM-PPO less that by PPO, mean over bases)"
+    head, made = ("Abstract", what, ABSTRACT), "figures/overoptimisation.pdf"
+    curves, methods = run.figure("overoptimisation"), list(ppo_pair(run.config))
+    if curves.empty or not all(methods) or curves.gold.isna().all():
+        return Finding(*head, EMPTY, "", NOT_TESTABLE, "no PPO with both reward models, or no gold reward", made)
+    ends = _ends(curves[(curves.optimiser == "ppo") & curves.method.isin(methods)], ["base", "method"])
+    ends = ends.assign(half=(ends.gold_high - ends.gold_low) / 2)
+    table = ends.set_index(["base", "method"])[["gold", "half"]].unstack("method")
+    table = table[table["gold"].notna().all(axis=1)]
+    difference = float((table["gold"][methods[0]] - table["gold"][methods[1]]).mean())
+    # A base's two policies as if independent, and bases as if they moved together, for all share reward models and
+    # prompts: wider than an interval of the mean, so that the verdict errs on the side of none.
+    half = float(np.hypot(table["half"][methods[0]], table["half"][methods[1]]).mean(skipna=False))
+    change = Difference(
+        *(difference, difference - half, difference + half),
+        f"{ends.resampled.iloc[0]}, the two as if independent, bases as if alike",
+        made,
+        few_seeds="one seed" if (ends.n_seeds == 1).any() else "",
+    )
+    return Finding(*head, *ordered(change, 1, run.config.report.level, "points of gold reward", 2), made)
+
+
+def _bound(run: Run) -> Finding:
+    """The bound of the paper's own VRM; ablations of ours don't speak for it."""
+    what, made = "VRM has a tighter generalisation bound than the plain reward model (Theorem 5.1)", "tables/bound.md"
+    head, terms = ("Abstract", what, ABSTRACT), run.table("bound")
+    why = "no run can settle it: the theorem bounds a VRM, and the plain RM has no such bound to compare with"
+    if terms.empty:
+        return Finding(*head, EMPTY, "", NOT_TESTABLE, f"report.tables has no bound; {why}", made)
+    rows = terms[(terms.term == "bound") & terms.variant.isin(run.config.report.figure4)]
+    values = [number(row.estimate, 2) + (", vacuous" if row.estimate >= 1 else "") for row in rows.itertuples()]
+    value = "; ".join(f"{label}: {value}" for label, value in zip(rows.label, values, strict=True))
+    return Finding(*head, value or EMPTY, "", NOT_TESTABLE, why, made)
+
+
+def _figure3(run: Run) -> Finding:
+    """The losses by the paired tests on the held-out sets: along training they are watched on a few pairs only."""
+    what = "Figure 3: the form of the supervision matters for accuracy (here: each loss less the first, held out)"
+    head, made = ("Figure 3", what, FIGURE), "tables/comparisons.md"
+    rows, names = run.table("comparisons"), run.config.report.figure3
+    if len(rows) and names:
+        rows = rows[rows["first"].isin(names[1:]) & (rows["second"] == names[0])]
+    if rows.empty:
+        return Finding(*head, EMPTY, "", NOT_TESTABLE, "not compared in this run", made)
+    row = rows.sort_values(["p_holm", "p"], kind="stable").iloc[0]
+    labels = {name: run.config.reward.variants[name].label for name in names}
+    # whichever sign it has: the claim is that there is a difference
+    change = stored_difference(row, made)
+    value, over, verdict, why = ordered(change, change.estimate, run.config.report.level, "points")
+    others = f"of {len(rows)} differences the one with the smallest p"
+    unlike = "that losses are alike can't be shown by such a test"
+    why = f"{why}; {others}" if verdict == AGREES else f"{others}: {why}; {unlike}"
+    name = f"{labels[row['first']]} − {labels[row['second']]} on {row['column']}"
+    return Finding(*head, f"{name}: {value}", over, verdict, why, made, change.p_holm, change.tests)
+
+
+def _figure4(run: Run) -> Finding:
+    """The ends of two curves, whatever order the figure has them in."""
+    what, made = "Figure 4: VRM ends with a higher eval accuracy than the plain RM", "figures/figure4.pdf"
+    head = ("Figure 4", what, FIGURE)
+    curves, pair = run.figure("figure4"), reward_pair(run.config)
+    ends = _last_of(curves, EVAL_ACCURACY)
+    if not set(pair) <= set(ends.index):
+        why = "report.figures has no figure4" if curves.empty else "not one curve of each kind"
+        return Finding(*head, EMPTY, "", NOT_TESTABLE, why, made)
+    vrm, plain = (ends.loc[name] for name in pair)
+    difference = float(vrm["mean"] - plain["mean"])
+    half = float(np.hypot(vrm.high - vrm.low, plain.high - plain.low)) / 2
+    over = f"{vrm.resampled}, the two as if independent"
+    change = Difference(difference, difference - half, difference + half, over, made)
+    return Finding(*head, *ordered(change, 1, run.config.report.level, "points"), made)
+
+
+def _figure5(run: Run) -> Iterator[Finding]:
+    """What each lambda ends with; reported, not judged."""
+    why = (
+        "values only, no verdict: whether any two of several intervals lie apart could be found true and never be "
+        "found false"
+    )
+    for part, measure in zip("abc", (TRAIN_ACCURACY, EVAL_ACCURACY, KL), strict=True):
+        quantity = measure.title.split(" (")[0]  # without the unit
+        head = ("Figure 5", f"Figure 5({part}): the weight of the supervision matters for {quantity}", FIGURE)
+        ends = _last_of(run.figure("figure5"), measure)
+        value = "; ".join(f"{row.label} {number(row['mean'], 1)}" for _, row in ends.iterrows())
+        lacking = "" if value else "report.figures has no figure5"
+        yield Finding(*head, value or EMPTY, "", NOT_TESTABLE, lacking or why, "figures/figure5.pdf")
+
+
+def _last_of(curves: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The last step of each curve of one quantity, by variant in the figure's order."""
+    if curves.empty:
+        return curves
+    shown = curves[(curves.split == measure.split) & (curves.metric == measure.metric)]
+    return _ends(shown, ["variant"]).set_index("variant").loc[list(dict.fromkeys(shown.variant))]
+
+
+def _ends(curves: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The row of the last step of each curve, whole: `last()` would fill what it lacks from an earlier step."""
+    return curves.sort_values("step", kind="stable").groupby(by, sort=False).tail(1)
+
 
 RULES = {"figure6": "judged", "overoptimisation": "overoptimisation", "paper": "paper_page"}
 """Rules of workflow/rules/report.smk, by file, other than `table` and `curves`."""

@@ -17,11 +17,10 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.records import RecordError, require_columns
-
-from ..comparisons import p_text
-from ..judged.measures import Metric, measure
-from ..judged.results import Benchmark, Model, judged_models, read_benchmarks
-from ..rendering import EMPTY
+from vrm.reporting.judged import Benchmark, Model, judged_models, read_benchmarks
+from vrm.reporting.judged_values import Metric, measure
+from vrm.reporting.rendering import EMPTY
+from vrm.statistics.paired_tests import p_text
 
 AGREES, DISAGREES, UNDECIDED, NOT_TESTABLE = VERDICTS = (
     "agrees",

@@ -1,0 +1,371 @@
+"""What each policy training did on held-out data: one table for SFT and the preference methods, one for PPO.
+
+What each policy training did to its own objective on held-out data; numbers only, no layout.
+
+* A number is a mean over seeds with an interval over seeds and held-out prompts, the change's items being paired.
+* A training moved as expected where the interval of its objective's change lies on the right side of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vrm.config import Config, Method, PpoMethod
+from vrm.records import RecordError
+from vrm.reporting.policies import SFT, Change, PolicyRun, policy_run, read_held_out, read_samples
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.scores import row_label
+from vrm.statistics.intervals import Interval, crossed_interval
+
+FALLS, RISES = "falls", "rises"
+
+_PREFERENCE = ("loss", "margin", "chosen_logratio", "rejected_logratio")
+
+_PPO = ("reward", "kl", "entropy", "length")
+
+_NEVER_NEGATIVE = ("kl", "entropy", "length")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One row of the table.
+
+    Args:
+        run: where its files are, and its seeds.
+        base: label of the base.
+        label: what the row is called.
+        method: its entry in the configuration; None for supervised fine-tuning.
+    """
+
+    run: PolicyRun
+    base: str
+    label: str
+    method: Method | None
+
+    @property
+    def is_ppo(self) -> bool:
+        """Whether it was trained by PPO."""
+        return isinstance(self.method, PpoMethod)
+
+    @property
+    def objective(self) -> str:
+        """The metric that it optimises."""
+        return "reward" if self.is_ppo else "loss"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One metric of one training.
+
+    Args:
+        start: mean before the training; NaN where it has no meaning there.
+        end: mean after it.
+        change: of the paired differences; NaN where `start` is.
+        items: number of held-out items.
+        expected: `falls` or `rises` for the training's own objective, "" for what is only watched.
+    """
+
+    start: float
+    end: Interval
+    change: Interval
+    items: int
+    expected: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the objective moved as expected: yes, no, or not distinguishable; "" for what is only watched."""
+        if not self.expected:
+            return ""
+        down, up = self.change.high < 0, self.change.low > 0
+        if not (down or up):
+            return "not distinguishable"
+        return "yes" if (down if self.expected == FALLS else up) else "no"
+
+
+def trainings(config: Config) -> list[Training]:
+    """Of each base: supervised fine-tuning, where it has that, then the methods of `policy.run`."""
+    policy = config.policy
+    found = []
+    for base in policy.run_bases:
+        label = policy.bases[base].label
+        if policy.bases[base].sft:
+            found.append(Training(policy_run(config, base, SFT), label, "SFT", None))
+        for name in policy.run:
+            method = policy.methods[name]
+            found.append(Training(policy_run(config, base, name), label, row_label(method), method))
+    return found
+
+
+def outcomes(config: Config, results: Path, training: Training) -> dict[str, Outcome]:
+    """By metric: those of `held_out.csv`, `accuracy` in points, and `gold` where there is a gold judge.
+
+    Raises:
+        RecordError: a file is missing or broken.
+    """
+    if training.is_ppo:
+        changes = read_held_out(results, training.run, _PPO)
+        if config.policy.gold:
+            changes["gold"] = _gold(results, training.run)
+    else:
+        changes = read_held_out(results, training.run, ("loss",) if training.method is None else _PREFERENCE)
+    found = {metric: _outcome(config, training, metric, change) for metric, change in changes.items()}
+    if "margin" in changes:
+        found["accuracy"] = _accuracy(config, training, changes["margin"])
+    return found
+
+
+def _outcome(config: Config, training: Training, metric: str, change: Change) -> Outcome:
+    expected = RISES if training.is_ppo else FALLS
+    lowest = 0.0 if metric in _NEVER_NEGATIVE else -np.inf
+    return Outcome(
+        start=float(change.start.mean()),
+        end=crossed_interval(change.end, change.prompts, config.report.level).within(lowest, np.inf),
+        change=crossed_interval(change.end - change.start, change.prompts, config.report.level),
+        items=len(change.prompts),
+        expected=expected if metric == training.objective else "",
+    )
+
+
+def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
+    """Share of pairs with a positive margin, in points.
+
+    At the start the implicit reward of a method with a reference is 0 for every response: there is no accuracy then.
+    """
+    right = Change(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
+    outcome = _outcome(config, training, "accuracy", right)
+    outcome = replace(outcome, end=outcome.end.within(0, 100))
+    if not training.method.needs_reference:
+        return outcome
+    level = config.report.level
+    return Outcome(np.nan, outcome.end, Interval(np.nan, np.nan, np.nan, level, "nothing (no start)"), outcome.items)
+
+
+def _gold(results: Path, run: PolicyRun) -> Change:
+    """Gold reward of the answers at the first and the last step."""
+    samples = read_samples(results, run, gold=True)
+    ends = [samples[samples["step"] == step] for step in (samples["step"].min(), samples["step"].max())]
+    start, end = (part.pivot(index="seed", columns="prompt_id", values="gold") for part in ends)
+    return Change(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
+
+
+_LOSS_UNITS = {"ipo": "squared nats", "kto": "no unit"}
+
+_DIGITS = {"loss": 3, "accuracy": 1, "margin": 2, "chosen_logratio": 1, "rejected_logratio": 1}
+
+_DIGITS |= {"reward": 2, "gold": 2, "kl": 1, "entropy": 2, "length": 1}
+
+_VERDICT = (
+    "As expected: the interval of the change lies below 0 for a loss, above 0 for PPO's reward; it is not "
+    "distinguishable from no change where it holds 0."
+)
+
+Measured = Sequence[tuple[Training, Mapping[str, Outcome]]]
+
+
+def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
+    """Write training_summary.{csv,md,tex,html}: one row a training of `policy.run_bases`.
+
+    Args:
+        config: names bases, methods, seeds and the level.
+        results: the run's directory.
+        out: directory of the four files. The CSV has one row a training and metric.
+
+    Raises:
+        RecordError: nothing is trained, or a file is missing or broken.
+    """
+    measured = [(training, outcomes(config, results, training)) for training in trainings(config)]
+    if not measured:
+        raise RecordError("training_summary: no policy is trained; leave `training_summary` out of report.tables")
+    offline = [row for row in measured if not row[0].is_ppo]
+    ppo = [row for row in measured if row[0].is_ppo]
+    grids = [*([_offline_grid(config, offline)] if offline else []), *([_ppo_grid(config, ppo)] if ppo else [])]
+    grids[0] = replace(grids[0], name="training_summary")  # the first names the files
+    return write_table(out, grids, _tidy(config, measured))
+
+
+def _offline_grid(config: Config, measured: Measured) -> Grid:
+    has_start = any(training.method and not training.method.needs_reference for training, _ in measured)
+    header = [
+        *(Cell("Base"), Cell("Method"), Cell("Loss", "unit")),
+        *(Cell("Loss", "at start"), Cell("Loss", "at end"), Cell("Loss", "change")),
+        *([Cell("Accuracy", "at start, %")] if has_start else []),
+        *(Cell("Accuracy", "at end, %"), Cell("Margin", "at end")),
+        *(Cell("Log ratio, chosen", "at end, nats"), Cell("Log ratio, rejected", "at end, nats")),
+        Cell("As expected", "loss falls"),
+    ]
+    rows = [
+        Row(
+            [
+                *(Cell(training.base), Cell(training.label), Cell(_loss_unit(training))),
+                *_objective(training, found),
+                *([Cell(_start(found, "accuracy"))] if has_start else []),
+                *(_end(found, metric) for metric in ("accuracy", "margin", "chosen_logratio", "rejected_logratio")),
+                Cell(found["loss"].verdict),
+            ],
+            rule=starts,
+        )
+        for (training, found), starts in _with_rules(measured)
+    ]
+    return Grid(
+        name="training_summary",
+        caption=f"What SFT and the preference methods did to held-out pairs. Data: {config.data.label}.",
+        header=header,
+        rows=rows,
+        notes=list(_offline_notes(config, measured)),
+        text_columns=3,
+    )
+
+
+def _ppo_grid(config: Config, measured: Measured) -> Grid:
+    gold = [Cell("Gold reward", when) for when in ("at start", "at end", "change")] if config.policy.gold else []
+    header = [
+        *(Cell("Base"), Cell("Method"), Cell("Reward model")),
+        *(Cell("Reward", "at start"), Cell("Reward", "at end"), Cell("Reward", "change"), *gold),
+        Cell("KL from the start", "at end, nats a response"),
+        *(Cell("Entropy", "nats a token"), Cell("Length", "tokens"), Cell("As expected", "reward rises")),
+    ]
+    rows = [
+        Row(
+            [
+                *(Cell(training.base), Cell(training.label), Cell(_reward_model(config, training))),
+                *_objective(training, found),
+                *([Cell(_start(found, "gold")), _end(found, "gold"), _change(found, "gold")] if gold else []),
+                _end(found, "kl"),
+                *(_both(found, "entropy"), _both(found, "length")),
+                Cell(found["reward"].verdict),
+            ],
+            rule=starts,
+        )
+        for (training, found), starts in _with_rules(measured)
+    ]
+    return Grid(
+        name="training_summary_ppo",
+        caption=f"What PPO did to answers to held-out prompts. Data: {config.data.label}.",
+        header=header,
+        rows=rows,
+        notes=list(_ppo_notes(config, measured)),
+        text_columns=3,
+    )
+
+
+def _with_rules(measured: Measured) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
+    """Each row, and whether it is the first of another base than the row above."""
+    for row, previous in zip(measured, [None, *measured], strict=False):
+        yield row, previous is not None and previous[0].run.base != row[0].run.base
+
+
+def _objective(training: Training, found: Mapping[str, Outcome]) -> tuple[Cell, Cell, Cell]:
+    """The training's own objective: at the start, at the end, its change."""
+    metric = training.objective
+    return (
+        Cell(_start(found, metric)),
+        Cell(number(found[metric].end.estimate, _DIGITS[metric])),
+        _change(found, metric),
+    )
+
+
+def _start(found: Mapping[str, Outcome], metric: str) -> str:
+    return number(found[metric].start, _DIGITS[metric]) if metric in found else ""
+
+
+def _end(found: Mapping[str, Outcome], metric: str) -> Cell:
+    return interval_cell(found[metric].end, digits=_DIGITS[metric]) if metric in found else Cell("")
+
+
+def _change(found: Mapping[str, Outcome], metric: str) -> Cell:
+    return interval_cell(found[metric].change, digits=_DIGITS[metric])
+
+
+def _both(found: Mapping[str, Outcome], metric: str) -> Cell:
+    """Start and end above the interval of the change."""
+    ends = f"{_start(found, metric)} → {number(found[metric].end.estimate, _DIGITS[metric])}"
+    return Cell(ends, _change(found, metric).below)
+
+
+def _loss_unit(training: Training) -> str:
+    return "nats a token" if training.method is None else _LOSS_UNITS.get(training.method.method, "nats a pair")
+
+
+def _reward_model(config: Config, training: Training) -> str:
+    return row_label(config.reward.variants[training.method.reward])
+
+
+def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
+    methods = {training.method.method for training, _ in measured if training.method}
+    yield _interval_note(config, measured, "loss", "validation pairs")
+    yield _VERDICT
+    if not methods:
+        return
+    yield (
+        "Loss of a preference method: its own, not to be compared between methods. Margin: reward of the chosen less "
+        "that of the rejected response, in the method's own reward; accuracy: share of pairs with a margin above 0."
+    )
+    if "simpo" in methods:
+        yield (
+            "SimPO's reward has no reference, so that it has an accuracy at the start; the others' is 0 for every "
+            "response there."
+        )
+    if "wpo" in methods:
+        yield "WPO's loss: without its weights."
+    yield (
+        "Log ratio: log π - log π_start, summed over the response. Below 0 for the chosen one: even chosen responses "
+        "have become less likely."
+    )
+
+
+def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
+    yield _interval_note(config, measured, "reward", "validation prompts, one sampled answer each at start and end")
+    yield _VERDICT
+    yield (
+        "Reward: of the reward model that PPO trains against, in its own unit, hence not to be compared between reward "
+        "models. KL: log π - log π_start of the sampled answer. Brackets below start → end: the interval of the change."
+    )
+    if config.policy.gold:
+        yield f"Gold reward: {config.policy.gold}, which no training sees; it is watched, not optimised."
+
+
+def _interval_note(config: Config, measured: Measured, metric: str, items: str) -> str:
+    counts = {found[metric].items for _, found in measured}
+    count = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    seeds = config.policy.seeds
+    level = f"{100 * config.report.level:g} %"
+    if len(seeds) > 1:
+        mean = f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+        over = "seeds and prompts (variance components, Student's t)"
+    else:
+        mean = f"One seed ({seeds[0]})"
+        over = "prompts (Student's t), which leaves out the variation between seeds"
+    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval over {over}."
+
+
+def _tidy(config: Config, measured: Measured) -> pd.DataFrame:
+    rows = [
+        {
+            "base": training.run.base,
+            "method": training.run.method,
+            "label": training.label,
+            "metric": metric,
+            "start": outcome.start,
+            "end": outcome.end.estimate,
+            "end_low": outcome.end.low,
+            "end_high": outcome.end.high,
+            "change": outcome.change.estimate,
+            "low": outcome.change.low,
+            "high": outcome.change.high,
+            "level": config.report.level,
+            "n_items": outcome.items,
+            "n_seeds": len(training.run.seeds),
+            "expected": outcome.expected,
+            "verdict": outcome.verdict,
+            "resampled": outcome.change.resampled,
+            "end_resampled": outcome.end.resampled,
+        }
+        for training, found in measured
+        for metric, outcome in found.items()
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,318 @@
+"""A policy answers questions, and each answer is measured: what it is worth, and how far it is from the reference.
+
+One batch of PPO: what the policy answered, what it was worth, and what each token's advantage is.
+
+Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
+`width` columns of prompt, then T of response.
+
+The models of a PPO run: the actor, the reference it must not leave, the critic, and their optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import disable_dropout_in_model, pad
+
+from vrm.config import ConfigError, PpoTraining
+from vrm.generation import Engine, decode
+from vrm.models.base import RewardModel
+from vrm.models.policy_scoring import response_outputs
+from vrm.models.text import TextEncoder
+from vrm.models.vrm import positions
+from vrm.records import Prompt, read_pairs
+from vrm.training.policies import PolicyJob, load_policy
+from vrm.training.trainer import weight_dtype, with_adapters
+
+
+@dataclass(frozen=True)
+class Texts:
+    """B prompts with their responses of up to T tokens.
+
+    Args:
+        ids: token ids, shape (B, width + T).
+        attention: 1 on real tokens, likewise.
+        mask: 1.0 on real response tokens, shape (B, T).
+        width: columns of the prompts.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    mask: Tensor
+    width: int
+
+    def rows(self, index: Tensor) -> Texts:
+        """Some of the rows."""
+        return Texts(self.ids[index], self.attention[index], self.mask[index], self.width)
+
+
+def pad_texts(prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device: torch.device) -> Texts:
+    """B prompts and responses, given as token ids, as `Texts`."""
+
+    def padded(rows: list[list[int]], value: int, side: str) -> Tensor:
+        return pad([torch.tensor(row) for row in rows], padding_value=value, padding_side=side).to(device)
+
+    def ones(rows: list[list[int]]) -> list[list[int]]:
+        return [[1] * len(row) for row in rows]
+
+    left, right = padded(prompts, pad_token_id, "left"), padded(responses, pad_token_id, "right")
+    mask = padded(ones(responses), 0, "right")
+    attention = torch.cat([padded(ones(prompts), 0, "left"), mask], dim=1)
+    return Texts(torch.cat([left, right], dim=1), attention, mask.float(), left.shape[1])
+
+
+def token_log_probs(model: torch.nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
+    """log pi of each response token and the policy's entropy before it, nats, both (B, T); `model` has a fused head."""
+    response = texts.attention.clone()
+    response[:, : texts.width] = 0
+    out = response_outputs(model, texts.ids, texts.attention, response)
+    # column t of the head's output belongs to token t + 1
+    return out.log_probs[:, texts.width - 1 :], out.entropy[:, texts.width - 1 :]
+
+
+def token_values(critic: torch.nn.Module, texts: Texts) -> Tensor:
+    """V(s_t), read one position before response token t, shape (B, T); 0 on padding."""
+    out = critic(
+        input_ids=texts.ids, attention_mask=texts.attention, position_ids=positions(texts.attention), use_cache=False
+    )
+    return out.logits.squeeze(-1)[:, texts.width - 1 : -1].float() * texts.mask
+
+
+@dataclass(frozen=True)
+class Experience:
+    """B answered prompts with everything that the optimiser steps on them need; the policy's and critic's are old ones.
+
+    Args:
+        texts: what was said.
+        log_probs: log pi of each token, shape (B, T).
+        values: V(s_t), shape (B, T).
+        advantages: whitened over the whole batch, shape (B, T).
+        returns: what the critic learns, shape (B, T).
+    """
+
+    texts: Texts
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor) -> Experience:
+        """Some of the rows."""
+        tensors = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "texts"}
+        return replace(self, texts=self.texts.rows(index), **tensors)
+
+
+ADAM_EPSILON = 1e-5
+"""With 1e-8 the critic's first steps are erratic (Huang et al. 2022, "The 37 Implementation Details of PPO")."""
+
+
+class ActorCritic:
+    """Actor and critic start from the same policy; with adapters the reference is the actor without them.
+
+    Args:
+        job: names the policy.
+        ppo: learning rates, and how many updates there are.
+        tokenizer: the policy's.
+        temperature: what the policy answers at; probabilities are those of what it samples from.
+        accelerator: places and wraps.
+
+    Raises:
+        ConfigError: the launch asks for sharding, or the policy's family has no token classifier.
+    """
+
+    def __init__(
+        self,
+        job: PolicyJob,
+        ppo: PpoTraining,
+        tokenizer: PreTrainedTokenizerBase,
+        temperature: float,
+        accelerator: Accelerator,
+    ) -> None:
+        self.accelerator, self.updates = accelerator, ppo.updates
+        self.rates = {"actor": ppo.learning_rate, "critic": ppo.critic_learning_rate}
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(
+                "PPO runs one whole policy a GPU: accelerate shards no two models at once; launch it without FSDP and "
+                "DeepSpeed, and set policy.training.lora where the models are large"
+            )
+        actor = load_policy(job, tokenizer, "entropy", temperature=temperature)
+        critic = load_critic(job, tokenizer.pad_token_id)
+        if job.training.gradient_checkpointing:
+            for model in (actor, critic):
+                model.activation_checkpointing_enable({"use_reentrant": False})
+        optimizers = [_optimizer(actor, ppo.learning_rate), _optimizer(critic, ppo.critic_learning_rate)]
+        self.actor, self.critic, *optimizers = accelerator.prepare(actor, critic, *optimizers)
+        self.optimizers = dict(zip(self.rates, optimizers, strict=True))
+        self._reference: torch.nn.Module | None = None
+        if not job.training.lora:
+            frozen = load_policy(job, tokenizer, "entropy", temperature=temperature)
+            # not the accelerator's to prepare: it would be in every checkpoint
+            self._reference = frozen.requires_grad_(False).eval().to(accelerator.device)
+        # transformers checkpoints activations in training mode alone; dropout is off, so nothing else depends on it
+        self.actor.train()
+        self.critic.train()
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        """The actor without what the accelerator wrapped around it."""
+        return self.accelerator.unwrap_model(self.actor)
+
+    @contextmanager
+    def reference(self) -> Iterator[torch.nn.Module]:
+        """The reference policy, for as long as the block lasts."""
+        if self._reference is not None:
+            with self.accelerator.autocast():
+                yield self._reference
+        else:
+            with self.policy.disable_adapter():
+                yield self.actor
+
+    def set_learning_rates(self, update: int) -> None:
+        """Linear to zero: a function of the update's number, so there is no scheduler to be saved."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[name] * (1 - update / self.updates)
+
+    def step(self, max_grad_norm: float, actor_learns: bool) -> dict[str, Tensor]:
+        """One step of both optimisers (of the critic's alone while it warms up); returns the gradients' norms."""
+        norms = {}
+        for name, optimizer in self.optimizers.items():
+            norms[f"{name}_gradient_norm"] = torch.zeros((), device=self.accelerator.device)
+            if name == "critic" or actor_learns:
+                parameters = getattr(self, name).parameters()
+                norms[f"{name}_gradient_norm"] = self.accelerator.clip_grad_norm_(parameters, max_grad_norm)
+                optimizer.step()
+            optimizer.zero_grad()
+        return norms
+
+
+def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
+    """V(s): the policy's backbone with a linear head that starts at 0 everywhere."""
+    critic = AutoModelForTokenClassification.from_pretrained(
+        job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training)
+    )
+    disable_dropout_in_model(critic)  # its head comes with one of 0.1
+    critic.config.pad_token_id = pad_token_id
+    if not hasattr(critic, "score"):
+        raise ConfigError(
+            f"{job.policy}: PPO's critic needs a token classifier with a `score` head, as Qwen and Llama have"
+        )
+    for parameter in critic.score.parameters():
+        torch.nn.init.zeros_(parameter)
+    return with_adapters(critic, job.training.lora, exclude="score", train_excluded=True)
+
+
+def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learnt, learning_rate, eps=ADAM_EPSILON, weight_decay=0.0)
+
+
+MEASURES = ("reward", "kl", "entropy", "length")
+"""What is measured of each answer; see docs/files.md."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, as messages and as the policy's token ids."""
+
+    prompt_id: str
+    prompt: Prompt
+    ids: list[int]
+
+
+def read_questions(path: Path, encoder: TextEncoder, limit: int | None = None) -> list[Question]:
+    """The first distinct prompts of a file of preference pairs, in the order of their ids."""
+    prompts = {pair.prompt_id: pair.prompt for pair in read_pairs(path)}
+    keys = sorted(prompts)[:limit]
+    ids = encoder.encode_prompts([prompts[key] for key in keys])
+    return [Question(key, prompts[key], tokens) for key, tokens in zip(keys, ids, strict=True)]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to B questions; nothing in here has a gradient.
+
+    Args:
+        responses: the texts, B of them.
+        ended: whether there was an end token, shape (B,).
+        cut: whether the reward model had to cut the text, shape (B,).
+        texts: token ids.
+        rewards: the reward model's, in its own unit, shape (B,).
+        log_probs: log pi of each token, shape (B, T).
+        reference: log pi_ref of each token, shape (B, T).
+        entropy: the policy's before each token, nats, shape (B, T).
+    """
+
+    responses: list[str]
+    ended: Tensor
+    cut: Tensor
+    texts: Texts
+    rewards: Tensor
+    log_probs: Tensor
+    reference: Tensor
+    entropy: Tensor
+
+    @property
+    def logratio(self) -> Tensor:
+        """log pi - log pi_ref of each token, 0 on padding, shape (B, T)."""
+        return (self.log_probs - self.reference) * self.texts.mask
+
+    def measures(self) -> dict[str, Tensor]:
+        """Reward, KL (nats a response), entropy (nats a token) and length (tokens) of each answer, shape (B,)."""
+        length = self.texts.mask.sum(1)
+        entropy = (self.entropy * self.texts.mask).sum(1) / length
+        return dict(zip(MEASURES, (self.rewards, self.logratio.sum(1), entropy, length), strict=True))
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Asks the policy, then the reward model, in text, then policy and reference for log-probabilities.
+
+    Args:
+        models: the policy and its reference.
+        engine: generates with the policy.
+        reward: what answers are worth.
+        tokenizer: the policy's.
+        batch_size: texts a forward pass.
+    """
+
+    models: ActorCritic
+    engine: Engine
+    reward: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+
+    def answer(self, questions: list[Question], seed: int) -> Answers:
+        """One sampled answer to each of B questions."""
+        device = self.models.accelerator.device
+        self.engine.sync()
+        responses = self.engine.generate([question.ids for question in questions], seed)
+        decoded = [decode(self.tokenizer, ids, self.engine.ends) for ids in responses]
+        output = self.reward.score([question.prompt for question in questions], [text for text, _ in decoded])
+        texts = pad_texts([q.ids for q in questions], responses, self.tokenizer.pad_token_id, device)
+        with torch.no_grad():
+            log_probs, entropy = self.in_parts(lambda part: token_log_probs(self.models.actor, part), texts)
+            with self.models.reference() as model:
+                reference, _ = self.in_parts(lambda part: token_log_probs(model, part), texts)
+        return Answers(
+            responses=[text for text, _ in decoded],
+            ended=torch.tensor([ended for _, ended in decoded], device=device),
+            cut=torch.as_tensor(output.truncated, device=device),
+            texts=texts,
+            rewards=torch.as_tensor(output.mean, dtype=torch.float32, device=device),
+            log_probs=log_probs,
+            reference=reference,
+            entropy=entropy,
+        )
+
+    def in_parts(self, compute: Callable[[Texts], tuple[Tensor, ...]], texts: Texts) -> tuple[Tensor, ...]:
+        """`compute` on `batch_size` texts at a time, put together again."""
+        parts = [compute(texts.rows(rows)) for rows in torch.arange(len(texts.ids)).split(self.batch_size)]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))

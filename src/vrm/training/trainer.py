@@ -1,0 +1,177 @@
+"""Low-rank adapters (LoRA): put on a model before its training, merged into its weights after it.
+
+* Adapters are float32, like all weights that are trained; with `bf16` the frozen weights below them are bfloat16, and
+  a backbone that was published in float32 stays rounded to that.
+* A layer that is trained whole beside them, a reward model's head or a critic's, is in every checkpoint with them.
+* Whatever was trained, a finished model is an ordinary Hugging Face directory in float32.
+
+Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; the adapters are PEFT's.
+
+What every training on Hugging Face's `Trainer` has in common: its length, its measurements, its checkpoints.
+
+FSDP2: what our trainings do besides what transformers and accelerate do, so that a sharded one equals a plain one.
+
+* A model is sharded as soon as its trainer exists: what it is compared with is measured before there is an optimiser.
+* bfloat16 is autocast on float32 weights, as in a single process, and not FSDP2's own mixed precision, which casts a
+  VRM's head and its outputs as well: digamma differences have no digits left in bfloat16. The price: weights
+  travel between GPUs in float32.
+* A finished model is gathered in the main process's memory, and is an ordinary directory on disk.
+
+Without FSDP, everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import fsdp2_prepare_model
+from transformers import PreTrainedModel
+
+from vrm.config import ConfigError, Lora, Optimisation
+
+
+def started_processes() -> int:
+    """How many processes accelerate launch or torchrun has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: Path) -> dict[str, Any]:
+    """Keyword arguments of `TrainingArguments` and its subclasses.
+
+    Args:
+        training: optimisation settings.
+        rows: training rows, of which `training.batch_size` go through a device at once.
+        seed: seeds the order of the rows.
+        checkpoints: where resumable state goes.
+
+    Raises:
+        ConfigError: several GPUs are visible, and no launcher started a process for each.
+    """
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process, which would spread each batch over them; "
+            "make one visible (CUDA_VISIBLE_DEVICES=0), or start one process a GPU with accelerate launch"
+        )
+    per_step = training.batch_size * training.gradient_accumulation * started_processes()
+    steps = max(1, math.ceil(training.epochs * rows / per_step))
+    every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": 2 * training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": training.warmup,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "logging_steps": every,
+        "logging_nan_inf_filter": False,  # it would write a diverged loss as 0
+        "eval_on_start": True,
+        "save_strategy": "steps" if training.checkpoints else "no",
+        # at measurements, where the log's window ends: a resumed run then has the same windows
+        "save_steps": every * max(1, training.evaluations // (training.checkpoints + 1)),
+        "save_total_limit": 1,
+        "bf16": training.bf16,
+        "ddp_find_unused_parameters": False,  # every parameter is used in every step
+        "remove_unused_columns": False,
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether models are spread over the processes.
+
+    Raises:
+        ConfigError: the launch asks for it and does not get it, or asks for the first FSDP.
+    """
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and not sharded:
+        raise ConfigError(
+            "the launch asks for FSDP, which accelerate does between several GPUs only; launch it with "
+            "workflow/accelerate/ddp.yaml"
+        )
+    if sharded and not accelerator.is_fsdp2:
+        raise ConfigError("the launch asks for FSDP version 1; set fsdp_version: 2, as workflow/accelerate/fsdp2.yaml")
+    return sharded
+
+
+def shard(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """Spread a model over the processes in place, if the launch asks for that; all processes call it together."""
+    if not is_sharded(accelerator):
+        return
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    if accelerator.mixed_precision == "bf16":
+        # without the cache, which would hold a whole bfloat16 model
+        autocast = torch.autocast(accelerator.device.type, torch.bfloat16, cache_enabled=False)
+        model.forward = autocast(model.forward)
+    fsdp2_prepare_model(accelerator, model)
+    accelerator._models.append(model)  # or the trainer would prepare it again, for its first measurement
+
+
+def whole_weights(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """All weights of a sharded model, in the main process's memory; None: the model is whole as it is.
+
+    All processes call it together; the others get an empty dictionary.
+    """
+    return accelerator.get_state_dict(model) if is_sharded(accelerator) else None
+
+
+def weight_dtype(training: Optimisation) -> torch.dtype:
+    """Weights that are trained are float32, whatever the checkpoint's; those below adapters may be bfloat16."""
+    return torch.bfloat16 if training.lora and training.bf16 else torch.float32
+
+
+def with_adapters(
+    model: PreTrainedModel, lora: Lora | None, exclude: str, train_excluded: bool = False
+) -> PreTrainedModel:
+    """Low-rank adapters on every linear layer but the head's; until they are trained they change nothing.
+
+    Args:
+        model: the model; it is returned as it is where `lora` is None.
+        lora: rank and scale.
+        exclude: name of the head, a layer or a module of several, which gets no adapters.
+        train_excluded: whether the head is trained in full; otherwise it is frozen like all other weights.
+    """
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) and exclude not in name.split(".")
+    }
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=sorted(linear),
+        modules_to_save=[exclude] if train_excluded else None,
+    )
+    model.enable_input_require_grads()  # or activation checkpointing has nothing to pass back
+    adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapters merged into its weights, in float32; one without adapters as it is."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    # merged into bfloat16 weights, a small change would be rounded away
+    whole = model.float().merge_and_unload()
+    for part in whole.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.dtype = torch.float32  # a backbone's own configuration still says bfloat16
+    return whole
