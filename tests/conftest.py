@@ -12,8 +12,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from paths import SHARED
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
@@ -72,3 +75,12 @@ def smoke(tmp_path_factory):
     directory = tmp_path_factory.mktemp("smoke")
     snakemake(directory=directory, configs=(DEFAULT, SMOKE))
     return directory
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the repository; tests that need it skip where it is absent."""
+    path = SHARED / "data"
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent: no real data to read")
+    return path

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import SHARED
 
 from vrm.config import DataConfig
 
@@ -67,12 +66,3 @@ def config() -> Callable[..., DataConfig]:
         return DataConfig(path=str(path), label="test", **{"aspects": ASPECTS, **more})
 
     return build
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The real data beside the repository; tests that need it skip where it is absent."""
-    path = SHARED / "data"
-    if not path.is_dir():
-        pytest.skip(f"{path} is absent: no real data to read")
-    return path

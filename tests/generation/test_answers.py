@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import ConfigError
 from vrm.generation import Sampling, answers, load_engine
+from vrm.judged import mt_bench
 from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES
+from vrm.judged.stages import read_answer_sets
 from vrm.models.text import TEMPLATES, TextEncoder, prepare_tokenizer
 from vrm.records import RecordError, count_words
 
@@ -38,12 +40,14 @@ def policy(tiny_backbone, tmp_path):
 
 
 @pytest.fixture
-def ask(tiny_backbone, sets, tmp_path):
+def ask(tiny_backbone, sets, tmp_path, monkeypatch):
     """Runs the stage on the tiny policy; returns where the files are."""
 
     def run(config, name="out", policy=tiny_backbone, seed=JUDGED.seed, **changes):
         arguments = {"revision": None, "sets": sets, "temperatures": TEMPERATURES} | changes
         out, judged = tmp_path / name, JUDGED._replace(seed=seed)
+        monkeypatch.setattr(mt_bench, "TEMPERATURES", arguments.pop("temperatures"))
+        arguments["answer_sets"] = read_answer_sets(config, judged, arguments["sets"])
         answers.answer_benchmarks(
             config, judged, str(policy), checkpoints=tmp_path / f"{name}.checkpoints", out=out, **arguments
         )

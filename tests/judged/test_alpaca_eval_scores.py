@@ -1,15 +1,14 @@
 import gzip
-import hashlib
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from alpaca_judgments import accept, gamed, judgments, place, random_judgments
 from paths import ROOT, SHARED
 
-from vrm.config import ConfigError, JudgedPolicy, load
-from vrm.judged import length_control as alpaca_lc
-from vrm.judged.alpaca_eval import package, scores
+from vrm.config import ConfigError, load
+from vrm.judged.alpaca_eval import alpaca_eval_scores, package
 from vrm.records import RecordError, write_json
 
 OFFICIAL = SHARED / "data" / "benchmarks" / "alpaca_eval"
@@ -28,78 +27,8 @@ def config():
     return config.model_copy(update={"policy": policy, "report": report})
 
 
-def judgments(preferences, ours, reference, generator="gpt4_1106_preview"):
-    """Annotations; a preference of None failed."""
-    return [
-        {
-            "instruction": f"instruction {i}",
-            "output_1": them,
-            "generator_1": generator,
-            "output_2": us,
-            "generator_2": "qwen3.ppo_vrm.seed1",
-            "annotator": "weighted_alpaca_eval_gpt4_turbo",
-            "preference": preference,
-            "failure": None if preference is not None else "timed out",
-        }
-        for i, (preference, us, them) in enumerate(zip(preferences, ours, reference, strict=True))
-    ]
-
-
-def random_judgments(number=60, seed=0):
-    """The longer an output, the better it is liked."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(10, 200, (2, number))
-    liked = 1 / (1 + np.exp(-(lengths[0] - lengths[1]) / 40 - rng.standard_normal(number)))
-    return judgments((1 + liked).tolist(), *(["x" * int(n) for n in row] for row in lengths))
-
-
-def place(results, rows, gamed=None):
-    """A run's directory with the set and one policy's judgments."""
-    sets = results / "judged" / "sets" / "alpaca_eval"
-    reference = [
-        {"dataset": "d", "instruction": row["instruction"], "output": row["output_1"], "generator": row["generator_1"]}
-        for row in rows
-    ]
-    write_json(sets / "reference_outputs.json", reference)
-    if gamed is not None:
-        gamed.to_csv(sets / "df_gamed.csv", index=False)
-    write_json(results / JudgedPolicy("qwen3", "ppo_vrm", 1).folder / "judgments" / "alpaca_eval.json", rows)
-    return results
-
-
 def by_metric(table):
     return table.set_index("metric")
-
-
-def gamed(rows, seed=0):
-    """A stand-in of df_gamed.csv: two gamed baselines and made-up difficulties."""
-    rng = np.random.default_rng(seed)
-    difficulty = rng.standard_normal(len(rows))
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "model": name,
-                    "preference": rng.random(len(rows)),
-                    "index": range(len(rows)),
-                    "std_delta_len": shift + rng.standard_normal(len(rows)),
-                    "instruction_difficulty": difficulty,
-                    "not_gamed_baseline": False,
-                }
-            )
-            for name, shift in (("concise", 1.0), ("verbose", -1.0))
-        ]
-    )
-
-
-def accept(monkeypatch, rows, table, results):
-    """Let the stand-ins pass for the official set."""
-    text = "\x1e".join(row["instruction"] for row in rows)
-    file = results / "judged" / "sets" / "alpaca_eval" / "df_gamed.csv"
-    monkeypatch.setattr(alpaca_lc, "OFFICIAL_ROWS", len(rows))
-    monkeypatch.setattr(alpaca_lc, "OFFICIAL_INSTRUCTIONS", hashlib.sha256(text.encode()).hexdigest())
-    place(results, rows, table)
-    monkeypatch.setattr(alpaca_lc, "DF_GAMED", hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def published():
@@ -110,7 +39,7 @@ def published():
 @needs_shared
 def test_published_numbers_of_alpaca_7b(config, tmp_path):
     rows = published()
-    table, items, _, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(2.591451, abs=1e-6)
     assert table.n["win_rate"] == 805
@@ -133,7 +62,7 @@ def test_published_numbers_of_alpaca_7b(config, tmp_path):
 def test_the_official_set_is_recognised(config, tmp_path):
     rows = published()
     rows[0], rows[1] = rows[1], rows[0]
-    table = by_metric(scores(config, place(tmp_path, rows))[0])
+    table = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0])
     assert table.note["lc_win_rate"] == "LC is defined for the official 805 instructions"
 
 
@@ -141,7 +70,7 @@ def test_a_file_that_is_not_df_gamed_gives_no_lc(config, tmp_path, monkeypatch):
     rows = random_judgments()
     accept(monkeypatch, rows, gamed(rows), tmp_path)
     place(tmp_path, rows, gamed(rows, seed=1))
-    table = by_metric(scores(config, tmp_path)[0])
+    table = by_metric(alpaca_eval_scores(config, tmp_path)[0])
     assert np.isnan(table.value["lc_win_rate"])
     assert table.note["lc_win_rate"] == "df_gamed.csv is not the official file"
 
@@ -152,7 +81,7 @@ def test_length_controlled_win_rate_is_the_packages_without_the_hub(config, tmp_
     for i in failed:
         rows[i] |= {"preference": None, "failure": "timed out"}
     accept(monkeypatch, rows, gamed(rows), tmp_path)
-    measured = by_metric(scores(config, tmp_path)[0]).loc["lc_win_rate"]
+    measured = by_metric(alpaca_eval_scores(config, tmp_path)[0]).loc["lc_win_rate"]
     with package():
         from alpaca_eval.metrics import glm_winrate
 
@@ -168,7 +97,7 @@ def test_length_controlled_win_rate_is_the_packages_without_the_hub(config, tmp_
 def test_another_reference_is_noted_beside_lc(config, tmp_path, monkeypatch):
     rows = [{**row, "generator_1": "gpt-4o-2024-05-13"} for row in random_judgments()]
     accept(monkeypatch, rows, gamed(rows), tmp_path)
-    table = by_metric(scores(config, tmp_path)[0])
+    table = by_metric(alpaca_eval_scores(config, tmp_path)[0])
     assert "against gpt4_1106_preview, not gpt-4o-2024-05-13" in table.note["lc_win_rate"]
 
 
@@ -176,7 +105,7 @@ def test_lc_without_difficulty_is_scikit_learns_fit_without_a_penalty(config, tm
     from sklearn.linear_model import LogisticRegression
 
     rows = random_judgments()
-    measured = by_metric(scores(config, place(tmp_path, rows))[0]).loc["lc_without_difficulty"]
+    measured = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0]).loc["lc_without_difficulty"]
     wins = np.array([row["preference"] - 1 for row in rows])
     difference = np.array([len(row["output_1"]) - len(row["output_2"]) for row in rows], dtype=float)
     length = np.tanh(difference / difference.std(ddof=1))
@@ -195,7 +124,7 @@ def test_length_control_takes_away_what_length_has_bought(config, tmp_path):
     reference, ours = rng.integers(100, 300, 400), rng.integers(150, 400, 400)
     liked = 1 / (1 + np.exp(-1.5 * np.tanh((ours - reference) / 100)))
     rows = judgments((1 + liked).tolist(), *(["x" * int(n) for n in lengths] for lengths in (ours, reference)))
-    table = by_metric(scores(config, place(tmp_path, rows))[0])
+    table = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0])
     assert table.value["win_rate"] > 60
     assert table.value["lc_without_difficulty"] == pytest.approx(50, abs=2)
 
@@ -205,7 +134,7 @@ def test_failures_are_named_and_in_no_mean(config, tmp_path):
     kept = [row["preference"] - 1 for row in rows[5:]]
     for row in rows[:5]:
         row |= {"preference": None, "failure": "timed out" if row["instruction"] < "instruction 3" else "refused"}
-    table, items, _, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(100 * np.mean(kept))
     assert table.value["standard_error"] == pytest.approx(100 * np.std(kept, ddof=1) / np.sqrt(55))
@@ -219,7 +148,7 @@ def test_failures_are_named_and_in_no_mean(config, tmp_path):
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_few_judgments_give_what_they_can(config, tmp_path, number):
-    table = by_metric(scores(config, place(tmp_path, random_judgments(number)))[0])
+    table = by_metric(alpaca_eval_scores(config, place(tmp_path, random_judgments(number)))[0])
     assert table.value["win_rate"] > 0
     assert np.isnan(table.value["lc_without_difficulty"])
     assert table.note["lc_without_difficulty"] == "fewer than 5 judgments"
@@ -228,7 +157,7 @@ def test_few_judgments_give_what_they_can(config, tmp_path, number):
 
 def test_nothing_judged_gives_no_number(config, tmp_path):
     rows = judgments([None] * 6, ["a"] * 6, ["b"] * 6)
-    table, items, *_ = scores(config, place(tmp_path, rows))
+    table, items, *_ = alpaca_eval_scores(config, place(tmp_path, rows))
     assert table["metric"].tolist() == METRICS
     assert table["value"].notna().tolist() == [False, False, False, False, True]
     assert table["note"].tolist()[0] == "6 of 6 without a judgment"
@@ -238,7 +167,7 @@ def test_nothing_judged_gives_no_number(config, tmp_path):
 @pytest.mark.parametrize("longer", [0, 3])
 def test_equal_length_differences_leave_no_length_effect_to_fit(config, tmp_path, longer):
     rows = judgments([1.2, 1.9] * 10, ["x" * 9] * 20, ["y" * (9 - longer)] * 20)
-    table = by_metric(scores(config, place(tmp_path, rows))[0])
+    table = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0])
     assert table.value["win_rate"] == pytest.approx(55)
     assert table.note["lc_without_difficulty"] == "all length differences are equal"
 
@@ -246,7 +175,7 @@ def test_equal_length_differences_leave_no_length_effect_to_fit(config, tmp_path
 @pytest.mark.parametrize("preference", [1.0, 1.5, 2.0])
 def test_unanimous_judges_break_nothing(config, tmp_path, preference):
     rows = [{**row, "preference": preference} for row in random_judgments(30)]
-    table = by_metric(scores(config, place(tmp_path, rows))[0])
+    table = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0])
     assert table.value["win_rate"] == 100 * (preference - 1)
     assert table.low["win_rate"] == table.high["win_rate"] == table.value["win_rate"]
     assert abs(table.value["lc_without_difficulty"] - 100 * (preference - 1)) < 5
@@ -255,30 +184,30 @@ def test_unanimous_judges_break_nothing(config, tmp_path, preference):
 def test_one_odd_length_survives_the_resampling(config, tmp_path):
     """Most resamples of five rows have equal differences only."""
     rows = judgments([1.2, 1.9, 1.4, 1.1, 1.6], ["x"] * 4 + ["x" * 9], ["y"] * 5)
-    measured = by_metric(scores(config, place(tmp_path, rows))[0]).loc["lc_without_difficulty"]
+    measured = by_metric(alpaca_eval_scores(config, place(tmp_path, rows))[0]).loc["lc_without_difficulty"]
     assert 0 <= measured["low"] <= measured["high"] <= 100
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_other_intervals(config, tmp_path):
     place(tmp_path, random_judgments())
-    first, again = scores(config, tmp_path)[0], scores(config, tmp_path)[0]
+    first, again = alpaca_eval_scores(config, tmp_path)[0], alpaca_eval_scores(config, tmp_path)[0]
     pd.testing.assert_frame_equal(first, again)
     changed = config.model_copy(update={"report": config.report.model_copy(update={"seed": 1})})
-    other = by_metric(scores(changed, tmp_path)[0])
+    other = by_metric(alpaca_eval_scores(changed, tmp_path)[0])
     assert other.value["win_rate"] == by_metric(first).value["win_rate"]
     assert other.low["win_rate"] != by_metric(first).low["win_rate"]
 
 
 def test_win_rate_interval_has_the_width_of_its_standard_error(config, tmp_path):
     many = config.model_copy(update={"report": config.report.model_copy(update={"bootstrap_samples": 2000})})
-    table = by_metric(scores(many, place(tmp_path, random_judgments(300)))[0])
+    table = by_metric(alpaca_eval_scores(many, place(tmp_path, random_judgments(300)))[0])
     half = (table.high["win_rate"] - table.low["win_rate"]) / 2
     assert half == pytest.approx(1.96 * table.value["standard_error"], rel=0.1)
 
 
 def test_what_the_table_and_the_record_hold(config, tmp_path):
     rows = random_judgments()
-    table, items, _, record = scores(config, place(tmp_path, rows))
+    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
     assert table.columns.tolist() == ["base", "method", "seed", "metric", "value", "low", "high", "n", "note"]
     assert items.columns.tolist() == ["base", "method", "seed", "item_id", "part", "value", "weight"]
     assert table["metric"].tolist() == METRICS
@@ -297,7 +226,7 @@ def test_scikit_learns_settings_stay_as_they_were(config, tmp_path, monkeypatch)
     rows = random_judgments()
     accept(monkeypatch, rows, gamed(rows), tmp_path)
     with sklearn.config_context(enable_metadata_routing=False):
-        assert scores(config, tmp_path)[0]["value"].notna().all()
+        assert alpaca_eval_scores(config, tmp_path)[0]["value"].notna().all()
         assert not sklearn.get_config()["enable_metadata_routing"]
 
 
@@ -322,13 +251,13 @@ def test_judgments_of_something_else_are_refused(config, tmp_path, change, said)
     path = tmp_path / "policy" / "qwen3" / "ppo_vrm" / "seed1" / "judgments" / "alpaca_eval.json"
     write_json(path, rows)
     with pytest.raises(RecordError, match=said):
-        scores(config, tmp_path)
+        alpaca_eval_scores(config, tmp_path)
     write_json(path, rows[:2])
     with pytest.raises(RecordError, match="2 rows for 3 instructions; judge again"):
-        scores(config, tmp_path)
+        alpaca_eval_scores(config, tmp_path)
 
 
 def test_without_the_package_the_mend_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "alpaca_eval", None)
     with pytest.raises(ConfigError, match="install"):
-        scores(config, tmp_path)
+        alpaca_eval_scores(config, tmp_path)

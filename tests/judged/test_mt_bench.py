@@ -8,7 +8,7 @@ from judged_run import configuration, mt_turns, overlay, write_run
 from paths import SHARED
 
 from vrm.config import JudgedPolicy
-from vrm.judged.mt_bench import judge_mt_bench, scores
+from vrm.judged.mt_bench import judge_mt_bench, mean_ratings
 from vrm.judging import Failed, Reply, Usage
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
 from vrm.world.judge import mt_bench_prompts
@@ -84,7 +84,7 @@ def test_a_turn_without_a_rating_is_named_and_in_no_mean(run, said, judgment, fa
     assert judged.rows[0]["score"] is None
     assert judged.failures == [{"id": 81 + i, "part": "turn_1", "reason": failure} for i in range(4)]
     assert judged.judgments == 4
-    found = scores(judged.rows, {81 + i: "writing" for i in range(4)})
+    found = mean_ratings(judged.rows, {81 + i: "writing" for i in range(4)})
     assert (found.turn_2, found.overall, found.rated, found.n_unparsed) == (4.0, 4.0, 4, 4)
     write_jsonl(run / "judgments.jsonl", judged.rows)
 

@@ -6,7 +6,7 @@ import pytest
 from paths import SHARED
 
 from vrm.data.benchmark_sets import MT_REFERENCE_CATEGORIES
-from vrm.judged.mt_bench import QUESTION_CATEGORIES, TEMPERATURES, parse_rating, scores
+from vrm.judged.mt_bench import QUESTION_CATEGORIES, TEMPERATURES, mean_ratings, parse_rating
 
 MT_BENCH = SHARED / "data" / "benchmarks" / "mt_bench"
 needs_mt_bench = pytest.mark.skipif(not MT_BENCH.exists(), reason="../shared, with MT-Bench's files, is not here")
@@ -48,11 +48,13 @@ def test_the_rating_is_the_first_in_double_brackets_else_in_single(text, rating)
 def test_published_judgments_give_the_published_scores():
     published = read("model_judgment/gpt-4_single.mistral-orpo-trl.jsonl")
     assert [parse_rating(record["judgment"]) for record in published] == [record["score"] for record in published]
-    got = scores([{**record, "score": -1} for record in published])  # the texts count, not the stored scores
+    got = mean_ratings([{**record, "score": -1} for record in published])  # the texts count, not the stored scores
     assert (got.turn_1, got.turn_2, got.overall) == (7.73125, 6.6, 7.165625)
     assert (got.rated, got.unparsed, got.missing, got.off_scale) == (160, {}, {}, {})
     assert math.fsum(got.by_category.values()) / 8 == pytest.approx(7.165625)  # 20 ratings each
-    by_question = scores(published, {record["question_id"]: record["category"] for record in read("question.jsonl")})
+    by_question = mean_ratings(
+        published, {record["question_id"]: record["category"] for record in read("question.jsonl")}
+    )
     assert by_question == got
 
 
@@ -76,7 +78,7 @@ CATEGORIES = {"a": "writing", "b": "writing", "c": "math"}
 
 
 def test_what_has_no_rating_is_named_and_in_no_mean():
-    got = scores(
+    got = mean_ratings(
         [
             judgment("a", 1, "[[8]]"), judgment("a", 2, "I can't rate this."),
             judgment("b", 1, None), judgment("b", 2, ""), judgment("c", 1, "[[2]]"),
@@ -92,18 +94,20 @@ def test_what_has_no_rating_is_named_and_in_no_mean():
 
 
 def test_the_overall_score_is_the_mean_over_turns_not_of_means():
-    got = scores([judgment("a", 1, "[[9]]"), judgment("b", 1, "[[9]]"), judgment("a", 2, "[[3]]")], CATEGORIES)
+    got = mean_ratings([judgment("a", 1, "[[9]]"), judgment("b", 1, "[[9]]"), judgment("a", 2, "[[3]]")], CATEGORIES)
     assert (got.turn_1, got.turn_2, got.overall) == (9.0, 3.0, 7.0)
 
 
 def test_ratings_off_the_scale_count_as_upstream_and_are_named():
-    got = scores([judgment("a", 1, "since [2023]"), judgment("b", 1, "[[0]]"), judgment("c", 1, "[[10]]")], CATEGORIES)
+    got = mean_ratings(
+        [judgment("a", 1, "since [2023]"), judgment("b", 1, "[[0]]"), judgment("c", 1, "[[10]]")], CATEGORIES
+    )
     assert got.turn_1 == pytest.approx(2033 / 3)
     assert got.off_scale == {"a": (1,), "b": (1,)}
 
 
 def test_no_judgments_is_no_score():
-    got = scores([])
+    got = mean_ratings([])
     assert math.isnan(got.overall)
     assert (got.rated, got.n_missing) == (0, 160)
 
@@ -119,4 +123,4 @@ def test_no_judgments_is_no_score():
 )
 def test_judgments_that_do_not_belong_together_are_an_error(judgments, message):
     with pytest.raises(ValueError, match=message):
-        scores(judgments, CATEGORIES)
+        mean_ratings(judgments, CATEGORIES)

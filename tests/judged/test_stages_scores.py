@@ -10,6 +10,7 @@ import yaml
 from paths import ROOT
 
 from vrm.config import ConfigError, JudgedPolicy, load
+from vrm.judged import stages
 from vrm.judged.arena_scores import UNSTATED
 from vrm.judged.base import ITEMS, SCORES, draws_table
 from vrm.judged.stages import write_scores
@@ -287,15 +288,16 @@ def test_judgments_that_do_not_belong_are_refused_with_file_row_and_mend(results
 
 
 def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
-    monkeypatch.setattr(
-        "vrm.judged.alpaca_eval.scores",
-        lambda config, directory: (
+    def stand_in(config, directory):
+        return (
             pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=SCORES),
             pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=ITEMS),
             draws_table({"qwen3.sft.seed1/lc_win_rate": np.array([1 / 3, np.nan])}),
             {"benchmark": "alpaca_eval"},
-        ),
-    )
+        )
+
+    own = stages.BENCHMARKS["alpaca_eval"]._replace(scores=stand_in)
+    monkeypatch.setitem(stages.BENCHMARKS, "alpaca_eval", own)
     scores, items, record = score(results, "alpaca_eval")
     assert row(scores, SFT, "win_rate")["value"] == 50.0
     assert len(items) == 1

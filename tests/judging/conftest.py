@@ -1,14 +1,5 @@
-"""The key is in the environment, and whatever a test leaves behind is searched for it."""
+"""Every test here searches what it leaves behind for the key."""
 
-import pytest
-from judging_jobs import KEY, VARIABLE
+from hidden_key import key_stays_hidden
 
-
-@pytest.fixture(autouse=True)
-def key_stays_hidden(monkeypatch, tmp_path, capfd, caplog):
-    monkeypatch.setenv(VARIABLE, KEY)
-    yield
-    captured = capfd.readouterr()
-    assert KEY not in captured.out + captured.err + caplog.text
-    for path in tmp_path.rglob("*"):
-        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+__all__ = ["key_stays_hidden"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from example_judged import make_judged, rewrite, write_judged
+from judged_model import model_of
 
 from vrm.reporting.judged import judged_models, read_benchmark
 from vrm.reporting.judged_values import (
@@ -22,10 +23,6 @@ from vrm.reporting.judged_values import (
 def three_seeds(tmp_path):
     config = make_judged(seeds=(1, 2, 3))
     return config, write_judged(config, tmp_path)
-
-
-def model_of(config, method, base="qwen3"):
-    return next(model for model in judged_models(config) if (model.base, model.method) == (base, method))
 
 
 def test_every_interval_covers_its_value(judged_config, judged_results):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from example_judged import make_judged, rewrite, write_judged
-from test_judged_measures import model_of
+from judged_model import model_of
 
 from vrm.reporting.judged import read_benchmark
 from vrm.reporting.judged_values import (

@@ -3,18 +3,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from strata_layout import layout
 
 from vrm.evaluation.accuracy import SECTIONS, section_scores
 from vrm.statistics.intervals import ALL_ALIKE, crossed_interval, stratify, variance_components
-
-
-def layout(rng, seeds, prompts, between_seeds, between_prompts, rest):
-    """Gaussian values of mean 0, shape (S, C), whose mean has the given variance by part."""
-    return (
-        rng.normal(0, np.sqrt(between_seeds * seeds), (seeds, 1))
-        + rng.normal(0, np.sqrt(between_prompts * prompts), (1, prompts))
-        + rng.normal(0, np.sqrt(rest * seeds * prompts), (seeds, prompts))
-    )
 
 
 def outcomes(rng, seeds, prompts, per_prompt=1, seed_sd=0.0):

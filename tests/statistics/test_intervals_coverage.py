@@ -6,7 +6,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import numpy as np
 import pytest
 from paths import ROOT
-from test_variance_components import layout
+from strata_layout import layout
 
 from vrm.statistics.intervals import crossed_interval
 

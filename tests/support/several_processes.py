@@ -21,7 +21,7 @@ from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import fsdp2_prepare_model
 from policy_jobs import Killed, policy_job
-from test_ppo import LENGTH, NEVER, SHORT
+from ppo_settings import LENGTH, NEVER, SHORT
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import Generation, Lora, PpoTraining, PreferenceMethod, RewardTraining, SftTraining, Variant

@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 import torch
 from policy_jobs import Killed, policy_job
+from ppo_settings import LENGTH, NEVER, SHORT, FunctionReward
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from vrm.config import ConfigError, Generation, Lora, PpoLimits, PpoTraining
-from vrm.models.base import RewardOutput
+from vrm.config import ConfigError, Generation, Lora, PpoTraining
 from vrm.records import read_jsonl
 from vrm.training.log import TrainingError
 from vrm.training.ppo import PpoRun, train_ppo
 
-NEVER = PpoLimits(kl=1e9, entropy=0, missing_end=1.0, explained_variance=-1e9, response_length=1e-9)
 PPO = PpoTraining(
     updates=6,
     prompts_per_update=8,
@@ -29,28 +28,11 @@ PPO = PpoTraining(
     checkpoints=2,
     limits=NEVER,
 )
-SHORT = Generation(max_new_tokens=6, batch_size=16)
-
-
-class FunctionReward:
-    """A reward model made of a function of the response."""
-
-    aspects: list[str] = []  # noqa: RUF012
-
-    def __init__(self, function):
-        self.function = function
-
-    def score(self, prompts, responses):
-        values = np.array([float(self.function(response)) for response in responses])
-        return RewardOutput(mean=values, truncated=np.zeros(len(values), dtype=bool))
 
 
 def good(response):
     """1 where a response begins with one of half of the letters."""
     return response[:1].lower() in "abcdefghijklm" and response[:1] != ""
-
-
-LENGTH = FunctionReward(len)
 
 
 def weights(job):

@@ -6,21 +6,15 @@ import json
 import pandas as pd
 import pytest
 import torch
+from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick
 from safetensors.torch import load_file
 
-from vrm.config import Lora, RewardTraining, Variant
+from vrm.config import Lora, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
 from vrm.training.log import TrainingError
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, scheduled_weights, train_reward_model
-
-ASPECTS = ["clarity", "accuracy", "candour"]
-TRAINING = RewardTraining(
-    epochs=3, learning_rate=5e-3, max_prompt_length=64, max_length=96, evaluations=5, evaluation_pairs=24, checkpoints=2
-)
-SCALAR = Variant(label="RM", kind="scalar")
-VRM = Variant(label="VRM", latent_dim=4, score_anchor_weight=0.1)
 
 
 @pytest.fixture
@@ -141,10 +135,6 @@ def test_another_seed_gives_another_model_and_the_same_seed_the_same(job, tmp_pa
         results.append(weights(dataclasses.replace(job, **place)))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert not torch.equal(results[0]["head.latent_encoder.weight"], results[2]["head.latent_encoder.weight"])
-
-
-def quick():
-    return TRAINING.model_copy(update={"epochs": 0.5, "evaluations": 1, "checkpoints": 0})
 
 
 def test_pairs_identical_after_truncation_are_dropped_and_counted(job, toy_pairs, tmp_path):

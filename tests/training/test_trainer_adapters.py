@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick
 from safetensors.torch import load_file
-from test_reward import ASPECTS, SCALAR, TRAINING, VRM, quick
 from transformers import AutoTokenizer
 
 from vrm.config import Lora

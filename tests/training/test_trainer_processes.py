@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -27,7 +26,6 @@ from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_json
 from vrm.training.trainer import is_sharded
 
-HERE = Path(__file__).parent
 PLAIN = ("rm", "vrm", "vrm_lora", "sft", "dpo", "kto", "ppo")
 SHARDED = ("rm", "vrm", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
 POLICIES = ("sft", "dpo", "kto")
@@ -40,12 +38,12 @@ BY_PROCESS = {
 
 def launch(configuration, backbone, pairs, directory, names):
     """Train `names` in two processes, started as the workflow starts them."""
-    search = [ROOT / "src", ROOT / "tests", HERE]
+    search = [ROOT / "src", ROOT / "tests" / "support"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
             *("--config_file", ROOT / "workflow" / "accelerate" / f"{configuration}.yaml", "--num_processes", "2"),
-            *(HERE / "several_processes.py", backbone, pairs, directory, *names),
+            *(ROOT / "tests" / "support" / "several_processes.py", backbone, pairs, directory, *names),
         ],
         capture_output=True,
         text=True,

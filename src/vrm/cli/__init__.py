@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     started = time.time()
-    pass  # HOUSE: import of own name
+    from vrm.cli import stages
     from vrm.config import ConfigError
     from vrm.judging import JudgeError, StoreError
     from vrm.records import RecordError
@@ -228,7 +228,7 @@ def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
     name = getattr(options, "name", None) or options.command
     inside = options.out / f"{name}.provenance.json"  # named: several stages share a directory
     target = inside if options.out.is_dir() else options.out.with_suffix(".provenance.json")
-    write_json(target, provenance(dump(config), Path(__file__).parents[2], extra))
+    write_json(target, provenance(dump(config), Path(__file__).parents[3], extra))
 
 
 def _plain(value: object) -> object:

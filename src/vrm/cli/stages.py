@@ -252,16 +252,18 @@ def benchmark_set(options: argparse.Namespace) -> None:
 
 def answer(options: argparse.Namespace) -> None:
     from vrm.generation.answers import answer_benchmarks
-    from vrm.judged.mt_bench import TEMPERATURES
+    from vrm.judged.stages import read_answer_sets
 
     config = _config(options)
+    judged = JudgedPolicy(options.base, options.method, options.seed)
+    sets = {path.name: path for path in options.sets}
     answer_benchmarks(
         config,
-        JudgedPolicy(options.base, options.method, options.seed),
+        judged,
         _causal_lm(options.policy, "--policy"),
         revision=_revision(_base(config, options.base), options.policy),
-        sets={path.name: path for path in options.sets},
-        temperatures=TEMPERATURES,
+        answer_sets=read_answer_sets(config, judged, sets),
+        sets=sets,
         checkpoints=options.checkpoints,
         out=options.out,
     )
@@ -304,7 +306,7 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def explorer(options: argparse.Namespace) -> None:
-    from vrm.reporting.explorer.page.page import explorer
+    from vrm.reporting.explorer.page import explorer
 
     explorer(_config(options), options.results, options.out)
 

@@ -34,7 +34,6 @@ from vrm.config import Config, ConfigError, Generation, JudgedPolicy
 from vrm.config.benchmarks import FILES
 from vrm.data.sources import format_counts
 from vrm.generation import Engine, Sampling, decode, load_engine
-from vrm.judged.stages import read_answer_sets
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import Prompt, write_json, write_jsonl
 
@@ -163,8 +162,8 @@ def answer_benchmarks(
     policy: str,
     *,
     revision: str | None,
+    answer_sets: Sequence[AnswerSet],
     sets: Mapping[str, Path],
-    temperatures: Mapping[str, float],
     checkpoints: Path,
     out: Path,
 ) -> None:
@@ -175,18 +174,16 @@ def answer_benchmarks(
         judged: who answers; its seed seeds the sampling.
         policy: directory or hub id of the causal LM.
         revision: commit of the hub model.
-        sets: directory that `vrm benchmark-set` filled, by benchmark.
-        temperatures: MT-Bench's sampling temperature, by category.
+        answer_sets: what every benchmark asks, in the order of `benchmarks.run`.
+        sets: the directory that each was read from, by benchmark.
         checkpoints: where finished answers lie until all are.
         out: directory of the files.
 
     Raises:
         ConfigError: a limit exceeds the model's positions, or what the configuration asks for is not installed.
-        RecordError: a set is missing or can't be used.
     """
-    answer_sets = read_answer_sets(config, judged, sets, temperatures)
     _require_room(config, policy, revision)
-    made_from = _made_from(config, judged, policy, revision, sets, temperatures)
+    made_from = _made_from(config, judged, policy, revision, answer_sets, sets)
     resumable(checkpoints, made_from)  # deletes what was made from something else
     total = sum(len(answer_set.conversations) * answer_set.turns for answer_set in answer_sets)
     answered = {}
@@ -325,8 +322,8 @@ def _made_from(
     judged: JudgedPolicy,
     policy: str,
     revision: str | None,
+    answer_sets: Sequence[AnswerSet],
     sets: Mapping[str, Path],
-    temperatures: Mapping[str, float],
 ) -> dict[str, Any]:
     """What the answers depend on."""
     benchmarks = config.benchmarks
@@ -338,9 +335,7 @@ def _made_from(
         "answering": benchmarks.answering.model_dump(mode="json", exclude={"save_every", "vllm_memory"}),
         "max_new_tokens": _limits(config),
         "temperatures": {
-            **temperatures,
-            "alpaca_eval": benchmarks.alpaca_eval.temperature,
-            "arena_hard": benchmarks.arena_hard.temperature,
+            asked.name: [conversation.temperature for conversation in asked.conversations] for asked in answer_sets
         },
     }
     asked = [path for name in benchmarks.run for path in sorted(sets[name].rglob("*")) if path.is_file()]

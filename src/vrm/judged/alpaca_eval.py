@@ -49,11 +49,11 @@ from vrm.judged.base import (
     Judged,
     Row,
     Tables,
-    _require_model,
     column,
     draws_table,
     identity,
     interval_record,
+    require_model,
 )
 from vrm.judged.length_control import DF_GAMED, FORMULA, L2, LC, OFFICIAL_DRAWS, official, without_difficulty
 from vrm.judging.asking import Ask, ask_until, recording
@@ -62,7 +62,7 @@ from vrm.records import Message, RecordError
 from vrm.statistics.draws import percentiles, question_draws
 
 
-def _alpaca_eval(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
+def alpaca_eval_set(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
     settings = config.benchmarks.alpaca_eval
 
     def record(origin: dict[str, Any], texts: list[str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def read_alpaca_policy(path: Path, references: Sequence[Mapping[str, Any]], mode
             raise RecordError(f"{where}: not the instruction of the reference's row; {ANSWER_AGAIN}")
         if not isinstance(row.get("output"), str):
             raise RecordError(f"{where}: `output` is no text; {ANSWER_AGAIN}")
-        _require_model(where, row.get("generator"), model)
+        require_model(where, row.get("generator"), model)
     return [row["output"] for row in rows]
 
 
@@ -374,7 +374,7 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def scores(config: Config, results: Path) -> Tables:
+def alpaca_eval_scores(config: Config, results: Path) -> Tables:
     """AlpacaEval 2 of every judged policy.
 
     Args:

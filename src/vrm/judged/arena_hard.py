@@ -41,7 +41,7 @@ from vrm.data.benchmark_sets import (
     read_arena_judge_prompt,
 )
 from vrm.generation.answers import AnswerSet, Conversation
-from vrm.judged.base import Judged, _require_model, _require_same
+from vrm.judged.base import Judged, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.records import count_words
@@ -83,7 +83,7 @@ def make_counter(name: str) -> Callable[[str], int]:
     return lambda text: len(encoding.encode(text, disallowed_special=()))
 
 
-def _arena_hard(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
+def arena_hard_set(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
     settings = config.benchmarks.arena_hard
     count = make_counter(settings.token_counter)
 
@@ -111,9 +111,9 @@ def read_arena_policy(path: Path, questions: Sequence[ArenaQuestion], model: str
     """
     answers = {row["question_id"]: row for row in read_arena_answers(path)}
     for key, row in answers.items():
-        _require_model(f"{path}, question {key}", row["model_id"], model)
+        require_model(f"{path}, question {key}", row["model_id"], model)
     ids = [question.question_id for question in questions]
-    _require_same(path, ids, answers)
+    require_same(path, ids, answers)
     return {key: answers[key] for key in ids}
 
 

@@ -49,12 +49,12 @@ def identity(config: JudgeConfig) -> dict[str, str | None]:
 ANSWER_AGAIN = "answer the set again"
 
 
-def _require_model(where: str, found: Any, model: str) -> None:
+def require_model(where: str, found: Any, model: str) -> None:
     if found != model:
         raise RecordError(f"{where}: answers of {found}, expected those of {model}; {ANSWER_AGAIN}")
 
 
-def _require_same(path: Path, ids: Sequence[QuestionId], answers: Mapping[QuestionId, Any]) -> None:
+def require_same(path: Path, ids: Sequence[QuestionId], answers: Mapping[QuestionId, Any]) -> None:
     known = set(ids)
     missing, unknown = [key for key in ids if key not in answers], [key for key in answers if key not in known]
     if missing or unknown:

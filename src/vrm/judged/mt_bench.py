@@ -48,13 +48,13 @@ from vrm.judged.base import (
     Judged,
     Row,
     Tables,
-    _require_model,
-    _require_same,
     base_record,
     count_failed,
     draws_table,
     join_notes,
     read_judgments,
+    require_model,
+    require_same,
     score_row,
 )
 from vrm.judging.asking import Ask, ask_until, recording, storable
@@ -62,19 +62,19 @@ from vrm.judging.exchange import Failed, Reply, Request
 from vrm.records import RecordError, read_jsonl
 
 
-def _mt_bench(config: Config, judged: JudgedPolicy, directory: Path, temperatures: Mapping[str, float]) -> AnswerSet:
+def mt_bench_set(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
     def record(origin: dict[str, Any], texts: list[str]) -> dict[str, Any]:
         return {**origin, "model_id": judged.name, "choices": [{"index": 0, "turns": texts}]}
 
     conversations = []
     for question in read_mt_bench(directory):
-        if question.category not in temperatures:
+        if question.category not in TEMPERATURES:
             raise RecordError(
                 f"{directory / 'question.jsonl'}: question {question.question_id} has category {question.category!r}, "
-                f"for which no temperature is set; known are: {', '.join(temperatures)}"
+                f"for which no temperature is set; known are: {', '.join(TEMPERATURES)}"
             )
         conversations.append(
-            Conversation(tuple(question.turns), temperatures[question.category], {"question_id": question.question_id})
+            Conversation(tuple(question.turns), TEMPERATURES[question.category], {"question_id": question.question_id})
         )
     return AnswerSet("mt_bench", conversations, config.benchmarks.mt_bench.max_new_tokens, record)
 
@@ -98,10 +98,10 @@ def read_mt_policy(path: Path, questions: Sequence[MtQuestion], model: str) -> d
             raise RecordError(f"{where}: a turn is no text; {ANSWER_AGAIN}")
         if key in answers:
             raise RecordError(f"{where}: a second answer to question {key}; {ANSWER_AGAIN}")
-        _require_model(where, name, model)
+        require_model(where, name, model)
         answers[key] = first, second
     ids = [question.question_id for question in questions]
-    _require_same(path, ids, answers)
+    require_same(path, ids, answers)
     return {key: answers[key] for key in ids}
 
 
@@ -239,7 +239,7 @@ Named = dict[Any, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Scores:
+class Ratings:
     """Mean ratings of one model, in rating points 1..10; NaN where nothing is rated.
 
     Args:
@@ -273,7 +273,7 @@ class Scores:
         return sum(map(len, self.missing.values()))
 
 
-def scores(judgments: Iterable[Mapping[str, Any]], categories: Mapping[Any, str] | None = None) -> Scores:
+def mean_ratings(judgments: Iterable[Mapping[str, Any]], categories: Mapping[Any, str] | None = None) -> Ratings:
     """Mean ratings of one model, over turn 1, turn 2, all turns, and by category.
 
     Args:
@@ -304,7 +304,7 @@ def scores(judgments: Iterable[Mapping[str, Any]], categories: Mapping[Any, str]
         judged.add(key)
         ratings[key] = parse_rating(record["judgment"] or "")
     rated = {key: rating for key, rating in ratings.items() if rating is not None}
-    return Scores(
+    return Ratings(
         turn_1=_mean(rating for (_, turn), rating in rated.items() if turn == 1),
         turn_2=_mean(rating for (_, turn), rating in rated.items() if turn == 2),
         overall=_mean(rated.values()),
@@ -370,7 +370,7 @@ def mt_bench_scores(config: Config, results: Path) -> Tables:
 
 def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping[QuestionId, str]) -> list[Row]:
     """The means of one policy's ratings."""
-    found = scores(judgments, categories)
+    found = mean_ratings(judgments, categories)
     parts: dict[str, tuple[float, list[Row]]] = {
         "turn_1": (found.turn_1, [row for row in judgments if row["turn"] == 1]),
         "turn_2": (found.turn_2, [row for row in judgments if row["turn"] == 2]),

@@ -1,20 +1,18 @@
-"""The stage `vrm judged-scores`: every judged policy on one benchmark, from its judgments.
+"""The stages of a judged benchmark: what a policy is asked, what the judge says of its answers, and its scores.
+
+* A benchmark's own file has its prompts, its verdicts and its scores (`BENCHMARKS`); who is asked, and which files are
+  written, is decided here.
+* `vrm judge`: what the store has is not asked, and needs neither key nor network. A judgment that could not be had
+  stays in its place with a `failure`; `counts.json` names it. Same replies, same bytes: nothing depends on the time,
+  on the order of replies, or on a served judge's port.
+* `vrm judged-scores`: all policies at once, because Arena-Hard's style control is fitted over the whole table. A
+  judgment that is missing is in no mean; the note of each number counts them, and the record names the reasons.
 
     <out>.csv         base,method,seed,metric,value,low,high,n,note: one row a policy and metric
     <out>.items.csv   base,method,seed,item_id,part,value,weight: what the means are means of, judged ones only
     <out>.draws.csv   draw,<policy>/<metric>,...: LC and SC, which are fits and no means, of each resample of the
                       questions; one resample is of all policies, so that their differences are paired
     <out>.json        what the numbers depend on: the judge, the set of models, what has no judgment
-
-All policies are scored at once, because Arena-Hard's style control is fitted over the whole table. A judgment that is
-missing is in no mean; the note of each number counts them, and the record names the reasons.
-
-The stage `vrm judge`: a policy's answers to one benchmark, judged, and the account of it.
-
-* A benchmark's module makes the requests and reads the replies; whom it asks is this module's business.
-* What the store has is not asked, and needs neither key nor network.
-* A judgment that could not be had stays in its place with a `failure`; `counts.json` names it.
-* Same replies, same bytes: nothing here depends on the time, on the order of replies, or on a served judge's port.
 """
 
 from __future__ import annotations
@@ -22,18 +20,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vrm.config import Config, ConfigError, JudgeConfig, JudgedPolicy
 from vrm.config.benchmarks import FILES, BenchmarkName
 from vrm.generation.answers import AnswerSet
-from vrm.judged.alpaca_eval import _alpaca_eval
-from vrm.judged.arena_hard import _arena_hard
+from vrm.judged.alpaca_eval import alpaca_eval_scores, alpaca_eval_set, judge_alpaca_eval
+from vrm.judged.arena_hard import arena_hard_set, judge_arena_hard
 from vrm.judged.arena_scores import arena_hard_scores
 from vrm.judged.base import Judged, Tables, identity
-from vrm.judged.mt_bench import _mt_bench, mt_bench_scores
+from vrm.judged.mt_bench import judge_mt_bench, mt_bench_scores, mt_bench_set
 from vrm.judging.asking import Ask, asker
 from vrm.judging.cost import spending_of
 from vrm.judging.endpoint import endpoint
@@ -42,33 +39,46 @@ from vrm.judging.store import Store
 from vrm.records import RecordError, write_json, write_jsonl, write_whole
 
 
-def read_answer_sets(
-    config: Config, judged: JudgedPolicy, sets: Mapping[str, Path], temperatures: Mapping[str, float]
-) -> list[AnswerSet]:
+class JudgedBenchmark(NamedTuple):
+    """What a benchmark's file provides.
+
+    Args:
+        questions: (config, policy, directory of the set) -> what the policy is asked, and how its answers are written.
+        judge: (config, policy, directory of its answers, directory of the set, ask) -> its judgments.
+        scores: (config, results/<run>) -> tables of all policies.
+    """
+
+    questions: Callable[[Config, JudgedPolicy, Path], AnswerSet]
+    judge: Callable[[Config, JudgedPolicy, Path, Path, Ask], Judged]
+    scores: Callable[[Config, Path], Tables]
+
+
+BENCHMARKS: dict[BenchmarkName, JudgedBenchmark] = {
+    "alpaca_eval": JudgedBenchmark(alpaca_eval_set, judge_alpaca_eval, alpaca_eval_scores),
+    "arena_hard": JudgedBenchmark(arena_hard_set, judge_arena_hard, arena_hard_scores),
+    "mt_bench": JudgedBenchmark(mt_bench_set, judge_mt_bench, mt_bench_scores),
+}
+
+
+def read_answer_sets(config: Config, judged: JudgedPolicy, sets: Mapping[str, Path]) -> list[AnswerSet]:
     """Every benchmark of `benchmarks.run`, in that order.
 
     Args:
         config: names the benchmarks, and how they are answered.
         judged: who answers.
         sets: directory that `vrm benchmark-set` filled, by benchmark.
-        temperatures: MT-Bench's, by category.
 
     Raises:
         ConfigError: answers' tokens can't be counted as the configuration says.
         RecordError: a set is missing or can't be used.
     """
-    readers = {
-        "alpaca_eval": _alpaca_eval,
-        "arena_hard": _arena_hard,
-        "mt_bench": partial(_mt_bench, temperatures=temperatures),
-    }
     found = []
     for name in config.benchmarks.run:
         if name not in sets:
             raise RecordError(
                 f"--sets names no directory called {name}: give the one that `vrm benchmark-set --name {name}` filled"
             )
-        found.append(readers[name](config, judged, sets[name]))
+        found.append(BENCHMARKS[name].questions(config, judged, sets[name]))
         if not found[-1].conversations:
             raise RecordError(f"{sets[name]}: asks nothing; make it again with `vrm benchmark-set --name {name}`")
     return found
@@ -107,17 +117,7 @@ def ask_for_judgments(
     config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, ask: Ask
 ) -> Judged:
     """Make one benchmark's requests, ask them by `ask`, and read what comes back; arguments as `judge_benchmark`."""
-    if name == "alpaca_eval":
-        from vrm.judged.alpaca_eval import judge_alpaca_eval
-
-        return judge_alpaca_eval(config, judged, answers, sets, ask)
-    if name == "arena_hard":
-        from vrm.judged.arena_hard import judge_arena_hard
-
-        return judge_arena_hard(config, judged, answers, sets, ask)
-    from vrm.judged.mt_bench import judge_mt_bench
-
-    return judge_mt_bench(config, judged, answers, sets, ask)
+    return BENCHMARKS[name].judge(config, judged, answers, sets, ask)
 
 
 def _counts(config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged, store: Store) -> dict[str, Any]:
@@ -151,16 +151,8 @@ def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) 
     """
     if not config.judged_policies:
         raise ConfigError("no policy is judged: name benchmarks in benchmarks.run and bases in policy.run_bases")
-    scores, items, draws, record = _scorer(name)(config, results)
+    scores, items, draws, record = BENCHMARKS[name].scores(config, results)
     write_whole(out, scores.to_csv(index=False))
     write_whole(out.with_suffix(".items.csv"), items.to_csv(index=False))
     write_whole(out.with_suffix(".draws.csv"), draws.to_csv(index=False, float_format="%.6g"))
     write_json(out.with_suffix(".json"), record)
-
-
-def _scorer(name: BenchmarkName) -> Callable[[Config, Path], Tables]:
-    if name == "alpaca_eval":
-        from vrm.judged.alpaca_eval import scores  # imports the package, which takes seconds
-
-        return scores
-    return {"arena_hard": arena_hard_scores, "mt_bench": mt_bench_scores}[name]

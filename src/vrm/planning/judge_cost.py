@@ -1,6 +1,6 @@
 """What the judge will be asked, before there is any answer: requests from the sets' sizes, tokens from typical lengths.
 
-Once answers are there, the judging room knows better: `vrm.planning.progress` makes the requests and looks their replies up.
+Once answers are there, `vrm.planning.progress` knows better: it makes the requests and looks their replies up.
 """
 
 from __future__ import annotations

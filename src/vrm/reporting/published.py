@@ -11,5 +11,5 @@ from importlib.resources import files
 
 def published(table: str) -> list[dict[str, str]]:
     """The rows of the paper's `table1` or `table2`, as text."""
-    text = files("vrm.reporting.paper").joinpath(f"{table}.csv").read_text(encoding="utf-8")
+    text = files("vrm.reporting").joinpath(f"{table}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

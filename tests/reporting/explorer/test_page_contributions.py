@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_explorer import ASPECTS, make_explorer_raw, make_sets, write_explorer_run
-from vrm.reporting.explorer.page.page import (
+from vrm.reporting.explorer.page import (
     agreement,
     compared_models,
     contributions,

@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import boxes_of, drawn, texts
 from example_judged import make_judged, rewrite, write_judged
-from test_figures import boxes_of, drawn, texts
 
 from vrm.config import ConfigError
 from vrm.records import RecordError

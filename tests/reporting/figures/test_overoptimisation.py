@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import boxes_of, drawn, texts
 from example_policies import ANSWERS, BASES, METHODS, PROMPTS, STEPS, make_policies
 from example_run import VARIANTS, make_raw, write_results
-from test_figures import boxes_of, drawn, texts
 
 from vrm import config as configuration
 from vrm.evaluation.best_of_n import best_of_n_kl

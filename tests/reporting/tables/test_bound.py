@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import boxes_of, drawn, said_by
 from example_bounds import PAIRS, write_bounds
 from example_run import VARIANTS, make_raw
-from test_figures import boxes_of, drawn, said_by
 
 from vrm import config as configuration
 from vrm.evaluation.bound import mcallester_bound

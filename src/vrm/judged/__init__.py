@@ -1,0 +1,1 @@
+"""The judged benchmarks: a file each with its prompts, verdicts and scores."""

@@ -1,1 +1,0 @@
-"""Table 1 and the figures of the judged benchmarks, and the differences between judged policies."""

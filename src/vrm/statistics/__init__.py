@@ -1,0 +1,1 @@
+"""Intervals, tests and draws; nothing here knows a table or a model."""

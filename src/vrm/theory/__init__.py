@@ -1,1 +1,0 @@
-"""What can be proved about a variational reward model; docs/theory.md says what that is worth."""
