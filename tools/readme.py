@@ -12,7 +12,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
+SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_anchored", "vrm_residual", "vrm_residual_rated")
 IMAGES = ("figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
 
 
@@ -30,13 +30,17 @@ def table() -> str:
     return (RUN / "tables" / "table2.md").read_text(encoding="utf-8").split("\n**The same without")[0].strip()
 
 
-def dag() -> str:
-    """The rule graph as Mermaid, which GitHub draws."""
-    command = [sys.executable, "-m", "snakemake", "--rulegraph", "mermaid-js", "--forceall"]
-    drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    lines = [line for line in drawn[drawn.index("flowchart") :].splitlines() if not line.strip().startswith("style ")]
-    edges = sorted(line for line in lines if "-->" in line)  # snakemake writes them in any order
-    return "\n".join(["```mermaid", *(line for line in lines if "-->" not in line), *edges, "```"])
+def small() -> str:
+    """A few reward models in the columns that tell them apart; the whole of Table 2 is in docs/results.md."""
+    cells = pd.read_csv(RUN / "tables" / "table2.csv")
+    names = [name for name in SHOWN if name in set(cells.variant)]
+    columns = [name for name in ("Chat Hard", "UF-C-like", "noise-free preference") if name in set(cells.column)]
+    lines = ["| Reward model | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
+    for name in names:
+        own = cells[cells.variant == name].set_index("column")
+        values = " | ".join(_interval(own.loc[column]) for column in columns)
+        lines.append(f"| {own.label.iloc[0]} | {values} |")
+    return "\n".join(lines)
 
 
 def numbers() -> str:
@@ -186,11 +190,11 @@ def _interval(cell: pd.Series, digits: int = 1) -> str:
 
 
 PAGES = {
-    "README.md": {
+    "README.md": {"SMALL": small, "PROVENANCE": provenance},
+    "docs/results.md": {
         "TABLE": table,
         "JUDGED": judged,
         "CLAIMS": claims,
-        "DAG": dag,
         "NUMBERS": numbers,
         "POLICIES": policies,
         "PROVENANCE": provenance,
