@@ -4,7 +4,7 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
-.PHONY: demo report test lint clean lock help
+.PHONY: demo report test test-all lint clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -18,9 +18,12 @@ report: $(READY) ## one HTML file of everything that `make demo` made: results/d
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --report results/demo/report.html --quiet all
 	@echo "Open results/demo/report.html in a browser"
 
-test: $(READY)   ## lint the workflow and run the tests
+test: $(READY)   ## lint the workflow and run the tests, two at a time
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(MAKE) --no-print-directory lint
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest --numprocesses 2 --dist loadgroup -m "not long"
+
+test-all: test   ## and those that take longest: SLURM, a second run byte for byte, trainings in several processes
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest -m long
 
 lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 	@$(VENV)/bin/ruff check .

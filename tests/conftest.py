@@ -41,6 +41,15 @@ def toy_pair(number: int, rng: np.random.Generator):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """All tests of one run of the smoke preset go to one worker, which makes it once, and first."""
+    for item in items:
+        if "smoke" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def toy_pairs(tmp_path_factory):
     """Directory with train.jsonl (96 pairs) and validation.jsonl (24)."""

@@ -12,6 +12,8 @@ from paths import ROOT
 from runs import DEFAULT, SMOKE, snakemake
 from slurm_cluster import Cluster
 
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.long]
+
 MECHANICS = Path(__file__).with_name("mechanics.smk")
 KEY = "a-key-that-nobody-may-write-down"
 

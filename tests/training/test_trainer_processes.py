@@ -26,6 +26,8 @@ from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_json
 from vrm.training.trainer import is_sharded
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 PLAIN = ("rm", "vrm", "vrm_lora", "sft", "dpo", "kto", "ppo")
 SHARDED = ("rm", "vrm", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
 POLICIES = ("sft", "dpo", "kto")

@@ -156,6 +156,8 @@ def contents(run, patterns=("tables/*.csv", "tables/*.md", "tables/*.tex", "tabl
     return {str(path.relative_to(run)): path.read_bytes() for pattern in patterns for path in run.glob(pattern)}
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path):
     """In another directory, and with jobs one after the other instead of side by side."""
     snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
@@ -165,6 +167,8 @@ def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path):
     assert [name for name in once if once[name] != twice[name]] == []
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_another_seed_changes_the_table(smoke, tmp_path):
     report = "report={tables: [table2], figures: [], paper: false}"
     config = ("reward={seeds: [2], run: [rm, vrm]}", "policy={run: []}", report)
@@ -222,6 +226,8 @@ def test_environments_hold_the_pins_of_the_lock():
     subprocess.run([sys.executable, ROOT / "tools" / "envs.py", "--check"], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared, the real data, is not here")
 def test_real_human_scores_from_file_to_table(tmp_path):
     """SummEval's first 24 articles: other aspect names, fractional ratings, long prompts."""

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from browser import needs_browser, open_page, text_of, use_page
 from example_explorer import ASPECTS, HOSTILE, make_explorer_raw, make_sets, write_explorer_run
-from vrm.reporting.explorer.page import draw_pairs, explorer, pack
 
 from vrm import config as configuration
 from vrm.records import PreferencePair, RecordError
 from vrm.reporting.explorer import page as module
+from vrm.reporting.explorer.page import draw_pairs, explorer, pack
 
 ALL = "set=&right="
 

@@ -2,6 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_explorer import ASPECTS, make_explorer_raw, make_sets, write_explorer_run
+
+from vrm import config as configuration
+from vrm.config import ConfigError
+from vrm.records import RecordError
 from vrm.reporting.explorer.page import (
     agreement,
     compared_models,
@@ -11,10 +15,6 @@ from vrm.reporting.explorer.page import (
     pair_table,
     weights_by_kind,
 )
-
-from vrm import config as configuration
-from vrm.config import ConfigError
-from vrm.records import RecordError
 from vrm.reporting.scores import read_scores
 
 
