@@ -24,9 +24,10 @@ def program() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-needs_browser = pytest.mark.skipif(
-    program() is None, reason="no Chromium is installed (Debian: apt-get install chromium); the page was not opened"
-)
+def needs_browser(test):
+    """Marks a test that opens a page; it skips, and says so, where there is no Chromium."""
+    absent = "no Chromium is installed (Debian: apt-get install chromium); the page was not opened"
+    return pytest.mark.browser(pytest.mark.skipif(program() is None, reason=absent)(test))
 
 
 def open_page(page: Path, fragment: str = "") -> ElementTree.Element:
