@@ -12,12 +12,14 @@ from vrm.config import (
     PolicyTraining,
     PreferenceMethod,
     Section,
+    Variant,
     dump,
     json_schema,
     load,
     merge,
     parse,
 )
+from vrm.config.baselines import GatedSettings
 
 DEFAULT = ROOT / "config.yaml"
 PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))
@@ -121,6 +123,44 @@ def test_unreadable_files_are_named(tmp_path):
 
 def test_later_files_win_and_lists_are_replaced():
     assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}, "d": 4}) == {"a": {"b": 1, "c": [3]}, "d": 4}
+
+
+def test_a_variant_has_the_settings_of_its_own_kind_alone():
+    """A key that nothing reads would be a setting that its writer believes in."""
+    assert Variant(label="x", kind="gated").baseline == GatedSettings()
+    assert Variant(label="x", kind="gated", gated={"joint": True}).baseline.joint
+    assert Variant(label="x").baseline is None
+    with pytest.raises(ValueError, match="kind: multitask does not read gated"):
+        Variant(label="x", kind="multitask", gated={"joint": True})
+    with pytest.raises(ValueError, match="kind: scalar does not read beta_w, supervision_weight"):
+        Variant(label="x", kind="scalar", beta_w=1.0, supervision_weight=2.0)
+    with pytest.raises(ValueError, match="kind: variational does not read bottleneck"):
+        Variant(label="x", bottleneck={})
+    with pytest.raises(ValueError, match="set joint: true"):
+        Variant(label="x", kind="gated", gated={"sampled": True})
+    # a whole configuration written down with its defaults is read again
+    for variant in (Variant(label="x", kind="scalar"), Variant(label="x", kind="gated", gated={"joint": True})):
+        assert Variant(**variant.model_dump()) == variant
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"kind": "scalar"}, False),
+        ({"kind": "bottleneck"}, False),
+        ({"kind": "length_heads"}, False),
+        ({"kind": "nonnegative"}, False),
+        ({"kind": "gaussian"}, False),
+        ({"kind": "gaussian", "gaussian": {"anchor_weight": 0.1}}, True),
+        ({"kind": "multitask"}, True),
+        ({"kind": "multitask", "multitask": {"rating_weight": 0}}, False),
+        ({"kind": "gated"}, True),
+        ({"supervision_weight": 0}, False),
+        ({"supervision_weight": 0.5}, True),
+    ],
+)
+def test_which_variants_need_annotated_scores(settings, needed):
+    assert Variant(label="x", **settings).needs_scores == needed
 
 
 def test_the_committed_schema_is_the_exported_one():

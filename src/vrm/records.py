@@ -58,7 +58,8 @@ class ScoredResponse:
     Args:
         model: who wrote it ("" when unknown).
         text: the response.
-        scores: rating of each aspect, length K, in the order of `data.aspects`, in rating points.
+        scores: rating of each aspect, length K, in the order of `data.aspects`, in rating points; empty where the
+            source has no ratings.
         overall: the annotated overall score, in the source's own unit; None when the source has none.
     """
 
@@ -70,19 +71,22 @@ class ScoredResponse:
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """A prompt with all its rated responses.
+    """A prompt with all its rated or compared responses.
 
     Args:
         prompt_id: `prompt_id(prompt)`, equal for prompts equal after normalisation.
         prompt: the conversation up to the response.
         responses: at least two.
         true_weights: the true objective weights, length K, where they are known.
+        preferences: [better, worse] indices into `responses`, where the source itself says which is better; None where
+            that follows from the scores.
     """
 
     prompt_id: str
     prompt: Prompt
     responses: list[ScoredResponse]
     true_weights: list[float] | None = None
+    preferences: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,8 @@ def read_pairs(path: str | Path) -> list[PreferencePair]:
 
 def _plain(row: Any) -> Any:
     """A record as a mapping without its empty fields: files stay small and readable."""
+    if isinstance(row, (str, float, int)):  # nearly all values: asked first, it halves the time
+        return row
     if is_dataclass(row):
         return {f.name: _plain(getattr(row, f.name)) for f in fields(row) if getattr(row, f.name) is not None}
     return [_plain(item) for item in row] if isinstance(row, list) else row

@@ -172,6 +172,15 @@ def test_the_file_of_difficulties_is_optional_and_does_not_outlive_its_origin(gi
     assert files_below(tmp_path / "out") == ["files.json", "reference_outputs.json"]
 
 
+def test_a_file_that_we_did_not_put_there_is_not_removed(given, tmp_path):
+    theirs = tmp_path / "out/df_gamed.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("mine\n")
+    with pytest.raises(RecordError, match="vrm did not put it here"):
+        prepare("alpaca_eval", WORLD, given, tmp_path / "out")
+    assert theirs.read_text() == "mine\n"
+
+
 def test_a_directory_may_be_filled_in_place(given):
     before = files_below(given)
     prepare("mt_bench", WORLD, given, given / "mt_bench")

@@ -135,4 +135,4 @@ def test_without_training_there_is_no_audit(write_rows, tmp_path):
 
 def test_no_usable_row_says_why(read):
     with pytest.raises(RecordError, match="none of its 1 rows can be used:\n  1 x prompt is missing\nexpected columns"):
-        read([{"question": "Q"}])
+        read([{"answer": "Q"}])

@@ -49,8 +49,6 @@ def test_conversations_are_prompts_too(record, write_rows, config, tmp_path):
         (("x", 3, float("nan")), "rating of honesty is not a number"),
         (("x", 3, True), "rating of honesty is not a number"),
         (("x", 3, 10**400), "rating of honesty is not a number"),
-        (("x", 6, 3), "rating of helpfulness is outside 1..5"),
-        (("x", 3, "0.9"), "rating of honesty is outside 1..5"),
         ((" \n", 3, 3), "response is empty"),
         ((None, 3, 3), "response is missing"),
         (("\ud800", 3, 3), "response is not valid Unicode"),
@@ -96,12 +94,23 @@ def test_rows_that_cannot_be_used_are_quarantined_with_row_and_reason(record, wr
 
 
 def test_equal_prompts_are_merged_and_equal_responses_dropped(record, write_rows, config, tmp_path):
-    rows = [record("What now?", *GOOD), record("  WHAT\nnow?", GOOD[0], ("new", 1, 1)), record("Other", *GOOD)]
+    rows = [record("What now?", *GOOD), record("What now?", GOOD[0], ("new", 1, 1)), record("Other", *GOOD)]
     counts, scored, _ = run(config, write_rows(rows), tmp_path)
     assert [[r.text for r in s.responses] for s in scored] == [["yes", "no", "new"], ["yes", "no"]]
-    assert scored[0].prompt[0]["content"] == "What now?"
     assert counts["rows_merged_into_an_equal_prompt"] == 1
     assert counts["responses_repeated_and_dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("What now?", "  WHAT\nnow?"), ("2\u2075", "25"), ("if x:\n    y", "if x:\n        y"), ("\ufb01", "fi")],
+)
+def test_prompts_that_are_nearly_equal_share_a_split_and_nothing_else(record, write_rows, config, tmp_path, one, other):
+    rows = [record(one, *GOOD), record(other, ("thirty-two", 5, 5), ("no", 1, 1))]
+    _, scored, _ = run(config, write_rows(rows), tmp_path)
+    assert [s.prompt[0]["content"] for s in scored] == [one, other]
+    assert [[r.text for r in s.responses] for s in scored] == [["yes", "no"], ["thirty-two", "no"]]
+    assert scored[0].prompt_id == scored[1].prompt_id
 
 
 def test_overall_score_is_needed_only_where_the_preference_comes_from_it(completion, write_rows, config, tmp_path):
@@ -146,7 +155,7 @@ def test_no_usable_row_names_the_aspects_found(record, write_rows, config, tmp_p
 def test_no_usable_row_names_the_columns_or_the_range(record, write_rows, config, tmp_path):
     with pytest.raises(RecordError, match=r"expected columns: instruction, completions .* found: prompt, chosen"):
         run(config, write_rows([{"prompt": "Q", "chosen": "a"}]), tmp_path)
-    with pytest.raises(RecordError, match=r"check data\.rating_range"):
-        run(config, write_rows([record("Q", *GOOD)]), tmp_path, rating_range=(0, 1))
+    with pytest.raises(RecordError, match=r"check data\.preference_from"):
+        run(config, write_rows([record("Q", *GOOD[:1])]), tmp_path)
     with pytest.raises(RecordError, match="holds no rows"):
         run(config, write_rows([]), tmp_path)

@@ -70,3 +70,22 @@ def test_limits_without_room_for_a_response_are_named(arguments, capsys):
 def test_a_missing_file_is_one_block_of_words(arguments, capsys):
     assert main([*arguments[:-1], "none.jsonl"]) == 1
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_the_shape_is_named_and_rows_with_several_responses_get_upstreams_numbers(arguments, tmp_path, capsys):
+    row = {"prompt": "p", "chosen": ["alpha"], "rejected": ["beta", "gamma", "beta beta"], "subset": "Math"}
+    ties = [
+        {**row, "id": "ref:1", "subset": "Ties"},
+        {**row, "id": "tied:1", "chosen": ["alpha", "mu"], "subset": "Ties", "prompt": "q"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [{**row, "id": "1"}, *ties]))
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "RewardBench 2" in shown
+    assert {"best_of/Math", "best_of/Ties", "best_of"} <= set(shown.split())
+
+
+def test_a_file_in_another_encoding_is_named(arguments, tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_bytes(json.dumps({"prompt": "p"}).encode("utf-16"))
+    assert main(arguments) == 1
+    assert "UTF-16" in capsys.readouterr().err

@@ -72,6 +72,16 @@ def rule_engine(monkeypatch, tokenizer):
     return install
 
 
+def test_somebodys_directory_is_refused_and_stays(ask, rule_engine, tmp_path):
+    made = rule_engine()
+    theirs = tmp_path / "out.checkpoints" / "thesis.tex"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
+        ask(configuration())
+    assert (theirs.read_text(), made) == ("mine", [])
+
+
 def test_every_question_gets_its_own_answer_in_the_sets_order(ask, rule_engine):
     rule_engine()
     out = ask(configuration())

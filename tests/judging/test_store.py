@@ -198,3 +198,14 @@ def test_nothing_that_was_confirmed_is_lost_when_writers_are_killed(tmp_path):
     assert len({entry.key for entry in entries}) == len(entries)
     assert all(entry.text == "x" * 3000 for entry in entries[:-1])
     assert len(entries) + store.damaged == len(store.path.read_bytes().splitlines())
+
+
+def test_files_of_others_beside_reservations_stay(tmp_path):
+    theirs = tmp_path / "held" / "thesis.tex"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    ours = tmp_path / "held" / ("0" * 64)
+    ours.write_text("")
+    Store(tmp_path)
+    assert theirs.read_text() == "mine"
+    assert not ours.exists()

@@ -14,7 +14,17 @@ from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
 from vrm.training.log import TrainingError
-from vrm.training.reward import PairwiseRewardTrainer, RewardJob, scheduled_weights, train_reward_model
+from vrm.training.reward import PairwiseRewardTrainer, RewardJob, train_reward_model
+from vrm.training.reward_kinds import scheduled_weights
+
+CONCEPT_RESIDUAL = Variant(
+    label="concept-residual VRM",
+    latent_dim=4,
+    score_anchor_weight=0.1,
+    prompt_pooling="attention",
+    concentration="scaled",
+    residual=True,
+)
 
 
 @pytest.fixture
@@ -28,7 +38,7 @@ def weights(job):
     return load_file(job.out / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("variant", [SCALAR, VRM], ids=["scalar", "variational"])
+@pytest.mark.parametrize("variant", [SCALAR, VRM, CONCEPT_RESIDUAL], ids=["scalar", "variational", "residual"])
 def test_it_learns_separable_preferences_and_leaves_a_loadable_model(job, toy_pairs, variant):
     job = dataclasses.replace(job, variant=variant)
     train_reward_model(job)
@@ -57,6 +67,7 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
     assert measured[dimensions].sum(axis=1).mul(2).to_numpy() == pytest.approx(measured.kl_z.to_numpy(), rel=1e-3)
     assert measured.kl_total.to_numpy() == pytest.approx((measured.kl_w + measured.kl_z).to_numpy(), rel=1e-4)
     assert {"supervision_loss", "anchor_loss", "active_units", "negative_elbo", "preference_loss"} <= set(measured)
+    assert "residual_loss" not in measured
     batch = log[log.split == "batch"]
     assert {"loss", "accuracy", "kl_w", "kl_z", "preference_loss"} <= set(batch.metric)
     assert sorted(set(batch.step)) == [4, 8, 12, 16, 18]  # the last window, a shorter one, included
@@ -68,6 +79,21 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
         model.score(prompts, [p.chosen for p in pairs]).mean - model.score(prompts, [p.rejected for p in pairs]).mean
     )
     assert measured.accuracy.iloc[-1] == pytest.approx((margin > 0).mean())
+    of_prompts = model.score(prompts, [p.chosen for p in pairs]).weights
+    assert measured.weights_sd.iloc[-1] == pytest.approx(of_prompts.std(axis=0).mean(), rel=1e-4)
+
+
+def test_a_residual_starts_at_nothing_and_its_penalty_holds_it_back(job, tmp_path):
+    held = []
+    for number, penalty in enumerate([0.0, 100.0]):
+        places = {"checkpoints": tmp_path / f"c{number}", "out": tmp_path / f"o{number}"}
+        variant = CONCEPT_RESIDUAL.model_copy(update={"residual_penalty": penalty})
+        train_reward_model(dataclasses.replace(job, variant=variant, **places))
+        log = pd.read_csv(places["out"] / "training.csv")
+        held.append(log[(log.split == "validation") & (log.metric == "residual_loss")].set_index("step").value)
+    assert held[0].iloc[0] == held[1].iloc[0] == 0
+    assert held[0].iloc[-1] > 0.1
+    assert held[1].iloc[-1] < 0.05 * held[0].iloc[-1]
 
 
 class Killed(Exception):
@@ -93,7 +119,8 @@ def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch
         train_reward_model(again)
     assert not (again.out / "model").exists()
     weights_kept = "adapter_model.safetensors" if lora else "model.safetensors"
-    assert [path.name for path in again.checkpoints.glob("checkpoint-*/*.safetensors")] == [weights_kept]
+    kept = [path.name for path in again.checkpoints.glob("checkpoint-*/*.safetensors")]
+    assert kept == [weights_kept] * 2  # the newest and the one before it
     monkeypatch.setattr(reward.LogWriter, "on_evaluate", write)
     train_reward_model(again)
     for name, weight in weights(again).items():
@@ -120,7 +147,9 @@ def test_a_new_label_and_another_way_to_start_it_continue_a_training(job, toy_pa
 
     same = {
         "variant": VRM.model_copy(update={"label": "ours", "ours": True}),
-        "training": TRAINING.model_copy(update={"processes": 2, "launch": "fsdp2"}),
+        "training": TRAINING.model_copy(
+            update={"processes": 2, "launch": "fsdp2", "checkpoints": 7, "gradient_checkpointing": True}
+        ),
     }
     assert made_from(**same) == made_from()
     assert made_from(variant=VRM.model_copy(update={"beta_w": 0.5})) != made_from()

@@ -19,7 +19,7 @@ from accelerate import DistributedType
 from paths import ROOT
 from safetensors.torch import load_file
 
-from vrm.checkpoints import resumable
+from vrm.checkpoints import fingerprint, resumable
 from vrm.config import ConfigError
 from vrm.models.policy_scoring import load_policy_scorer
 from vrm.models.scoring import load_reward_model
@@ -28,8 +28,11 @@ from vrm.training.trainer import is_sharded
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-PLAIN = ("rm", "vrm", "vrm_lora", "sft", "dpo", "kto", "ppo")
-SHARDED = ("rm", "vrm", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
+PLAIN = ("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo")
+SHARDED = (
+    "rm", "vrm", "concept", "gated", "bottleneck", "sft", "dpo", "kto",
+    "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16",
+)  # fmt: skip
 POLICIES = ("sft", "dpo", "kto")
 BY_PROCESS = {
     "ppo": [("batch", "explained_variance")],
@@ -96,7 +99,7 @@ def assert_same_training(expected, found, name):
         a, b = (json.loads((directory / name / "out" / file).read_text()) for directory in (expected, found))
         # a trained model's says false, a loaded one's true, and generation takes neither
         assert a | {"use_cache": None} == b | {"use_cache": None}
-    if not name.startswith(("rm", "vrm")):
+    if not name.startswith(tuple(several_processes.VARIANTS)):
         held_out, same = (pd.read_csv(each / name / "out" / "held_out.csv") for each in (expected, found))
         assert not held_out.duplicated(["item_id", "metric"]).any()
         assert same.item_id.tolist() == held_out.item_id.tolist()
@@ -173,10 +176,13 @@ def test_fsdp_that_would_not_happen_is_an_error(monkeypatch):
 
 def test_a_checkpoint_without_every_process_random_state_is_not_continued(tmp_path, monkeypatch):
     """One that lacks it would sample other latents than the others count on."""
-    assert resumable(tmp_path, {}) is None
-    write_json(tmp_path / "checkpoint-3" / "trainer_state.json", {})
-    (tmp_path / "checkpoint-3" / "rng_state_0.pth").touch()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert resumable(tmp_path, {}) is None
-    (tmp_path / "checkpoint-3" / "rng_state_1.pth").touch()
-    assert resumable(tmp_path, {}) == str(tmp_path / "checkpoint-3")
+    made_from, checkpoint = fingerprint({}, []), tmp_path / "checkpoint-3"
+    assert resumable(tmp_path, made_from) is None
+    write_json(checkpoint / "trainer_state.json", {})
+    for name in ("optimizer.pt", "pytorch_model.bin", "rng_state_0.pth"):
+        torch.save({}, checkpoint / name)
+    assert resumable(tmp_path, made_from) is None
+    (tmp_path / "damaged-checkpoint-3").rename(checkpoint)
+    torch.save({}, checkpoint / "rng_state_1.pth")
+    assert resumable(tmp_path, made_from) == str(checkpoint)

@@ -77,17 +77,42 @@ def evaluation_set(options: argparse.Namespace) -> None:
 
 
 def backbone(options: argparse.Namespace) -> None:
+    from vrm.models.gguf import dequantise
     from vrm.training.pretraining import pretrain_backbone
 
     config = _config(options)
     base = _base(config, options.base) if options.base else config.backbone
     training = config.policy.training if options.base else config.reward.training
+    if not options.base and config.backbone.is_gguf:
+        return dequantise(Path(config.backbone.path), options.out)
     if base.create is None:
         raise ConfigError(f"{options.base or 'backbone'}: `create` is not set, there is nothing to make")
     limits = training.max_prompt_length, training.max_length
     kwargs = base.chat_template_kwargs if options.base else {}
     pairs = options.pairs / "train.jsonl"
     pretrain_backbone(base.create, *limits, pairs, options.checkpoints, options.out, kwargs)
+
+
+def fetch_backbone(options: argparse.Namespace) -> None:
+    from vrm.models.gguf import fetch_backbone
+
+    fetch_backbone(options.name, options.out, options.dtype)
+
+
+def features(options: argparse.Namespace) -> None:
+    from vrm.training.frozen import make_features
+
+    config = _config(options)
+    make_features(
+        options.backbone,
+        config.backbone.revision,
+        config.backbone.features,
+        config.reward.training,
+        config.reward.scoring_batch_size,
+        options.pairs,
+        options.store,
+        options.out,
+    )
 
 
 def train_reward(options: argparse.Namespace) -> None:
@@ -105,6 +130,8 @@ def train_reward(options: argparse.Namespace) -> None:
             pairs=options.pairs,
             checkpoints=options.checkpoints,
             out=options.out,
+            features=tuple(options.features),
+            dropout=config.backbone.features.dropout,
         )
     )
 
@@ -122,6 +149,7 @@ def score(options: argparse.Namespace) -> None:
         posterior_samples=reward.posterior_samples,
         seed=options.seed,
         progress=True,
+        features=options.features,
     )
     score_sets(model, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
 
@@ -181,9 +209,11 @@ def train_ppo(options: argparse.Namespace) -> None:
     from vrm.training.ppo import train_ppo
 
     config = _config(options)
-    _method(config, options.method, PpoMethod)
+    method = _method(config, options.method, PpoMethod)
     job = _policy_job(options, config)
-    reward = load_reward_model(_local(options.model, "--model"), batch_size=config.reward.scoring_batch_size)
+    reward = load_reward_model(
+        _local(options.model, "--model"), batch_size=config.reward.scoring_batch_size, reward=method.reward_part
+    )
     train_ppo(job, config.policy.ppo, config.policy.generation, reward, options.model)
 
 
@@ -314,7 +344,8 @@ def explorer(options: argparse.Namespace) -> None:
 def score_file(options: argparse.Namespace) -> None:
     from vrm.evaluation.score_sets import score_file
 
-    score_file(options.model, options.pairs, options.max_prompt_length, options.max_length, options.out)
+    limits = options.max_prompt_length, options.max_length
+    score_file(options.model, options.pairs, *limits, options.out, options.reward)
 
 
 def plan(options: argparse.Namespace) -> None:

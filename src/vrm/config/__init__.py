@@ -36,7 +36,15 @@ from vrm.config.policy import (
     SftTraining,
 )
 from vrm.config.report import EvaluationConfig, EvaluationSet, ReportConfig
-from vrm.config.reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
+from vrm.config.reward import (
+    BackboneConfig,
+    CreatedBackbone,
+    Features,
+    RewardBackbone,
+    RewardConfig,
+    RewardTraining,
+    Variant,
+)
 
 
 class Config(Section):
@@ -48,7 +56,7 @@ class Config(Section):
     threads: PositiveInt = Field(1, description="CPU threads of one training or scoring job.")
     data: DataConfig
     world: WorldConfig = Field(default_factory=WorldConfig)
-    backbone: BackboneConfig
+    backbone: RewardBackbone
     reward: RewardConfig
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig
@@ -65,6 +73,15 @@ class Config(Section):
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        return self
+
+    @model_validator(mode="after")
+    def _heads_train_alone(self) -> Config:
+        if self.backbone.freeze and (self.reward.training.lora or self.reward.training.processes > 1):
+            raise ValueError(
+                "backbone.freeze trains heads alone, in seconds: reward.training.lora must be null and "
+                "reward.training.processes 1"
+            )
         return self
 
     @model_validator(mode="after")
@@ -208,6 +225,7 @@ __all__ = [
     "Difficulty",
     "EvaluationConfig",
     "EvaluationSet",
+    "Features",
     "Generation",
     "HubDataset",
     "JudgeConfig",
@@ -225,6 +243,7 @@ __all__ = [
     "PreferenceMethod",
     "Prices",
     "ReportConfig",
+    "RewardBackbone",
     "RewardConfig",
     "RewardTraining",
     "Section",

@@ -33,11 +33,36 @@ class HubDataset(Section):
     split: str = Field("train", description="Split to read.")
 
 
-class Source(Section):
-    """Where records come from: a file, or a pinned hub dataset. Exactly one."""
+ShapeName = Literal[
+    "ultrafeedback",
+    "distilabel",
+    "helpsteer2",
+    "rated_responses",
+    "pku_saferlhf",
+    "nectar",
+    "helpsteer3",
+    "helpsteer2_preference",
+    "judgebench",
+    "pku_saferlhf_single",
+    "reward_bench_2",
+    "rm_bench",
+    "implicit_prompt",
+    "pairs",
+]
 
-    path: str | None = Field(None, description="A .jsonl, .json or .parquet file. `{run}` stands for the run's name.")
+
+class Source(Section):
+    """Where records come from: a file or a directory of shards, or a pinned hub dataset. Exactly one."""
+
+    path: str | None = Field(
+        None,
+        description="A .jsonl, .ndjson, .json, .csv or .parquet file (also .gz, .bz2, .xz of these), or a directory of "
+        "shards. `{run}` stands for the run's name.",
+    )
     hub: HubDataset | None = Field(None, description="A hub dataset with a pinned revision.")
+    shape: ShapeName | None = Field(
+        None, description="Which public data's columns the rows have; null: it is recognised, and named in the log."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from vrm.config.base import Fraction, NonNegativeFloat, PositiveInt, Section, Source
 
+SHAPE_ASPECTS: dict[str, tuple[str, ...]] = {
+    "helpsteer2": ("helpfulness", "correctness", "coherence", "complexity", "verbosity"),
+    "pku_saferlhf": ("helpfulness", "harmlessness"),
+}
+"""Aspects of the public data whose columns are the ratings."""
+
 
 class DataConfig(Source):
-    """Scored prompts in UltraFeedback's record shape, and how pairs are made of them."""
+    """Rated responses or preference pairs to train on, and how pairs are made of ratings."""
 
     label: str = Field(description="Printed on every table and figure, e.g. 'synthetic world'.")
     aspects: list[str] = Field(
         ["instruction_following", "truthfulness", "honesty", "helpfulness"],
         min_length=1,
-        description="Names of the K rated objectives, as they stand under `annotations`.",
+        description="Names of the K rated objectives, as they stand under `annotations`; where `shape` is given, its "
+        "own unless these are set.",
     )
-    rating_range: tuple[float, float] = Field((1, 5), description="Lowest and highest rating that is possible.")
+    rating_range: tuple[float, float] | None = Field(
+        None,
+        description="Lowest and highest rating that is possible; null: the shape's own (HelpSteer2 0 to 4), else 1 to "
+        "5. Ratings outside stop the reading.",
+    )
     preference_from: Literal["mean_of_aspects", "overall_score"] = Field(
         "mean_of_aspects",
         description="What decides which response is chosen; UltraFeedback's overall_score has known faults.",
@@ -37,6 +48,14 @@ class DataConfig(Source):
         description="Directory of the judged benchmarks' files, laid out as docs/data.md says; null: fetch them from "
         "pinned revisions. `{run}` stands for the run's name.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_names_its_aspects(cls, values: Any) -> Any:
+        """The aspects of a shape that has its own, where none are named."""
+        if isinstance(values, dict) and values.get("shape") in SHAPE_ASPECTS and values.get("aspects") is None:
+            return {**values, "aspects": list(SHAPE_ASPECTS[values["shape"]])}
+        return values
 
     @model_validator(mode="after")
     def _training_gets_something(self) -> DataConfig:

@@ -16,6 +16,16 @@ from vrm.config.base import (
     Section,
     require_known,
 )
+from vrm.config.baselines import (
+    BASELINES,
+    BottleneckSettings,
+    GatedSettings,
+    GaussianSettings,
+    LengthHeadsSettings,
+    MultitaskSettings,
+    NonnegativeSettings,
+    rated_keys,
+)
 
 
 class CreatedBackbone(Section):
@@ -38,6 +48,15 @@ class CreatedBackbone(Section):
     seed: int = Field(0, description="Seed of tokenizer, weights and pretraining order.")
 
 
+class Features(Section):
+    """What is kept of a frozen backbone's states; see `vrm.models.features`."""
+
+    layer: PositiveInt | None = Field(
+        None, description="Intermediate layer whose mean is kept too, from 1; null: two thirds of the way up."
+    )
+    dropout: Fraction = Field(0.3, description="Share of the features that are set to 0 in each training step.")
+
+
 class BackboneConfig(Section):
     """The causal language model under every reward model. Exactly one of `path` and `create`."""
 
@@ -52,15 +71,75 @@ class BackboneConfig(Section):
         return self
 
 
+class RewardBackbone(BackboneConfig):
+    """The backbone under the reward models, which may be frozen, or come from a GGUF file."""
+
+    path: str | None = Field(None, description="Hub id, local directory or GGUF file of any causal LM.")
+    freeze: bool = Field(
+        False, description="Train reward heads alone, on features of the backbone that are computed once."
+    )
+    features: Features = Field(default_factory=Features, description="The features, where the backbone is frozen.")
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the path names a GGUF file, which has to be made into an ordinary directory first."""
+        return self.path is not None and self.path.lower().endswith(".gguf")
+
+
 class Variant(Section):
     """One reward model of the grid. Only what differs from these defaults needs to be written."""
 
     label: str = Field(description="Row name in tables, legend in figures.")
-    kind: Literal["scalar", "variational"] = Field("variational", description="Plain Bradley-Terry RM, or VRM.")
+    kind: Literal[
+        "scalar", "variational", "bottleneck", "multitask", "gated", "length_heads", "gaussian", "nonnegative"
+    ] = Field(
+        "variational",
+        description="Plain Bradley-Terry RM, VRM, or a published reward model to compare with: InfoRM (bottleneck), "
+        "SMORM (multitask), ArmoRM or CB-RM (gated), ODIN (length_heads), DPL or PURM (gaussian), BNRM (nonnegative).",
+    )
     ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
+    bottleneck: BottleneckSettings | None = Field(None, description="Settings of kind: bottleneck; null: its defaults.")
+    multitask: MultitaskSettings | None = Field(None, description="Settings of kind: multitask; null: its defaults.")
+    gated: GatedSettings | None = Field(None, description="Settings of kind: gated; null: its defaults.")
+    length_heads: LengthHeadsSettings | None = Field(
+        None, description="Settings of kind: length_heads; null: its defaults."
+    )
+    gaussian: GaussianSettings | None = Field(None, description="Settings of kind: gaussian; null: its defaults.")
+    nonnegative: NonnegativeSettings | None = Field(
+        None, description="Settings of kind: nonnegative; null: its defaults."
+    )
     latent_dim: PositiveInt = Field(16, description="d, dimensions of z.")
     decoder: Literal["mixture", "mlp"] = Field("mixture", description="r = w . g(z), or an MLP on [w; z].")
     prior_concentration: PositiveFloat = Field(1.0, description="alpha_0 of the Dirichlet prior, per objective.")
+    prompt_pooling: Literal["last", "attention"] = Field(
+        "last",
+        description="What w is read from: the last prompt token's state, or attention (one learned query) over the "
+        "states of all of the prompt's tokens.",
+    )
+    concentration: Literal["softplus", "scaled"] = Field(
+        "softplus",
+        description="alpha = softplus(f(h)) + 0.01, or c softmax(f(h)) + 0.01 with a learned number c (scaled).",
+    )
+    scale: bool | None = Field(
+        None,
+        description="r = e^tau w . g(z) with a learned number tau, so that scores keep the ratings' unit and rewards "
+        "have their own; not in the paper. null: with `residual` and not otherwise.",
+    )
+    residual: bool = Field(
+        False,
+        description="Concept-residual VRM, r = e^tau w . g(z) + b(z); not in the paper. b, linear in z, may take what "
+        "chosen responses have beside the rated aspects, good or bad, and w . g(z), the rated-aspect reward, can be "
+        "asked alone. It is no correction of the ratings: whatever moves them stays in g. Needs score_anchor_weight.",
+    )
+    residual_penalty: NonNegativeFloat = Field(
+        0.01, description="Weight of the mean of (b(z_chosen) - b(z_rejected))^2; its gradient reaches b alone."
+    )
+    residual_gain: PositiveFloat = Field(
+        5.0,
+        description="b(z) = gain v . z, v learned from 0: how many times as fast as other layers b learns. At 1, "
+        "w . g(z) has learned what is beside the rated aspects before b can take it.",
+    )
+    residual_detached: bool = Field(False, description="b reads z without sending it a gradient; an ablation.")
     beta_w: NonNegativeFloat = Field(0.01, description="Weight of KL(q(w|x) || p(w)); 1 is the strict ELBO.")
     beta_z: NonNegativeFloat = Field(0.001, description="Weight of both KL(q(z|x,y) || p(z)); 1 is the strict ELBO.")
     beta_warmup: Fraction = Field(0.2, description="Share of the steps over which both betas rise linearly from 0.")
@@ -76,14 +155,53 @@ class Variant(Section):
     )
 
     @property
+    def baseline(self) -> Section | None:
+        """Settings of the kind, its defaults where none are written; None for a scalar RM and a VRM."""
+        return (getattr(self, self.kind) or BASELINES[self.kind]()) if self.kind in BASELINES else None
+
+    @property
+    def score_keys(self) -> list[str]:
+        """The keys for which training this variant takes pairs with annotated scores."""
+        if self.kind == "variational":
+            return [key for key in ("supervision_weight", "score_anchor_weight") if getattr(self, key) > 0]
+        return rated_keys(self.kind, self.baseline) if self.baseline else []
+
+    @property
     def needs_scores(self) -> bool:
         """Whether training this variant takes pairs with annotated scores."""
-        return self.kind == "variational" and (self.supervision_weight > 0 or self.score_anchor_weight > 0)
+        return bool(self.score_keys)
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Variant:
+        foreign = [kind for kind in BASELINES if kind != self.kind and getattr(self, kind) is not None]
+        if self.kind != "variational":
+            common = {"label", "kind", "ours", *BASELINES}
+            own = {name: field for name, field in type(self).model_fields.items() if name not in common}
+            foreign += [name for name, field in own.items() if getattr(self, name) != field.default]
+        if foreign:
+            raise ValueError(f"kind: {self.kind} does not read {', '.join(foreign)}")
+        return self
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the reward has the learned scale e^tau."""
+        return self.residual if self.scale is None else self.scale
 
     @model_validator(mode="after")
     def _anchor_needs_mixture(self) -> Variant:
-        if self.score_anchor_weight > 0 and self.decoder != "mixture":
-            raise ValueError("score_anchor_weight needs decoder: mixture, the only one with per-objective scores")
+        for key in ("score_anchor_weight", "scale", "residual"):
+            if getattr(self, key) and self.decoder != "mixture":
+                raise ValueError(f"{key} needs decoder: mixture, the only one with per-objective scores")
+        return self
+
+    @model_validator(mode="after")
+    def _residual_is_beside_ratings(self) -> Variant:
+        if self.residual and self.score_anchor_weight == 0:
+            raise ValueError(
+                "residual needs score_anchor_weight above 0: without ratings nothing tells w . g(z) from b(z)"
+            )
+        if self.residual_detached and not self.residual:
+            raise ValueError("residual_detached needs residual: true")
         return self
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import time
 import urllib.request
@@ -173,7 +174,7 @@ def prepare(name: BenchmarkName, settings: BenchmarksConfig, benchmarks_dir: Pat
     found = _fetched(name, settings) if benchmarks_dir is None else _given(name, settings, wanted, benchmarks_dir)
     for path in wanted:
         if path not in found:
-            (out / path).unlink(missing_ok=True)  # of an earlier run, when the optional file was still there
+            _remove_earlier(out, path)
     records = []
     for path, origin in found.items():
         content = origin.read_bytes()
@@ -183,6 +184,28 @@ def prepare(name: BenchmarkName, settings: BenchmarksConfig, benchmarks_dir: Pat
     write_json(out / "files.json", {"benchmark": name, "questions": questions, "files": records})
     official = sum(record["official"] is True for record in records)
     print(f"{name}: {questions} questions; files known to be the official ones: {official} of {len(records)}")
+
+
+def _remove_earlier(out: Path, name: str) -> None:
+    """Remove an optional file that an earlier run has put here; it would be taken for a part of this set.
+
+    Raises:
+        RecordError: `files.json` does not say that we have put it here.
+    """
+    path = out / name
+    if not path.is_file():
+        return
+    try:
+        records = json.loads((out / "files.json").read_text(encoding="utf-8"))["files"]
+        ours = hashlib.sha256(path.read_bytes()).hexdigest() in [r["sha256"] for r in records if r["name"] == name]
+    except (OSError, ValueError, TypeError, KeyError):
+        ours = False
+    if not ours:
+        raise RecordError(
+            f"{path}: vrm did not put it here, and it would be taken for a part of this benchmark; move it away, or "
+            "give another --out"
+        )
+    path.unlink()
 
 
 def _wanted(name: str, settings: BenchmarksConfig) -> list[str]:

@@ -2,14 +2,15 @@
 
 Mean and standard deviation of each aspect come from the training split alone, over the chosen and the rejected response
 of every pair, and are reused for the other splits. The target is softmax of the chosen response's normalised scores
-(Eq. 13).
+(Eq. 13). Pairs without scores pass through as they are: a plain RM and a VRM with lambda 0 need none.
 
 Preference pairs from scored prompts, and their splits.
 
 * A prompt's split is a hash of its normalised text and the seed: it never straddles splits, and it does not depend on
   what else is in the file.
 * Every candidate pair of the configured pairing is either kept or counted: as a tie, as two identical texts, or as not
-  drawn.
+  drawn. Where the source states which response is better, its pairs are the candidates, and neither the pairing nor
+  the scores change them. Responses without ratings are compared by their overall score.
 * Random choices come from a generator seeded by the prompt and the seed, over responses sorted by text: the pairs do
   not depend on the order of rows or responses. The files are in the order of `prompt_id`.
 """
@@ -60,9 +61,11 @@ def make_pairs(config: DataConfig, out_dir: Path) -> dict[str, Any]:
     """
     pairs: dict[str, list[PreferencePair]] = {split: [] for split in SPLITS}
     tallies = {split: Counter() for split in SPLITS}
-    for prompt in sorted(read_scored(out_dir / "scored.jsonl"), key=lambda prompt: prompt.prompt_id):
+    made_of: Counter[str] = Counter()  # prompts that differ in case or white space alone share an id
+    for prompt in sorted(read_scored(out_dir / "scored.jsonl"), key=lambda p: (p.prompt_id, _texts(p))):
         split = split_of(prompt.prompt_id, config)
-        made, fates = pairs_of(prompt, config)
+        made, fates = pairs_of(prompt, config, made_of[prompt.prompt_id])
+        made_of[prompt.prompt_id] += len(made)
         pairs[split] += made
         tallies[split] += fates + Counter(prompts=1, prompts_without_a_pair=not made)
 
@@ -90,11 +93,16 @@ def split_of(prompt_id: str, config: DataConfig) -> str:
     return "validation" if share < config.test_fraction + config.validation_fraction else "train"
 
 
-def pairs_of(prompt: ScoredPrompt, config: DataConfig) -> tuple[list[PreferencePair], Counter]:
+def pairs_of(prompt: ScoredPrompt, config: DataConfig, first: int = 0) -> tuple[list[PreferencePair], Counter]:
     """The preference pairs of one prompt.
 
     `best_vs_random` draws the rejected response among those strictly worse than the best; `all` keeps at most
     `max_pairs_per_prompt`, drawn at random. Which of several equally good responses is the best is drawn, too.
+
+    Args:
+        prompt: the prompt and its responses.
+        config: pairing, what the preference comes from, seed.
+        first: number of the first pair, which is part of its id.
 
     Returns:
         The pairs, and how many candidates met which of `FATES`.
@@ -103,23 +111,28 @@ def pairs_of(prompt: ScoredPrompt, config: DataConfig) -> tuple[list[PreferenceP
     candidates = _candidates(prompt, config, rng)
     fates = Counter(candidate_pairs=len(candidates))
     kept: list[tuple[ScoredResponse, ScoredResponse]] = []
+    stated = prompt.preferences is not None
     for better, worse in candidates:
-        if _preference(better, config) == _preference(worse, config):
+        if not stated and _preference(better, config) == _preference(worse, config):
             fates["ties_dropped"] += 1
         elif better.text.strip() == worse.text.strip():
             fates["identical_texts_dropped"] += 1
         else:
             kept.append((better, worse))
-    limit = {"best_vs_random": 1, "best_vs_worst": 1, "all": config.max_pairs_per_prompt or len(kept)}[config.pairing]
+    most = config.max_pairs_per_prompt or len(kept)
+    limit = most if stated else {"best_vs_random": 1, "best_vs_worst": 1, "all": most}[config.pairing]
     drawn = sorted(rng.permutation(len(kept))[:limit])
     fates.update(not_drawn=len(kept) - len(drawn), pairs=len(drawn))
-    return [_pair(prompt, number, *kept[index]) for number, index in enumerate(drawn)], fates
+    return [_pair(prompt, number, *kept[index]) for number, index in enumerate(drawn, first)], fates
 
 
 def _candidates(
     prompt: ScoredPrompt, config: DataConfig, rng: np.random.Generator
 ) -> list[tuple[ScoredResponse, ScoredResponse]]:
-    """The pairs that the pairing considers, the response of the higher or equal preference first."""
+    """The pairs that the source states or the pairing considers, the better or equally good response first."""
+    if prompt.preferences is not None:
+        stated = [(prompt.responses[better], prompt.responses[worse]) for better, worse in prompt.preferences]
+        return sorted(stated, key=lambda pair: [(response.text, response.scores) for response in pair])
     by_text = sorted(prompt.responses, key=lambda r: (r.text, r.model, r.scores))
     shuffled = [by_text[index] for index in rng.permutation(len(by_text))]  # draws the order of equally good ones
     ranked = sorted(shuffled, key=lambda response: -_preference(response, config))
@@ -131,7 +144,7 @@ def _candidates(
 
 def _preference(response: ScoredResponse, config: DataConfig) -> float:
     """The value that decides which response is better, in rating points or the source's overall unit."""
-    if config.preference_from == "mean_of_aspects":
+    if config.preference_from == "mean_of_aspects" and response.scores:
         # rounded, or the last bit would decide between ratings with the same sum in another order
         return round(fmean(response.scores), 9)
     if response.overall is None:
@@ -146,10 +159,14 @@ def _pair(prompt: ScoredPrompt, number: int, chosen: ScoredResponse, rejected: S
         prompt=prompt.prompt,
         chosen=chosen.text,
         rejected=rejected.text,
-        chosen_scores=chosen.scores,
-        rejected_scores=rejected.scores,
+        chosen_scores=chosen.scores or None,
+        rejected_scores=rejected.scores or None,
         true_weights=prompt.true_weights,
     )
+
+
+def _texts(prompt: ScoredPrompt) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in prompt.prompt]
 
 
 def _require_pairs(splits: dict[str, dict[str, int]], config: DataConfig) -> None:
@@ -230,20 +247,31 @@ def apply(normalisation: Normalisation, pair: PreferencePair) -> PreferencePair:
     )
 
 
-def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation:
+def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation | None:
     """Normalise `out_dir`/paired/ into pairs/ and write normalisation.json; print mean and standard deviation.
+
+    Where no pair has scores there is no normalisation: normalisation.json then holds `null`.
 
     Args:
         config: the names of the K aspects.
         out_dir: holds paired/{train,validation,test}.jsonl.
 
+    Returns:
+        The normalisation; None where no pair has scores.
+
     Raises:
-        RecordError: the training split is empty, or a pair has no scores; names the file.
+        RecordError: the training split has no pair with scores, or a pair has those of one response alone; names the
+            file.
     """
     splits = {split: read_pairs(out_dir / "paired" / f"{split}.jsonl") for split in SPLITS}
+    if not any(_has_scores(pair) for pairs in splits.values() for pair in pairs):
+        return _pass_through(splits, out_dir)
     try:
-        normalisation = fit(splits["train"], config.aspects)
-        normalised = {split: [apply(normalisation, pair) for pair in pairs] for split, pairs in splits.items()}
+        normalisation = fit(list(filter(_has_scores, splits["train"])), config.aspects)
+        normalised = {
+            split: [apply(normalisation, pair) if _has_scores(pair) else pair for pair in pairs]
+            for split, pairs in splits.items()
+        }
     except RecordError as error:
         raise RecordError(f"{out_dir / 'paired'}: {error}") from None
     for split, pairs in normalised.items():
@@ -252,7 +280,25 @@ def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation:
     print(f"Scores of {normalisation.n} training responses (mean, standard deviation)")
     for aspect, mean, std in zip(config.aspects, normalisation.mean, normalisation.std, strict=True):
         print(f"  {aspect}  {mean:.3f}  {std:.3f}")
+    if without := sum(not _has_scores(pair) for pairs in splits.values() for pair in pairs):
+        print(
+            f"  {without} pairs have no scores and no target of w; a variant that needs these can't be trained on them"
+        )
     return normalisation
+
+
+def _pass_through(splits: dict[str, list[PreferencePair]], out_dir: Path) -> None:
+    """Leave pairs without scores as they are."""
+    if not splits["train"]:
+        raise RecordError(f"{out_dir / 'paired'}: no training pair")
+    for split, pairs in splits.items():
+        write_jsonl(out_dir / "pairs" / f"{split}.jsonl", pairs)
+    write_json(out_dir / "normalisation.json", None)
+    print(f"No pair of {sum(map(len, splits.values()))} has scores: nothing to normalise, and no supervision of w")
+
+
+def _has_scores(pair: PreferencePair) -> bool:
+    return pair.chosen_scores is not None or pair.rejected_scores is not None
 
 
 def _require_scores(pair: PreferencePair, aspects: int) -> None:

@@ -1,39 +1,54 @@
 """Evaluation sets of preference pairs in the public shapes, and how much of them occurs in training.
 
-Read are, row by row:
-* RewardBench's columns: prompt, chosen, rejected, subset, id;
-* plain prompt, chosen, rejected;
-* chosen and rejected as conversations (UltraFeedback binarized): what comes before the last message is the prompt, the
-  last message, the assistant's, is the response; or, with the prompt in its own column, that one message alone;
-* our own `PreferencePair` (its normalised scores are left behind: they belong to training).
-`chosen_scores`, `rejected_scores` and `true_weights`, K numbers each, are kept where present.
+The shapes are those of `vrm.data.shapes`. Of rated responses, every two of a prompt with unequal overall scores
+(without these: unequal means of their ratings) are a pair. Of our own `PreferencePair` the normalised scores are left
+behind: they belong to training. `chosen_scores`, `rejected_scores` and `true_weights`, K numbers each, are kept where
+present.
+
+A row with several chosen or rejected responses becomes all their pairs, `<id>/<chosen>-<rejected>`, both counted from
+0; `vrm.evaluation.several_responses` puts them together again.
 
 A benchmark is taken as it is defined: two identical texts stay in the set and are counted (a tie is a loss). Refused
-are only rows that can't be scored: a text is missing or empty.
+are only rows that can't be scored: a text is missing or empty, or nothing is preferred.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import comb
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vrm.config import EvaluationSet
+from vrm.data.compared import ComparedRow
+from vrm.data.rated import Ratings
+from vrm.data.scored import ScoredPrompts, annotated_aspects
+from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
 from vrm.data.sources import (
     Unusable,
     describe,
     format_counts,
     none_usable,
     parse_label,
-    parse_messages,
-    parse_numbers,
-    parse_prompt,
     parse_text,
     read_rows,
     write_quarantine,
 )
-from vrm.records import PreferencePair, Prompt, Quarantine, prompt_id, read_jsonl, write_json, write_jsonl
+from vrm.records import (
+    PreferencePair,
+    Quarantine,
+    RecordError,
+    ScoredPrompt,
+    ScoredResponse,
+    prompt_id,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 
 
 def read_preference_set(
@@ -53,34 +68,42 @@ def read_preference_set(
 
     Raises:
         ConfigError: the source is missing or of an unsupported kind.
-        RecordError: no row can be used; says why.
+        RecordError: no row can be used, or the format is RewardBench's and a subset is not; says why.
     """
-    refused = Quarantine(describe(set_config))
-    pairs: dict[str, PreferencePair] = {}
-    for number, row in read_rows(set_config, refused):
-        try:
-            if set_config.format == "reward_bench":
-                parse_text(row.get("subset"), "subset")
-            pair_id = _pair_id(row, number, pairs)
-            pairs[pair_id] = parse_pair(row, pair_id, len(aspects))
-        except Unusable as error:
-            refused.add(number, str(error), row)
+    refused, set_aside = Quarantine(describe(set_config)), Quarantine(describe(set_config))
+    shape, example, rows = recognise(read_rows(set_config, refused), set_config.shape, (*COMPARED, *RATED), "pairs")
+    columns: dict[str, None] = {}
+    rows = _noting(rows, columns)
+    if shape.compare is not None:
+        pairs, more = _read_compared(rows, shape, aspects, set_config.format, refused)
+    else:
+        pairs, more = _read_rated(rows, shape, example, aspects, refused, set_aside)
 
     counts = {
         "source": refused.source,
+        "read_as": read_as(shape, example, shape.aspects or aspects, shape.rating_range),
+        "columns_not_read": shape.unread(columns, example, shape.aspects),
         "format": set_config.format,
-        "rows": len(pairs) + len(refused.rows),
+        "rows": more.pop("rows_used") + len(refused.rows),
         "rows_quarantined": len(refused.rows),
         "rows_quarantined_because": refused.counts(),
-        **_numbers(list(pairs.values())),
+        **more,
+        **_numbers(pairs),
     }
     if training_pairs is not None:
-        counts |= audit(pairs.values(), training_prompt_ids(training_pairs))
-    write_quarantine(out_dir / f"{name}.quarantine.jsonl", refused)
+        counts |= audit(pairs, training_prompt_ids(training_pairs))
+    write_quarantine(out_dir / f"{name}.quarantine.jsonl", refused, set_aside)
     write_json(out_dir / f"{name}.json", counts)
     if not pairs:
-        raise none_usable(refused, "expected columns: prompt, chosen, rejected (and subset in RewardBench's format)")
-    write_jsonl(out_dir / f"{name}.jsonl", pairs.values())
+        found = ", ".join(columns) or "none"
+        raise none_usable(
+            refused,
+            "expected columns: prompt, chosen, rejected (and subset in RewardBench's format), or those of another "
+            f"shape of docs/cases.md; found: {found}",
+        )
+    if set_config.format == "reward_bench":
+        _require_subsets(refused.source, pairs)
+    write_jsonl(out_dir / f"{name}.jsonl", pairs)
     print(format_counts(f"Evaluation set {name} ({set_config.label})", counts))
     return counts
 
@@ -101,31 +124,94 @@ def audit(pairs: Iterable[PreferencePair], training: set[str]) -> dict[str, int]
     return {"training_prompts": len(training), "leaked_prompts": len(set(leaked)), "leaked_pairs": len(leaked)}
 
 
-def parse_pair(row: dict[str, Any], pair_id: str, aspects: int) -> PreferencePair:
-    """One row in any of the shapes above.
+def _read_compared(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], shape: Shape, aspects: Sequence[str], form: str, refused: Quarantine
+) -> tuple[list[PreferencePair], dict[str, Any]]:
+    """The pairs of rows that are comparisons, and how many rows were used."""
+    pairs: list[PreferencePair] = []
+    ids: set[str] = set()
+    for number, row in rows:
+        try:
+            if form == "reward_bench":
+                parse_text(row.get("subset"), "subset")
+            row_id = _row_id(row, number, ids)
+            pairs += _pairs_of(shape.compare(row, aspects), row_id)
+            ids.add(row_id)
+        except Unusable as error:
+            refused.add(number, str(error), row)
+    return pairs, {"rows_used": len(ids)}
 
-    Args:
-        row: the row.
-        pair_id: its id, unique in its file.
-        aspects: K, the length of its scores and true weights where it has them; 0 leaves them unread.
 
-    Raises:
-        Unusable: a text is missing or empty, or the two conversations differ before their last message.
-    """
-    prompt, chosen, rejected = _texts(row)
-    numbers = {
-        name: parse_numbers(row.get(name), aspects, name) if aspects else None
-        for name in ("chosen_scores", "rejected_scores", "true_weights")
+def _read_rated(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    shape: Shape,
+    example: Mapping[str, Any],
+    aspects: Sequence[str],
+    refused: Quarantine,
+    set_aside: Quarantine,
+) -> tuple[list[PreferencePair], dict[str, Any]]:
+    """The pairs of rows that hold rated responses, and counts of rows, ties and responses set aside."""
+    # a model's aspects need not be the file's: the overall scores must do then
+    present = shape.aspects or [name for name in aspects if name in {*annotated_aspects(example), *example}]
+    names = shape.aspects or (aspects if len(present) == len(aspects) and shape.name != "distilabel" else ())
+    read = ScoredPrompts(refused, set_aside)
+    for number, row in rows:
+        read.read(number, row, shape, Ratings(names, None, overall=not names))
+    read.finish()
+    prompts = read.prompts.values()
+    keep = list(names) == list(aspects)
+    numbered: Counter[str] = Counter()
+    pairs = []
+    for pair in (pair for prompt in prompts for pair in _better_and_worse(prompt, keep)):
+        pairs.append(replace(pair, pair_id=f"{pair.prompt_id}-{numbered[pair.prompt_id]}"))
+        numbered[pair.prompt_id] += 1
+    counts = {
+        "rows_used": read.used_rows,
+        "responses_set_aside": len(set_aside.rows),
+        "responses_set_aside_because": set_aside.counts(),
+        "ties_dropped": sum(comb(len(prompt.responses), 2) for prompt in prompts) - len(pairs),
     }
-    return PreferencePair(
-        pair_id=pair_id,
-        prompt_id=prompt_id(prompt),
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-        subset=parse_label(row.get("subset"), "subset"),
-        **numbers,
-    )
+    return pairs, counts
+
+
+def _pairs_of(row: ComparedRow, row_id: str) -> Iterator[PreferencePair]:
+    """Each chosen against each rejected response of a row."""
+    several = len(row.chosen) > 1 or len(row.rejected) > 1
+    for i, chosen in enumerate(row.chosen):
+        for j, rejected in enumerate(row.rejected):
+            yield PreferencePair(
+                pair_id=f"{row_id}/{i}-{j}" if several else row_id,
+                prompt_id=prompt_id(row.prompt),
+                prompt=row.prompt,
+                chosen=chosen,
+                rejected=rejected,
+                subset=row.subset,
+                chosen_scores=row.chosen_scores,
+                rejected_scores=row.rejected_scores,
+                true_weights=row.true_weights,
+            )
+
+
+def _better_and_worse(prompt: ScoredPrompt, keep_scores: bool) -> Iterator[PreferencePair]:
+    """Every two responses of a prompt of which one is better; without an id."""
+
+    def value(response: ScoredResponse) -> float:
+        return round(fmean(response.scores), 9) if response.overall is None else response.overall
+
+    for first, second in combinations(prompt.responses, 2):
+        if value(first) == value(second):
+            continue
+        better, worse = (first, second) if value(first) > value(second) else (second, first)
+        yield PreferencePair(
+            pair_id="",
+            prompt_id=prompt.prompt_id,
+            prompt=prompt.prompt,
+            chosen=better.text,
+            rejected=worse.text,
+            chosen_scores=better.scores if keep_scores else None,
+            rejected_scores=worse.scores if keep_scores else None,
+            true_weights=prompt.true_weights if keep_scores else None,
+        )
 
 
 def _numbers(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
@@ -139,31 +225,29 @@ def _numbers(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     }
 
 
-def _texts(row: dict[str, Any]) -> tuple[Prompt, str, str]:
-    """Prompt, chosen and rejected text of a row."""
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    if not isinstance(chosen, list) and not isinstance(rejected, list):
-        prompt = parse_prompt(row.get("prompt"), "prompt")
-        return prompt, parse_text(chosen, "chosen"), parse_text(rejected, "rejected")
-    histories, texts = [], []
-    for value, what in ((chosen, "chosen"), (rejected, "rejected")):
-        if not isinstance(value, list):
-            raise Unusable("one of chosen and rejected is a conversation, the other is not")
-        *history, last = parse_messages(value, what)
-        if last["role"] != "assistant":
-            raise Unusable(f"{what} does not end with a message of the assistant")
-        histories.append(history)
-        texts.append(last["content"])
-    if histories[0] != histories[1]:
-        raise Unusable("chosen and rejected differ before their last message")
-    # UltraFeedback binarized repeats the user's first message in `prompt`: the conversation says more
-    prompt = parse_prompt(histories[0] or row.get("prompt"), "prompt")
-    return prompt, texts[0], texts[1]
+def _require_subsets(source: str, pairs: Sequence[PreferencePair]) -> None:
+    """Stop where a subset is none of RewardBench's: the table would, after all trainings."""
+    from vrm.evaluation.accuracy import SUBSETS  # reading other data needs no pandas
+
+    unknown = Counter(pair.subset for pair in pairs if pair.subset not in SUBSETS)
+    if unknown:
+        found = ", ".join(f"{subset} ({count} x)" for subset, count in sorted(unknown.items()))
+        raise RecordError(
+            f"{source}: not subsets of RewardBench: {found}; mend them, or set `format: pairs`, which takes any subset "
+            f"(RewardBench 2 too). Known are: {', '.join(sorted(SUBSETS))}"
+        )
 
 
-def _pair_id(row: dict[str, Any], number: int, taken: dict[str, PreferencePair]) -> str:
+def _noting(rows: Iterable[tuple[int, Mapping[str, Any]]], columns: dict[str, None]) -> Iterator[tuple[int, Mapping]]:
+    """The rows, with their columns noted."""
+    for number, row in rows:
+        columns.update(dict.fromkeys(row))
+        yield number, row
+
+
+def _row_id(row: Mapping[str, Any], number: int, taken: set[str]) -> str:
     """The row's own id where it has one that is still free, else one made of the row number."""
-    pair_id = parse_label(row.get("pair_id", row.get("id")), "id") or f"row{number}"
-    while pair_id in taken:
-        pair_id += f"-row{number}"
-    return pair_id
+    row_id = parse_label(row.get("pair_id", row.get("id")), "id") or f"row{number}"
+    while row_id in taken:
+        row_id += f"-row{number}"
+    return row_id

@@ -1,9 +1,13 @@
 """What came in, what was refused, and why: the counts and the quarantine file of a data stage.
 
-Rows from where the configuration says: a .jsonl, .json or .parquet file, or a pinned hub dataset.
+Rows from where the configuration says: a file, a directory of shards, or a pinned hub dataset.
 
-* Rows are numbered from 1. In a .jsonl file the number is the line's, so that an editor finds it.
-* A row that is no JSON object goes to quarantine where the caller gives one, and is an error where not.
+* Files are JSON lines (.jsonl, .ndjson), a JSON list (.json), CSV or Parquet; each may be compressed (.gz, .bz2, .xz).
+  What is inside counts, not the name: a JSON list called .jsonl is a list, gzip called .jsonl is gzip.
+* Rows are numbered from 1. In JSON lines the number is the line's, so that an editor finds it; through a directory's
+  shards, in the order of their names, the numbers run on.
+* A row that is no JSON object goes to quarantine where the caller gives one, and is an error where not. A file in
+  another encoding than UTF-8 is one error that names the encoding: its rows are not damaged, they are unread.
 * `datasets` is imported only where a hub dataset is read: it costs seconds.
 
 Reading single fields of other people's records: prompts, texts, numbers.
@@ -14,17 +18,52 @@ the value, so that equal faults count as one reason.
 
 from __future__ import annotations
 
+import ast
+import bz2
+import csv
+import gzip
+import io
 import json
+import lzma
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vrm.config import ConfigError, HubDataset, Source
 from vrm.records import Message, Prompt, Quarantine, RecordError, write_whole
 
 PARQUET_BATCH = 1024  # rows held as Python objects at a time
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+
+COMPRESSIONS: dict[str, tuple[bytes, Callable[..., Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ\x00", lzma.open),
+}
+"""Ending, first bytes, and what opens it."""
+
+NOT_READ: dict[bytes, str] = {
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it (`zstd -d`)",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
+    b"<!DOCTYPE": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
+"""First bytes of what people have under a data file's name."""
+
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+SPLIT_NAMES = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +72,9 @@ class _Unreadable:
 
     reason: str
     record: Any
+
+
+NumberedRow = tuple[int, dict[str, Any] | _Unreadable]
 
 
 def describe(source: Source) -> str:
@@ -48,14 +90,14 @@ def read_rows(source: Source, quarantine: Quarantine | None = None) -> Iterator[
     """Yield (1-based row number, mapping) of each row of a source.
 
     Args:
-        source: a file or a hub dataset.
+        source: a file, a directory of shards, or a hub dataset.
         quarantine: takes the rows that are no JSON object; without one, such a row is an error.
 
     Raises:
         ConfigError: the file or dataset is missing, of an unsupported kind, or a hub id has no revision.
-        RecordError: the file can't be parsed as a whole, or a row can't and there is no quarantine.
+        RecordError: the file can't be read as a whole, or a row can't and there is no quarantine.
     """
-    rows = _hub_rows(source.hub) if source.hub is not None else _file_rows(Path(source.path))
+    rows = _hub_rows(source.hub) if source.hub is not None else _path_rows(Path(source.path))
     for number, row in rows:
         if isinstance(row, dict):
             yield number, row
@@ -65,55 +107,230 @@ def read_rows(source: Source, quarantine: Quarantine | None = None) -> Iterator[
             raise RecordError(f"{describe(source)}, row {number}: {row.reason}")
 
 
-def _file_rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | _Unreadable]]:
-    readers: dict[str, Callable[[Path], Iterable[tuple[int, Any]]]] = {
-        ".jsonl": _jsonl_rows,
-        ".json": _json_rows,
-        ".parquet": _parquet_rows,
-    }
-    if path.suffix not in readers:
+def _path_rows(path: Path) -> Iterator[NumberedRow]:
+    if path.is_dir():
+        return _shard_rows(_shards(path))
+    if _ending(path) is None:
         raise ConfigError(
-            f"{path}: `path` must end in {', '.join(readers)}; convert the file, or read it through `hub`"
+            f"{path}: `path` must end in {', '.join(ENDINGS)}, or one of these and {', '.join(COMPRESSIONS)}; "
+            "convert the file, or read it through `hub`"
         )
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; mend `path` (relative paths start at {Path.cwd()})")
-    return readers[path.suffix](path)
+    return _file_rows(path)
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | _Unreadable]]:
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, _as_row(json.loads(line))
-            except (ValueError, RecursionError):  # ValueError is also what an undecodable byte raises
-                yield number, _Unreadable("not valid JSON", line.decode(errors="backslashreplace").rstrip("\n"))
+def _ending(path: Path) -> str | None:
+    """The format that a file's name promises, in lower case and without a compression; None if it is none of ours."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in ENDINGS else None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | _Unreadable]]:
+def _shards(directory: Path) -> list[Path]:
+    """The data files of a directory, which must be of one format and of one split."""
+    files = sorted(f for f in directory.iterdir() if f.is_file() and not f.name.startswith(".") and _ending(f))
+    if not files:
+        raise ConfigError(
+            f"{directory}: no file in it ends in {', '.join(ENDINGS)}; name a file, or a directory of them"
+        )
+    formats = sorted({_ending(file) or "" for file in files})
+    if len(formats) > 1:
+        raise ConfigError(f"{directory}: holds {' and '.join(formats)} files; leave the shards of one format in it")
+    splits = sorted({split for file in files if (split := re.split(r"[-_.]", file.name.lower())[0]) in SPLIT_NAMES})
+    if len(splits) > 1:
+        raise ConfigError(
+            f"{directory}: holds the splits {', '.join(splits)}, which are not to be read as one; name one file, or "
+            "give the directory as hub.dataset with hub.split"
+        )
+    return files
+
+
+def _shard_rows(files: list[Path]) -> Iterator[NumberedRow]:
+    before = 0
+    for file in files:
+        number = 0
+        for number, row in _file_rows(file):
+            yield before + number, row
+        before += number
+
+
+def _file_rows(path: Path) -> Iterator[NumberedRow]:
     try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); name it .jsonl if it holds one object a line") from None
+        with _opened(path) as (handle, head):
+            yield from _reader_of(path, head)(path, handle)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise RecordError(
+            f"{path}: damaged or cut off ({error}); take the file again from where it comes from"
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
+    """The file's bytes, unpacked if they are packed, and the first of them (which stay to be read)."""
+    with open(path, "rb") as raw:
+        start = raw.read(32)
+    opener = next((opener for magic, opener in COMPRESSIONS.values() if start.startswith(magic)), open)
+    for magic, what in NOT_READ.items():
+        if start.startswith(magic):
+            raise RecordError(f"{path}: is {what}")
+    with opener(path, "rb") as handle:
+        head = handle.read(4096)
+        handle.seek(0)
+        yield handle, head
+
+
+def _reader_of(path: Path, head: bytes) -> Callable[[Path, IO[bytes]], Iterator[NumberedRow]]:
+    """The reader for what a file holds, by its first bytes and, where these don't tell, its name."""
+    if head.startswith(b"PAR1"):
+        return _parquet_rows
+    if (ending := _ending(path)) == ".parquet":
+        raise RecordError(f"{path}: not a readable Parquet file (it does not begin as one)")
+    _require_utf8_file(path, head)
+    if ending == ".csv":
+        return _csv_rows
+    is_list = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return _json_rows if is_list or ending == ".json" else _jsonl_rows
+
+
+def _require_utf8_file(path: Path, head: bytes) -> None:
+    """Refuse UTF-16 and UTF-32, with or without a byte order mark: text in them is full of NUL bytes."""
+    found = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    if found is None and b"\x00" in head[:64]:
+        found = "UTF-16BE" if head[:1] == b"\x00" else "UTF-16LE"
+    if found:
+        raise RecordError(_encoding_fault(path, f"is {found}", found))
+
+
+def _encoding_fault(path: Path, fault: str, encoding: str) -> str:
+    return (
+        f"{path}: {fault}; only UTF-8 is read. Convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8_{path.name}"
+    )
+
+
+def _jsonl_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
+    for number, line in enumerate(handle, 1):
+        if not line.strip():
+            continue
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip() == b"{":
+                raise RecordError(
+                    f"{path}: an object over several lines; write one object a line (`jq -c . {path.name}`)"
+                )
+        try:
+            yield number, _as_row(json.loads(line))
+        except UnicodeDecodeError as error:
+            _require_some_utf8(path, number, error)
+            yield number, _Unreadable("not valid UTF-8", line.decode(errors="backslashreplace").rstrip("\n"))
+        except (ValueError, RecursionError):
+            yield number, _Unreadable("not valid JSON", line.decode(errors="backslashreplace").rstrip("\n"))
+
+
+def _require_some_utf8(path: Path, number: int, error: UnicodeDecodeError) -> None:
+    """Tell a damaged row of a UTF-8 file from a file in another encoding, which no row of other letters proves UTF-8.
+
+    Reads the file again: it runs only where a row could not be decoded.
+
+    Raises:
+        RecordError: outside ASCII, no row of the file is UTF-8.
+    """
+    with _opened(path) as (handle, _):
+        if any(not line.isascii() and _is_utf8(line) for line in handle):
+            return
+    byte = error.object[error.start]
+    fault = f"row {number} is not UTF-8 (byte 0x{byte:02x}), and no other row with such letters is; it is probably "
+    encoding = "WINDOWS-1252" if any(0x80 <= b < 0xA0 for b in error.object) else "ISO-8859-1"
+    raise RecordError(_encoding_fault(path, fault + "Latin-1 (ISO-8859-1) or Windows-1252", encoding))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _json_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
+    content = handle.read()
+    try:
+        rows = json.loads(content.removeprefix(b"\xef\xbb\xbf"))
+    except UnicodeDecodeError as error:
+        fault = f"is not UTF-8 (byte 0x{error.object[error.start]:02x}); it is probably Latin-1 or Windows-1252"
+        raise RecordError(_encoding_fault(path, fault, "WINDOWS-1252")) from None
+    except (ValueError, RecursionError) as error:
+        if _first_line_is_json(content):
+            yield from _jsonl_rows(path, io.BytesIO(content))
+            return
+        raise RecordError(
+            f"{path}: not valid JSON ({error}); expected a list of objects, or one object a line"
+        ) from None
     if not isinstance(rows, list):
-        raise RecordError(f"{path}: expected a list of objects at the top level, found {type(rows).__name__}")
+        lists = [name for name, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
+        hint = f"; if its rows are under {' or '.join(lists)}, write that list to a file of its own" if lists else ""
+        raise RecordError(f"{path}: expected a list of objects at the top level, found {type(rows).__name__}{hint}")
     for number, row in enumerate(rows, 1):
         yield number, _as_row(row)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _first_line_is_json(content: bytes) -> bool:
+    """Whether lines are values of their own: then the fault is some line's, not the file's."""
+    try:
+        json.loads(content.lstrip().split(b"\n", 1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _csv_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
+    """Rows of a CSV file with a header; an empty cell is no value, and a cell of JSON objects is read as such."""
+    csv.field_size_limit(2**31 - 1)
+    text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")
+    try:
+        header = text.readline()
+        text.seek(0)
+        delimiter = max(",;\t", key=header.count)
+        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+        cells = len(rows.fieldnames or [])
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():
+                yield number, _Unreadable(f"the header has {cells} cells, this row has more or fewer", dict(row))
+            else:
+                yield number, {name: _csv_cell(cell) for name, cell in row.items()}
+    except UnicodeDecodeError as error:
+        fault = f"is not UTF-8 (byte 0x{error.object[error.start]:02x}); it is probably Latin-1 or Windows-1252"
+        raise RecordError(_encoding_fault(path, fault, "WINDOWS-1252")) from None
+    except csv.Error as error:
+        raise RecordError(f"{path}: not a readable CSV file ({error})") from None
+
+
+def _csv_cell(cell: str) -> Any:
+    if not cell:
+        return None
+    if cell[0] in "[{" and cell[-1] in "]}":
+        try:
+            value = json.loads(cell)
+        except ValueError:
+            return cell
+        if isinstance(value, dict) or all(isinstance(entry, dict) for entry in value):
+            return value
+    return cell
+
+
+def _parquet_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(handle) as file:
             number = 0
             for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-                for row in batch.to_pylist():
+                for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise RecordError(f"{path}: not a readable Parquet file ({error})") from None
 
 
@@ -143,6 +360,22 @@ def _as_row(value: Any) -> dict[str, Any] | _Unreadable:
 
 
 ROLES = ("system", "user", "assistant")
+
+ROLE_NAMES = {
+    **{role: role for role in ROLES},
+    "developer": "system",
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant"),
+}
+"""What public data call a role, and which of ours it is."""
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+_WRITTEN_OUT = re.compile(r"""\s*\[?\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|User|Assistant):")
 
 
 class Unusable(ValueError):
@@ -176,17 +409,18 @@ def parse_label(value: Any, what: str) -> str:
 def parse_messages(value: list[Any], what: str) -> list[Message]:
     """A conversation as `{"role", "content"}` messages, at least one.
 
-    Other keys of a message are dropped, and so is an empty system message, which public data often have.
+    Messages may be ShareGPT's `{"from", "value"}`, and a content a list of OpenAI's text parts. Other keys of a message
+    are dropped, and so is a system message without a text, which public data often have.
 
     Raises:
         Unusable: no message is left, a role is unknown, or a content is not text or empty.
     """
     messages: list[Message] = []
     for message in value:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise Unusable(f"{what} has a message whose role is none of {', '.join(ROLES)}")
-        role, content = message["role"], message.get("content")
-        if role == "system" and content == "":
+        role, content = _role_and_content(message, what)
+        if isinstance(content, list):
+            content = _join_parts(content, what)
+        if role == "system" and (content is None or (isinstance(content, str) and not content.strip())):
             continue
         messages.append(Message(role=role, content=parse_text(content, f"a message of {what}")))
     if not messages:
@@ -195,17 +429,145 @@ def parse_messages(value: list[Any], what: str) -> list[Message]:
 
 
 def parse_prompt(value: Any, what: str) -> Prompt:
-    """A prompt, given as the user's text or as a conversation that ends with the user.
+    """A prompt: the user's text, a conversation that ends with the user, or a transcript that ends with `Assistant:`.
 
     Raises:
         Unusable: the text or a message can't be used, or the last message is not the user's.
     """
-    if not isinstance(value, list):
+    value = read_written_out(value, what)
+    if isinstance(value, dict):
+        value = value["messages"] if isinstance(value.get("messages"), list) else [value]
+    if isinstance(value, list):
+        prompt = parse_messages(value, what)
+    elif is_open_transcript(value):
+        prompt = parse_transcript(value, what)
+    else:
         return [Message(role="user", content=parse_text(value, what))]
-    prompt = parse_messages(value, what)
     if prompt[-1]["role"] != "user":
         raise Unusable(f"{what} does not end with a message of the user")
     return prompt
+
+
+def parse_row_prompt(row: Mapping[str, Any], columns: Sequence[str]) -> Prompt:
+    """The prompt of a row, in whichever of `columns` comes first, with the row's system text and earlier turns.
+
+    Raises:
+        Unusable: none of the columns holds a usable prompt, or the system text is given twice and differs.
+    """
+    column = prompt_column(row, columns)
+    value = row.get(column)
+    if (
+        column == "instruction"
+        and isinstance(value, str)
+        and isinstance(row.get("input"), str)
+        and row["input"].strip()
+    ):
+        value = f"{value}\n{row['input']}"  # Alpaca's two columns, joined as LLaMA-Factory joins them
+    return add_system(row, _history(row) + parse_prompt(value, column))
+
+
+def prompt_column(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The first of `columns` that has a value in the row; if none has one, the first."""
+    return next((column for column in columns if row.get(column) is not None), columns[0])
+
+
+def add_system(row: Mapping[str, Any], prompt: Prompt) -> Prompt:
+    """The prompt with the text of the row's system column as its first turn.
+
+    Raises:
+        Unusable: the prompt has another system turn already.
+    """
+    column = next((column for column in SYSTEM_COLUMNS if row.get(column) is not None), None)
+    if column is None:
+        return prompt
+    text = _join_parts(row[column], column) if isinstance(row[column], list) else row[column]
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return prompt
+    text = parse_text(text, column)
+    if prompt[:1] and prompt[0]["role"] == "system":
+        if prompt[0]["content"].strip() != text.strip():
+            raise Unusable(f"the column {column} and the prompt's system turn disagree")
+        return prompt
+    return [Message(role="system", content=text), *prompt]
+
+
+def read_written_out(value: Any, what: str) -> Any:
+    """Messages from a text that holds them as JSON or as Python writes them (CSV, exports of pandas).
+
+    Raises:
+        Unusable: it looks like messages and can't be read as such; to score it as a text would be wrong.
+    """
+    if not isinstance(value, str) or value[:1] not in "[{" or not _WRITTEN_OUT.match(value):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise Unusable(f"{what} is a text of messages that is neither JSON nor a Python list")
+
+
+def is_open_transcript(value: Any) -> bool:
+    """Whether a text is a transcript (`Human: ... Assistant: ...`) that leaves the last turn to be written."""
+    if not isinstance(value, str) or not _begins_as_transcript(value):
+        return False
+    return value.startswith("\n\n") or value[-16:].rstrip().endswith("\n\nAssistant:")
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a text is a transcript with a turn of the assistant."""
+    return isinstance(value, str) and _begins_as_transcript(value) and "\n\nAssistant:" in value
+
+
+def parse_transcript(text: str, what: str) -> list[Message]:
+    """The turns of a transcript; its last turn is left out if nothing stands in it.
+
+    Raises:
+        Unusable: a turn before the last is empty.
+    """
+    _, *parts = _TURN.split(text.strip())
+    turns = [{"from": name.lower(), "value": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
+    if turns and not turns[-1]["value"]:
+        turns.pop()
+    return parse_messages(
+        [{**turn, "from": "human" if turn["from"] == "user" else turn["from"]} for turn in turns], what
+    )
+
+
+def _begins_as_transcript(text: str) -> bool:
+    return text[:16].lstrip().startswith(("Human:", "User:"))
+
+
+def _role_and_content(message: Any, what: str) -> tuple[str, Any]:
+    role = None
+    if isinstance(message, dict):
+        role = message.get("role") if message.get("role") is not None else message.get("from")
+    if not isinstance(role, str) or role.lower() not in ROLE_NAMES:
+        raise Unusable(f"{what} has a message whose role is none of {', '.join(ROLES)}")
+    content = message.get("content")
+    return ROLE_NAMES[role.lower()], message.get("value") if content is None else content
+
+
+def _join_parts(parts: list[Any], what: str) -> str | None:
+    """The text parts of an OpenAI content, a line each; None where there is no part."""
+    texts = []
+    for part in parts:
+        if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS:
+            part = part.get("text")
+        if not isinstance(part, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise Unusable(f"a message of {what} has a part of type {kind}: only text can be scored")
+        texts.append(part)
+    return "\n".join(texts) if texts else None
+
+
+def _history(row: Mapping[str, Any]) -> list[Message]:
+    """LLaMA-Factory's column of earlier turns, `[[user, assistant], ...]`."""
+    history = row.get("history")
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        return []
+    turns = [{"role": role, "content": text} for pair in history for role, text in zip(ROLES[1:], pair, strict=True)]
+    return parse_messages(turns, "history") if turns else []
 
 
 def parse_number(value: Any, what: str) -> float:
@@ -250,7 +612,7 @@ def format_counts(title: str, counts: Mapping[str, Any]) -> str:
     """Counts as one block for people: a title, then a line an entry; nested mappings are indented.
 
     Args:
-        counts: numbers, texts, lists of texts, and mappings of these; empty mappings are left out.
+        counts: numbers, texts, lists of texts, and mappings of these; empty lists and mappings are left out.
     """
     lines = _lines(counts, indent=2)
     width = max((len(label) for label, _ in lines), default=0)
@@ -284,7 +646,7 @@ def _lines(counts: Mapping[str, Any], indent: int) -> list[tuple[str, str]]:
             nested = _lines({str(k): v for k, v in value.items()}, indent + 2)
             lines += [(label, ""), *nested] if nested else []
         elif isinstance(value, list):
-            lines.append((label, ", ".join(map(str, value))))
+            lines += [(label, ", ".join(map(str, value)))] if value else []
         else:
             lines.append((label, str(value)))
     return lines

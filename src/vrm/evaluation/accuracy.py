@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vrm.evaluation import several_responses
+
 
 class Metric(NamedTuple):
     """One number of a model on an evaluation set, and the number of pairs or prompts behind it."""
@@ -56,11 +58,12 @@ def preference_accuracy(scores: pd.DataFrame) -> list[Metric]:
     """Accuracy over all pairs, over those whose prompt is not in training, and by subset; with the counts behind them.
 
     Args:
-        scores: one row a pair with reward_chosen, reward_rejected, subset, leaked (0/1), truncated (0/1).
+        scores: one row a pair with pair_id, reward_chosen, reward_rejected, subset, leaked (0/1), truncated (0/1).
 
     Returns:
         accuracy, accuracy_unleaked (NaN with n = 0 where every prompt leaks), leaked_pairs, ties, truncated_pairs, and
-        subset/<name> for each named subset, in order of the name. Accuracies are in 0..1.
+        subset/<name> for each named subset, in order of the name. Accuracies are in 0..1. Where rows had several
+        responses, these are of their pairs, and `several_responses.metrics` follow.
 
     Raises:
         ValueError: a reward is not finite.
@@ -76,7 +79,14 @@ def preference_accuracy(scores: pd.DataFrame) -> list[Metric]:
         Metric("ties", int((scores["reward_chosen"] == scores["reward_rejected"]).sum()), n),
         Metric("truncated_pairs", int(scores["truncated"].sum()), n),
         *(Metric(f"subset/{name}", float(row["mean"]), int(row["size"])) for name, row in by_subset.iterrows() if name),
+        *(Metric(name, *value) for name, value in several_responses.metrics(grouped(scores)).items()),
     ]
+
+
+def grouped(scores: pd.DataFrame) -> list[several_responses.Item]:
+    """The rows with several responses that a table's pairs were made of."""
+    columns = ("pair_id", "subset", "reward_chosen", "reward_rejected")
+    return several_responses.group(*(scores[column].tolist() for column in columns)) if "pair_id" in scores else []
 
 
 SECTIONS: dict[str, dict[str, int]] = {

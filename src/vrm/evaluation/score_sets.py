@@ -16,11 +16,14 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import EvaluationSet
+from vrm.config.base import ShapeName
 from vrm.data.preference_sets import read_preference_set, training_prompt_ids
-from vrm.evaluation.accuracy import SUBSETS, missing_subsets, section_scores, wins
+from vrm.data.sources import read_rows
+from vrm.evaluation import several_responses
+from vrm.evaluation.accuracy import SUBSETS, grouped, missing_subsets, section_scores, wins
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
-from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
+from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_whole
 
 
 def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Path, out: Path) -> None:
@@ -81,26 +84,41 @@ def _table(
             columns[f"chosen_{aspect}"] = output.per_objective[chosen, k]
             columns[f"rejected_{aspect}"] = output.per_objective[rejected, k]
         columns[f"true_weight_{aspect}"] = [pair.true_weights[k] if pair.true_weights else np.nan for pair in pairs]
+    if output.rated is not None and output.residual is not None:
+        for part, values in (("rated", output.rated), ("residual", output.residual)):
+            columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
     return pd.DataFrame(columns)
 
 
 def score_file(
-    model_path: Path, pairs_path: Path, max_prompt_length: int | None, max_length: int | None, out: Path | None
+    model_path: Path,
+    pairs_path: Path,
+    max_prompt_length: int | None,
+    max_length: int | None,
+    out: Path | None,
+    reward: str = "full",
+    shape: ShapeName | None = None,
 ) -> None:
-    """Score a file of pairs and print accuracy, by subset and, for RewardBench's subsets, by section.
+    """Score a file of pairs and print what it was read as and the accuracy, by subset.
+
+    For RewardBench's subsets the sections follow, for RewardBench 2 and RM-Bench what upstream reports.
 
     Args:
         model_path: directory of a trained reward model.
-        pairs_path: RewardBench's columns, or plain prompt, chosen, rejected.
+        pairs_path: a file or directory in one of the shapes of `vrm.data.shapes`.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
         out: CSV for one row a pair; None writes none.
+        reward: `full`, or `rated` for the rated-aspect reward alone.
+        shape: how the rows are to be read; None recognises it.
 
     Raises:
         RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
     """
-    model = load_reward_model(model_path, max_prompt_length=max_prompt_length, max_length=max_length, progress=True)
+    source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path), shape=shape)
+    next(read_rows(source, Quarantine(str(pairs_path))), None)  # a file that can't be read is known before a model is
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    model = load_reward_model(model_path, **limits, progress=True, reward=reward)
     with tempfile.TemporaryDirectory() as scratch:
-        source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path))
         read_preference_set("pairs", source, None, Path(scratch), model.aspects)
         table = score_pairs(model, read_pairs(Path(scratch) / "pairs.jsonl"), set())
     try:
@@ -111,6 +129,10 @@ def score_file(
     by_subset = won.groupby(table.subset).agg(["mean", "size"])
     for subset, row in by_subset.iterrows():
         print(f"  {subset or '(no subset)':32s} {100 * row['mean']:6.2f}   n = {int(row['size'])}")
+    if several := several_responses.metrics(grouped(table)):
+        print("\nRows with several responses, as RewardBench 2 and RM-Bench count them (best_of: mean of its subsets)")
+        for name, (value, n) in several.items():
+            print(f"  {name:32s} {100 * value:6.2f}   n = {n}")
     present = {subset: share for subset, share in by_subset["mean"].items() if subset in SUBSETS}
     if present:
         print("\nRewardBench sections (weighted by RewardBench's official subset sizes; math-prm counts 984)")

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -29,12 +28,13 @@ from typing import Any, NamedTuple, Self
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
-from vrm.checkpoints import fingerprint, model_files, resumable
+from vrm.checkpoints import fingerprint, model_files, model_name, resumable
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy
 from vrm.config.benchmarks import FILES
 from vrm.data.sources import format_counts
 from vrm.generation import Engine, Sampling, decode, load_engine
 from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.ours import remove_ours, require_ours
 from vrm.records import Prompt, write_json, write_jsonl
 
 
@@ -104,7 +104,10 @@ class SavedAnswers:
         self._path, self._save_every = path, save_every
         path.touch()
         self._batches, whole = _read(path)
-        os.truncate(path, whole)
+        lost = path.stat().st_size - whole
+        if lost:
+            print(f"{path}: its last {lost} bytes are damaged and cut off; those answers are generated again")
+            os.truncate(path, whole)
         self._unsaved: dict[str, list[Answer]] = {}
 
     def __len__(self) -> int:
@@ -147,11 +150,12 @@ def _read(path: Path) -> tuple[dict[str, list[Answer]], int]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             row = json.loads(line)
-        except ValueError:
+            name, answers = row["batch"], [Answer(*answer) for answer in row["answers"]]
+        except (ValueError, TypeError, KeyError):
             break
         if not line.endswith(b"\n"):
             break
-        batches[row["batch"]] = [Answer(*answer) for answer in row["answers"]]
+        batches[name] = answers
         whole += len(line)
     return batches, whole
 
@@ -182,9 +186,10 @@ def answer_benchmarks(
     Raises:
         ConfigError: a limit exceeds the model's positions, or what the configuration asks for is not installed.
     """
+    require_ours(checkpoints)
     _require_room(config, policy, revision)
     made_from = _made_from(config, judged, policy, revision, answer_sets, sets)
-    resumable(checkpoints, made_from)  # deletes what was made from something else
+    resumable(checkpoints, made_from)  # removes what was made from something else
     total = sum(len(answer_set.conversations) * answer_set.turns for answer_set in answer_sets)
     answered = {}
     with SavedAnswers(checkpoints / "answers.jsonl", config.benchmarks.answering.save_every) as saved:
@@ -199,7 +204,7 @@ def answer_benchmarks(
     for answer_set in answer_sets:
         answer_set.write(answered[answer_set.name][0], out)
     write_json(out / "counts.json", {name: counts for name, (_, counts) in answered.items()})
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    remove_ours(checkpoints)
 
 
 class _Answerer:
@@ -329,7 +334,7 @@ def _made_from(
     benchmarks = config.benchmarks
     settings = {
         "judged": judged.name,
-        "policy": policy,
+        "policy": model_name(policy),
         "revision": revision,
         "chat_template_kwargs": config.policy.bases[judged.base].chat_template_kwargs,
         "answering": benchmarks.answering.model_dump(mode="json", exclude={"save_every", "vllm_memory"}),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from vrm.judging.exchange import Reply, Unanswered, Unusable, Usage
 
 Entry = Reply | Unusable | Unanswered
 KINDS: dict[str, type[Entry]] = {"reply": Reply, "unusable": Unusable, "unanswered": Unanswered}
+KEY = re.compile(r"[0-9a-f]{64}")  # what `request_key` gives
 NAMES = {kind: name for name, kind in KINDS.items()}
 
 
@@ -163,7 +165,7 @@ class Store(Replies):
             super().__init__(directory)
             self.path.touch()
             _sync_directory(self.directory)
-            left = [path.name for path in self._held.iterdir()]
+            left = [path.name for path in self._held.iterdir() if _is_a_reservation(path)]
         except OSError as error:
             raise StoreError(f"{directory}: not usable as a store of replies ({error.strerror})") from None
         for key in left:
@@ -216,6 +218,19 @@ class Store(Replies):
         if note and self.count(key) <= note["entries"]:
             self.append(Unanswered(key, note["benchmark"], "lost with its process", Usage(**note["most"])))
         reservation.settled()
+
+
+def _is_a_reservation(path: Path) -> bool:
+    """Whether a file in `held/` is ours, which taking over removes: by its name, or by the note in it."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    if KEY.fullmatch(path.name):
+        return True
+    try:
+        note = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(note, dict) and note.keys() == {"benchmark", "most", "entries"}
 
 
 def _parse(line: bytes) -> Entry | None:

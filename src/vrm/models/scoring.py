@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,14 +22,20 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
+from vrm.models.baseline_heads import BaselineForSequenceClassification, BaselineOutput
+from vrm.models.feature_files import StoredEncoder, StoredFeatures
+from vrm.models.features import FeatureTable
 from vrm.models.latents import dirichlet_mean
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
 from vrm.records import Prompt, RecordError, prompt_id
 
+REWARD_PARTS = ("full", "rated")
+"""What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
+
 
 class HuggingFaceRewardModel:
-    """A sequence classifier with one label, or a VRM, as a `RewardModel`."""
+    """A sequence classifier with one label, a VRM or a published reward model, as a `RewardModel`."""
 
     def __init__(
         self,
@@ -40,6 +48,7 @@ class HuggingFaceRewardModel:
         posterior_samples: int = 0,
         seed: int = 0,
         progress: bool = False,
+        reward: Literal["full", "rated"] = "full",
     ) -> None:
         """Wrap a model.
 
@@ -48,17 +57,25 @@ class HuggingFaceRewardModel:
             tokenizer: the one it was trained with.
             max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
             batch_size: texts per forward pass.
-            posterior_samples: samples for `std`; 0 leaves it empty.
+            posterior_samples: samples for a VRM's `std`; 0 leaves it empty. Published models have theirs exactly.
             seed: seed of those samples.
             progress: show a progress bar.
+            reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
+                residual has nothing but the whole.
+
+        Raises:
+            ValueError: `reward` is neither.
         """
+        if reward not in REWARD_PARTS:
+            raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
         self.batch_size = batch_size
         self.posterior_samples = posterior_samples
         self.seed = seed
         self.progress = progress
-        self.aspects: list[str] = list(model.config.aspects) if self._variational else []
+        self.reward = reward
+        self.aspects: list[str] = list(getattr(model.config, "aspects", None) or [])
 
     @property
     def _variational(self) -> bool:
@@ -69,18 +86,25 @@ class HuggingFaceRewardModel:
         conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
-        parts: list[dict[str, np.ndarray]] = []
+        batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
             for rows in self._batches(order):
-                parts.append(self._forward([texts[i] for i in rows]))
-        if not parts:
+                batches.append(self._forward([texts[i] for i in rows]))
+        if not batches:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
-        found = {name: np.concatenate([part[name] for part in parts])[inverse] for name in parts[0]}
-        std = self._posterior_std(found, conversations, responses) if self.posterior_samples and "mu" in found else None
+        found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
+        std = found.get("std")
+        if self.posterior_samples and "mu" in found:
+            std = self._posterior_std(found, conversations, responses)
         truncated = np.array([text.truncated for text in texts])
-        return RewardOutput(found["mean"], truncated, std, found.get("weights"), found.get("per_objective"))
+        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
+        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+
+    @property
+    def _rated_alone(self) -> bool:
+        return self.reward == "rated" and self._variational
 
     def _batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
         starts = range(0, len(order), self.batch_size)
@@ -90,20 +114,25 @@ class HuggingFaceRewardModel:
     def _forward(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
         ids, mask = pad_batch([text.ids for text in texts], self.encoder.tokenizer)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        lengths = torch.tensor([text.prompt_length for text in texts], device=ids.device)
+        if isinstance(self.model, BaselineForSequenceClassification):
+            return _baseline_parts(self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths))
         if not self._variational:
             return {"mean": _numpy(self._scalar_rewards(ids, mask))}
-        lengths = torch.tensor([text.prompt_length for text in texts], device=ids.device)
-        out = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths)
+        found = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior
         parts = {
-            "mean": _numpy(out.logits.squeeze(-1)),
-            "weights": _numpy(dirichlet_mean(out.alpha)),
-            "alpha": _numpy(out.alpha),
-            "mu": _numpy(out.mu),
-            "std_z": _numpy((0.5 * out.log_variance).exp()),
+            name: _numpy(value) for name, value in found.filled().items() if name not in ("reward", "log_variance")
         }
-        if out.per_objective is not None:
-            parts["per_objective"] = _numpy(out.per_objective)
-        return parts
+        return parts | {
+            "mean": _numpy(found.reward),
+            "weights": _numpy(dirichlet_mean(found.alpha)),
+            **(
+                {"per_objective": _numpy(self.model.head.scaled(found.per_objective))}
+                if "per_objective" in parts
+                else {}
+            ),
+            "std_z": _numpy((0.5 * found.log_variance).exp()),
+        }
 
     def _scalar_rewards(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Rewards of a stock sequence classifier, pooled by the attention mask, shape (B,)."""
@@ -116,7 +145,7 @@ class HuggingFaceRewardModel:
     def _posterior_std(
         self, found: dict[str, np.ndarray], prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> np.ndarray:
-        """Standard deviation of r(w, z) under q, shape (N,).
+        """Standard deviation of r(w, z), or of its rated part, under q, shape (N,).
 
         Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
         share their draws of w, as the two responses of a pair do in Eq. 10.
@@ -128,8 +157,8 @@ class HuggingFaceRewardModel:
             noise = _generator(self.seed, key, response).standard_normal((self.posterior_samples, found["mu"].shape[1]))
             z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
             with torch.inference_mode():
-                reward, _ = self.model.head.decode(self._tensor(w), self._tensor(z))
-            out[i] = float(reward.std(unbiased=False))
+                decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
+            out[i] = float((decoded.rated if self._rated_alone else decoded.reward).std(unbiased=False))
         return out
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -137,7 +166,12 @@ class HuggingFaceRewardModel:
 
 
 def load_reward_model(
-    path: str | Path, *, max_prompt_length: int | None = None, max_length: int | None = None, **options: object
+    path: str | Path,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    features: Sequence[Path] = (),
+    **options: object,
 ) -> HuggingFaceRewardModel:
     """Load a trained reward model, scalar or variational, from a directory or the hub.
 
@@ -145,6 +179,8 @@ def load_reward_model(
         path: what `vrm train-reward` made, or any sequence classifier with one label.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with, and 1024 and 2048
             for a model that does not say.
+        features: directories that `vrm features` made of all texts to score, for a model on a frozen backbone; it then
+            scores these texts alone, at once.
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
@@ -158,13 +194,32 @@ def load_reward_model(
             "classifier"
         )
     trained_with = getattr(model.config, "reward_limits", None) or {"max_prompt_length": 1024, "max_length": 2048}
-    return HuggingFaceRewardModel(
+    reward_model = HuggingFaceRewardModel(
         model,
         AutoTokenizer.from_pretrained(str(path)),
         max_prompt_length=max_prompt_length or trained_with["max_prompt_length"],
         max_length=max_length or trained_with["max_length"],
         **options,
     )
+    return with_stored_features(reward_model, features) if features else reward_model
+
+
+def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequence[Path]) -> HuggingFaceRewardModel:
+    """The same model, with features looked up instead of computed; for the texts of those directories alone.
+
+    Raises:
+        RecordError: the features are not those that the model was trained on.
+    """
+    stored = StoredFeatures.read(features)
+    computed = reward_model.model.model
+    if getattr(computed.config, "recipe", None) != stored.config.recipe:
+        raise RecordError(f"{features[0]}: not the features that this model was trained on; make them again")
+    table = FeatureTable(computed.config, stored.vectors)
+    table.centre, table.scale = computed.centre, computed.scale
+    looked_up = copy.copy(reward_model)
+    looked_up.model.model = table.to(computed.device).eval()
+    looked_up.encoder = StoredEncoder(reward_model.encoder, stored)
+    return looked_up
 
 
 def _require_model(path: str | Path) -> None:
@@ -198,6 +253,18 @@ def pad_batch(
         ids[row, place] = torch.tensor(text)
         mask[row, place] = 1
     return ids, mask
+
+
+def _baseline_parts(output: BaselineOutput) -> dict[str, np.ndarray]:
+    """Mean, exact standard deviation where the reward is random, weights and per-objective scores where it has them.
+
+    A gate's reward is of its rated aspects and of nothing else.
+    """
+    parts = {name: _numpy(output.parts[name]) for name in ("weights", "per_objective") if name in output.parts}
+    if "variance" in output.parts:
+        parts["std"] = _numpy(output.parts["variance"].sqrt())
+    parts["mean"] = _numpy(output.logits.squeeze(-1))
+    return parts | {"rated": parts["mean"]} if "weights" in parts else parts
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ from vrm.models.text import TextEncoder, TokenisedText
 from vrm.records import PreferencePair, RecordError, read_pairs
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
-"""Optional parts of a pair that the variational objective uses."""
+"""Optional parts of a pair, which objectives with ratings use."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
     """
     records = read_pairs(path)
-    annotated = variant.kind == "variational" and all(record.target is not None for record in records)
+    annotated = variant.kind != "scalar" and all(record.target is not None for record in records)
     if variant.needs_scores and not annotated:
+        keys = " and ".join(variant.score_keys)
         raise RecordError(
-            f"{path}: supervision_weight and score_anchor_weight need annotated scores, and some pairs have none; set "
-            "both weights to 0"
+            f"{path}: {keys} of {variant.label} need annotated scores, and some pairs have none; set weights to 0, or "
+            "leave the variant out of reward.run"
         )
     pairs, counts = tokenise_pairs(records, encoder, path, "reward.training.max_length")
     return Dataset.from_list([_row(pair, annotated) for pair in pairs]), counts

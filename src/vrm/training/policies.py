@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from trl.trainer.utils import disable_dropout_in_model
 
-from vrm.checkpoints import fingerprint, model_files, of_no_effect, place
+from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places
 from vrm.config import PolicyTraining
 from vrm.models.policy_scoring import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_whole
+from vrm.training.dropout import switch_off_dropout
 from vrm.training.log import write_log
 from vrm.training.trainer import merged, weight_dtype, whole_weights, with_adapters
 
@@ -54,6 +54,10 @@ class PolicyJob:
     revision: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def require_places(self) -> None:
+        """Check, before anything is loaded, that nothing of somebody else's would be deleted; raises ConfigError."""
+        require_places(self.checkpoints, self.out, self.out / "model")
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The policy's tokenizer, with a pad token that is not its end token."""
         return prepare_tokenizer(AutoTokenizer.from_pretrained(self.policy, revision=self.revision))
@@ -74,7 +78,7 @@ class PolicyJob:
         own = {
             "training": self.training.model_dump(mode="json", exclude=of_no_effect() | set(unused)),
             "seed": self.seed,
-            "policy": self.policy,
+            "policy": model_name(self.policy),
             "revision": self.revision,
             "chat_template_kwargs": self.chat_template_kwargs,
         }
@@ -94,9 +98,10 @@ def load_policy(
     """
     model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, dtype=weight_dtype(job.training))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    disable_dropout_in_model(model)
     fuse_head(model, *outputs, temperature=temperature)
-    return with_adapters(model, job.training.lora, exclude="lm_head")
+    model = with_adapters(model, job.training.lora, exclude="lm_head")
+    switch_off_dropout(model)
+    return model
 
 
 def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -131,7 +136,7 @@ def leave(
             policy = load_policy(job, tokenizer)
             policy.load_state_dict(weights)
         place(job.out / "model", lambda directory: save_policy(policy, tokenizer, directory))
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
+        remove_ours(job.checkpoints)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import set_seed
 
-from vrm.checkpoints import model_files, place, resumable
+from vrm.checkpoints import keep_newest, model_files, resumable
 from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
 from vrm.generation import make_engine
 from vrm.models.base import RewardModel
+from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_jsonl
 from vrm.training.log import TrainingError, Watchdog, write_rows
 from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
@@ -56,6 +56,7 @@ from vrm.training.rollout import (
     token_log_probs,
     token_values,
 )
+from vrm.training.trainer import KEPT
 
 USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
 """What PPO takes of `policy.training`; it has optimisation settings of its own."""
@@ -77,10 +78,12 @@ def train_ppo(
         ConfigError: a batch can't be dealt out evenly to processes and optimiser steps.
         TrainingError: the run has blown up; the log and the samples so far are kept beside the checkpoints.
     """
+    job.require_places()
     # raising a limit after a run has blown up continues that run
     settings = {
-        "ppo": ppo.model_dump(mode="json", exclude={"limits"}),
-        "generation": generation.model_dump(mode="json"),
+        "ppo": ppo.model_dump(mode="json", exclude={"limits", "checkpoints"}),
+        "generation": generation.model_dump(mode="json", exclude={"vllm_memory"}),
+        "reward_part": getattr(reward, "reward", "full"),
     }
     reward_files = model_files(reward_path) if reward_path else []
     unused = set(PolicyTraining.model_fields) - USED
@@ -213,7 +216,7 @@ class PpoRun:
                 self.job.out / "model",
                 lambda directory: save_policy(self.models.policy, self.tokenizer, directory),
             )
-            shutil.rmtree(self.job.checkpoints, ignore_errors=True)
+            remove_ours(self.job.checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _experience(self, answers: Answers) -> tuple[Experience, Tensor]:
@@ -295,8 +298,7 @@ class PpoRun:
             state = {name: getattr(self, name) for name in ("history", "samples", "counts")}
             state |= {"moments": self.moments.state_dict(), "streaks": self.watchdog.streaks, "update": update}
             write_json(directory / "trainer_state.json", state)
-            for older in set(self.job.checkpoints.glob("checkpoint-*")) - {directory}:
-                shutil.rmtree(older)
+            keep_newest(self.job.checkpoints, KEPT)
 
     def _restore(self, checkpoint: Path) -> int:
         """Go on where the checkpoint was made; returns the number of the next update."""

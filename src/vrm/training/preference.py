@@ -337,6 +337,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
         method: the objective; its learning rate, epochs and batch size, if any, take precedence over the job's.
         difficulty: `difficulty.csv`, whose kept pairs Selective DPO trains on, the easiest first.
     """
+    job.require_places()
     set_seed(job.seed)
     tokenizer = job.tokenizer()
     encoders = {split: job.encoder(tokenizer) for split in ("train", "validation")}

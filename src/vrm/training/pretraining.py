@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from vrm.checkpoints import fingerprint, place, resumable
+from vrm.checkpoints import fingerprint, require_places, resumable
 from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
 from vrm.models.text import NO_KWARGS, TextEncoder
+from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.log import write_log
+from vrm.training.trainer import KEPT
 
 
 def pretrain_backbone(
@@ -38,6 +39,7 @@ def pretrain_backbone(
         out: directory to make; gets `pretraining.csv` beside the model.
         chat_template_kwargs: passed to the chat template.
     """
+    require_places(checkpoints, out, out)
     records = read_pairs(pairs)
     tokenizer = train_tokenizer(sorted(_raw_texts(records)), config.vocabulary_size, config.template)
     model = create_model(config, tokenizer, max_length)
@@ -62,7 +64,7 @@ def pretrain_backbone(
         write_log(trainer.state.log_history, directory / "pretraining.csv")
 
     place(out, write)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    remove_ours(checkpoints)
 
 
 def _raw_texts(records: list[PreferencePair]) -> set[str]:
@@ -90,7 +92,7 @@ def _arguments(config: CreatedBackbone, checkpoints: Path) -> TrainingArguments:
         weight_decay=0.01,
         logging_steps=max(steps // 20, 1),
         save_steps=max(steps // 2, 1),
-        save_total_limit=1,
+        save_total_limit=KEPT,
         seed=config.seed,
         data_seed=config.seed,
         report_to="none",

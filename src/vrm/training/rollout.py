@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import disable_dropout_in_model, pad
+from trl.trainer.utils import pad
 
 from vrm.config import ConfigError, PpoTraining
 from vrm.generation import Engine, decode
@@ -28,6 +28,7 @@ from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TextEncoder
 from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
+from vrm.training.dropout import switch_off_dropout
 from vrm.training.policies import PolicyJob, load_policy
 from vrm.training.trainer import weight_dtype, with_adapters
 
@@ -198,7 +199,6 @@ def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
     critic = AutoModelForTokenClassification.from_pretrained(
         job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training)
     )
-    disable_dropout_in_model(critic)  # its head comes with one of 0.1
     critic.config.pad_token_id = pad_token_id
     if not hasattr(critic, "score"):
         raise ConfigError(
@@ -206,7 +206,9 @@ def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
         )
     for parameter in critic.score.parameters():
         torch.nn.init.zeros_(parameter)
-    return with_adapters(critic, job.training.lora, exclude="score", train_excluded=True)
+    critic = with_adapters(critic, job.training.lora, exclude="score", train_excluded=True)
+    switch_off_dropout(critic)  # its head comes with one of 0.1
+    return critic
 
 
 def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -9,7 +9,6 @@ Source: Gao et al. 2025, "Principled Data Selection for Alignment: The Hidden Ri
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import set_seed
 
 from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod
+from vrm.ours import remove_ours, require_ours
 from vrm.records import RecordError, read_pairs, write_whole
 from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
@@ -35,6 +35,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
         run: number of the halving.
         half: 0 or 1, which half is trained on.
     """
+    require_ours(job.checkpoints)
     set_seed(job.seed)
     tokenizer = job.tokenizer()
     path = job.pairs / "train.jsonl"
@@ -51,7 +52,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     if trainer.accelerator.is_main_process:
         table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
         write_whole(job.out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
+        remove_ours(job.checkpoints)
     trainer.accelerator.wait_for_everyone()
 
 

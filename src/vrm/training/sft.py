@@ -29,6 +29,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         job: what to train from, on what, and where to.
         sft: takes precedence over the job's own optimisation settings.
     """
+    job.require_places()
     set_seed(job.seed)
     training = job.training.model_copy(update=sft.model_dump())
     tokenizer = job.tokenizer()
@@ -40,7 +41,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         counts[split] = encoder.truncation.as_dict()
     held_out = records["validation"][: training.evaluation_pairs]
     size = len(held_out)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=load_policy(job, tokenizer),
         args=SFTConfig(
             **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints),
@@ -60,6 +61,11 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     end = _losses(job, trainer, tokenizer, held_out)
     changes = [(r.pair_id, r.prompt_id, "loss", a, b) for r, a, b in zip(held_out, start, end, strict=True)]
     leave(job, trainer, tokenizer, changes, counts)
+
+
+class _Trainer(SFTTrainer):
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """None beside checkpoints: everything there that is not a checkpoint is somebody else's."""
 
 
 def _rows(texts: list[TokenisedText]) -> Dataset:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,28 @@ from transformers import PreTrainedModel
 
 from vrm.config import ConfigError, Lora, Optimisation
 
+KEPT = 2
+"""Checkpoints that are kept: the newest, and the one before it, should the newest turn out to be damaged."""
+
 
 def started_processes() -> int:
     """How many processes accelerate launch or torchrun has started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def optimiser_steps(epochs: float, rows: int, per_step: int) -> int:
+    """Optimiser steps of a training in which every whole epoch has all of its rows.
+
+    An epoch ends with what is left of its rows, a smaller step than the others, and the next one begins anew: 20 rows
+    in steps of 8 are steps of 8, 8 and 4, so that two epochs have 6 steps and not 5.
+
+    Args:
+        epochs: passes over the rows; a part of an epoch has at least that share of the rows.
+        rows: training rows.
+        per_step: rows of a full step, over all devices and accumulated batches.
+    """
+    whole, part = divmod(Fraction(str(epochs)), 1)  # 1.1 is eleven tenths, not a little more
+    return max(1, whole * math.ceil(Fraction(rows, per_step)) + math.ceil(part * rows / per_step))
 
 
 def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: Path) -> dict[str, Any]:
@@ -58,7 +77,7 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
             "make one visible (CUDA_VISIBLE_DEVICES=0), or start one process a GPU with accelerate launch"
         )
     per_step = training.batch_size * training.gradient_accumulation * started_processes()
-    steps = max(1, math.ceil(training.epochs * rows / per_step))
+    steps = optimiser_steps(training.epochs, rows, per_step)
     every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide
     return {
         "output_dir": str(checkpoints),
@@ -77,7 +96,7 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
         "save_strategy": "steps" if training.checkpoints else "no",
         # at measurements, where the log's window ends: a resumed run then has the same windows
         "save_steps": every * max(1, training.evaluations // (training.checkpoints + 1)),
-        "save_total_limit": 1,
+        "save_total_limit": KEPT,
         "bf16": training.bf16,
         "ddp_find_unused_parameters": False,  # every parameter is used in every step
         "remove_unused_columns": False,

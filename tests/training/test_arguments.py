@@ -1,0 +1,64 @@
+"""How long a training is: every row of every whole epoch, as the trainer's own loader deals them out."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+
+from vrm.training.trainer import optimiser_steps
+
+
+class Counting(torch.nn.Module):
+    """Notes the rows that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.rows = torch.nn.Parameter(torch.zeros(())), []
+
+    def forward(self, number):
+        self.rows.append(number.tolist())
+        return {"loss": (self.weight * number).mean()}
+
+
+CASES = [
+    *((20, 8, 1, 2), (20, 4, 2, 2), (20, 8, 2, 3), (40, 8, 1, 1), (7, 8, 1, 3), (9, 2, 4, 2)),
+    *((20, 8, 1, 0.5), (20, 8, 1, 1.5), (20, 3, 2, 2.3), (10, 1, 1, 1.1), (96, 16, 1, 0.01)),
+]
+
+
+@pytest.mark.parametrize(("rows", "batch", "accumulation", "epochs"), CASES)
+def test_the_trainer_sees_each_row_in_each_epoch(tmp_path, rows, batch, accumulation, epochs):
+    steps = optimiser_steps(epochs, rows, batch * accumulation)
+    model = Counting()
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=steps, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    Trainer(model, arguments, train_dataset=Dataset.from_dict({"number": range(rows)})).train()
+    seen = [row for part in model.rows for row in part]
+    whole = math.floor(epochs)
+    for epoch in range(whole):
+        assert sorted(seen[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    rest = len(seen) - whole * rows
+    wanted = (epochs - whole) * rows
+    # a part of an epoch has its share of the rows, and less than a step more
+    assert round(wanted, 9) <= rest < wanted + batch * accumulation or whole == 0
+
+
+def test_a_training_has_a_step_at_least_and_no_step_by_rounding():
+    assert optimiser_steps(0.001, 20, 8) == 1
+    assert optimiser_steps(1.1, 80, 8) == 11  # floating point has 1.1 x 80 / 8 a little above 11
+    assert optimiser_steps(2, 20, 8) == 6
+
+
+def test_what_processes_share_is_one_step(tmp_path, monkeypatch):
+    from vrm.config import Optimisation
+    from vrm.training.trainer import common_arguments
+
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(device_count=lambda: 0, is_available=lambda: False))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    training = Optimisation(epochs=2, batch_size=4)
+    assert common_arguments(training, 20, 1, tmp_path)["max_steps"] == 6
