@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -22,9 +23,13 @@ from safetensors import SafetensorError, safe_open
 from vrm.config import ConfigError
 from vrm.ours import MADE_FROM, MARKER, made_from, remove_ours, require_ours
 from vrm.records import write_json
-from vrm.training.trainer import started_processes
 
 SAID = 8  # differences that the log names
+
+
+def started_processes() -> int:
+    """How many processes accelerate launch or torchrun has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:

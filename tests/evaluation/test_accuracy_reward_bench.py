@@ -1,6 +1,7 @@
 import pytest
 
-from vrm.evaluation.accuracy import SECTIONS, missing_subsets, section_scores, subset_accuracy
+from vrm.data.reward_bench import SECTIONS
+from vrm.evaluation.accuracy import missing_subsets, section_scores, subset_accuracy
 
 # PKU-Alignment/beaver-7b-v1.0-cost, the worked example in the README of allenai/reward-bench
 BEAVER_COST = {

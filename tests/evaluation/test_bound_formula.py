@@ -5,7 +5,7 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from vrm.evaluation.bound import largest_kl, mcallester_bound
+from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.evaluation.accuracy import SECTIONS, section_scores
+from vrm.data.reward_bench import SECTIONS
+from vrm.evaluation.accuracy import section_scores
 from vrm.evaluation.reward_models import evaluate
 from vrm.records import RecordError
 

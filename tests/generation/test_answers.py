@@ -10,7 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import ConfigError
-from vrm.generation import Sampling, answers, load_engine
+from vrm.generation import answers
+from vrm.generation.base import Sampling
+from vrm.generation.engines import load_engine
 from vrm.judged import mt_bench
 from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm.config import Generation
-from vrm.generation import Sampling, decode, load_engine, make_engine
-from vrm.generation.base import end_ids, seeded
+from vrm.generation.base import Sampling, decode, end_ids, seeded
+from vrm.generation.engines import load_engine, make_engine
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_vrm import batch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from vrm_batch import batch
 
 from vrm.config.baselines import BASELINES
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise, States

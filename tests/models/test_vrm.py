@@ -8,13 +8,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
 )
+from vrm_batch import batch
 
 from vrm.models.shared_noise import sample_pairs
-from vrm.models.text import TextEncoder, generation_prompt_ids
+from vrm.models.text import generation_prompt_ids
 from vrm.models.vrm import (
     INITIAL_LOG_VARIANCE,
     VrmConfig,
@@ -24,13 +24,6 @@ from vrm.models.vrm import (
     last_token,
     positions,
 )
-
-PROMPT = [{"role": "user", "content": "alpha beta"}]
-
-
-@pytest.fixture
-def tokenizer(tiny_backbone):
-    return AutoTokenizer.from_pretrained(tiny_backbone)
 
 
 @pytest.fixture
@@ -42,13 +35,6 @@ def model(tiny_backbone, tokenizer):
         latent_dim=4,
         generation_prompt_ids=generation_prompt_ids(tokenizer),
     ).eval()
-
-
-def batch(tokenizer, responses):
-    """Ids, mask and prompt lengths of responses to one prompt."""
-    texts = TextEncoder(tokenizer, 64, 96).encode([PROMPT] * len(responses), responses)
-    padded = tokenizer.pad({"input_ids": [text.ids for text in texts]}, return_tensors="pt")
-    return padded["input_ids"], padded["attention_mask"], torch.tensor([text.prompt_length for text in texts])
 
 
 def test_weights_depend_on_the_prompt_alone(model, tokenizer):

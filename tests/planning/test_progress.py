@@ -1,6 +1,7 @@
 """What `vrm plan` says of a run that has begun: equal to what is asked afterwards, at most what is paid for it."""
 
 import pytest
+from hidden_key import key_stays_hidden  # noqa: F401
 from judged_run import METHODS, configuration, counts, judge, judges, overlay, policies, write_run
 from paths import ROOT
 from server import Server

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from strata_layout import layout
 
-from vrm.evaluation.accuracy import SECTIONS, section_scores
+from vrm.data.reward_bench import SECTIONS
+from vrm.evaluation.accuracy import section_scores
 from vrm.statistics.intervals import ALL_ALIKE, crossed_interval, stratify, variance_components
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vrm.evaluation.bound import largest_kl, mcallester_bound
 from vrm.reporting.scores import reward_models
 from vrm.reporting.tables.bound import TERMS
+from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 
 PAIRS, DELTA = 400, 0.05
 

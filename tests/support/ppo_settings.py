@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vrm.config import Generation, PpoLimits
+from vrm.config import Generation, PpoLimits, PpoTraining
 from vrm.models.base import RewardOutput
 
 NEVER = PpoLimits(kl=1e9, entropy=0, missing_end=1.0, explained_variance=-1e9, response_length=1e-9)
@@ -23,3 +23,14 @@ class FunctionReward:
 
 
 LENGTH = FunctionReward(len)
+PPO = PpoTraining(
+    updates=6,
+    prompts_per_update=8,
+    minibatch_size=4,
+    epochs=2,
+    critic_warmup=1,
+    evaluations=2,
+    evaluation_prompts=5,
+    checkpoints=2,
+    limits=NEVER,
+)

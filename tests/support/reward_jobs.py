@@ -1,5 +1,7 @@
 """Reward trainings that take a second."""
 
+from safetensors.torch import load_file
+
 from vrm.config import RewardTraining, Variant
 
 ASPECTS = ["clarity", "accuracy", "candour"]
@@ -12,3 +14,7 @@ VRM = Variant(label="VRM", latent_dim=4, score_anchor_weight=0.1)
 
 def quick():
     return TRAINING.model_copy(update={"epochs": 0.5, "evaluations": 1, "checkpoints": 0})
+
+
+def weights(job):
+    return load_file(job.out / "model" / "model.safetensors")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from policy_jobs import policy_job
-from test_ppo import LENGTH, PPO, SHORT
+from ppo_settings import LENGTH, PPO, SHORT
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, PreTrainedConfig
 

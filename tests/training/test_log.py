@@ -9,9 +9,10 @@ from policy_jobs import policy_job
 from trl import SFTTrainer
 
 from vrm.config import PreferenceMethod, SftTraining
-from vrm.training.log import LossWatch, TrainingError, tidy
+from vrm.training.log import LossWatch, tidy
 from vrm.training.preference import PreferenceTrainer, train_preference
 from vrm.training.sft import train_sft
+from vrm.training.watchdog import TrainingError
 
 DPO = PreferenceMethod(label="DPO", method="dpo")
 TRAININGS = {

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vrm.config import PpoLimits
-from vrm.training.log import MENDS, TrainingError, Watchdog
+from vrm.training.watchdog import MENDS, TrainingError, Watchdog
 
 HEALTHY = {
     "reward": 1.0,

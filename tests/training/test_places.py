@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from policy_jobs import policy_job
-from test_ppo import LENGTH, PPO, SHORT
+from ppo_settings import LENGTH, PPO, SHORT
 
 from vrm.config import ConfigError, CreatedBackbone, PreferenceMethod, RewardTraining, SftTraining, Variant
 from vrm.training.policies import PolicyJob

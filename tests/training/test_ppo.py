@@ -8,26 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from policy_jobs import Killed, policy_job
-from ppo_settings import LENGTH, NEVER, SHORT, FunctionReward
+from ppo_settings import LENGTH, NEVER, PPO, SHORT, FunctionReward
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from vrm.config import ConfigError, Generation, Lora, PpoTraining
 from vrm.records import read_jsonl
-from vrm.training.log import TrainingError
 from vrm.training.ppo import PpoRun, train_ppo
-
-PPO = PpoTraining(
-    updates=6,
-    prompts_per_update=8,
-    minibatch_size=4,
-    epochs=2,
-    critic_warmup=1,
-    evaluations=2,
-    evaluation_prompts=5,
-    checkpoints=2,
-    limits=NEVER,
-)
+from vrm.training.watchdog import TrainingError
 
 
 def good(response):

@@ -6,16 +6,16 @@ import json
 import pandas as pd
 import pytest
 import torch
-from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick
-from safetensors.torch import load_file
+from policy_jobs import Killed
+from reward_jobs import SCALAR, TRAINING, VRM, quick, weights
 
 from vrm.config import Lora, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
-from vrm.training.log import TrainingError
-from vrm.training.reward import PairwiseRewardTrainer, RewardJob, train_reward_model
+from vrm.training.reward import PairwiseRewardTrainer, train_reward_model
 from vrm.training.reward_kinds import scheduled_weights
+from vrm.training.watchdog import TrainingError
 
 CONCEPT_RESIDUAL = Variant(
     label="concept-residual VRM",
@@ -25,17 +25,6 @@ CONCEPT_RESIDUAL = Variant(
     concentration="scaled",
     residual=True,
 )
-
-
-@pytest.fixture
-def job(tiny_backbone, toy_pairs, tmp_path):
-    return RewardJob(
-        VRM, TRAINING, ASPECTS, 1, str(tiny_backbone), None, toy_pairs, tmp_path / "checkpoints", tmp_path / "out"
-    )
-
-
-def weights(job):
-    return load_file(job.out / "model" / "model.safetensors")
 
 
 @pytest.mark.parametrize("variant", [SCALAR, VRM, CONCEPT_RESIDUAL], ids=["scalar", "variational", "residual"])
@@ -94,10 +83,6 @@ def test_a_residual_starts_at_nothing_and_its_penalty_holds_it_back(job, tmp_pat
     assert held[0].iloc[0] == held[1].iloc[0] == 0
     assert held[0].iloc[-1] > 0.1
     assert held[1].iloc[-1] < 0.05 * held[0].iloc[-1]
-
-
-class Killed(Exception):
-    """Stands for a SIGKILL in the middle of training."""
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_reward import ASPECTS, TRAINING, Killed, weights
+from policy_jobs import Killed
+from reward_jobs import ASPECTS, TRAINING, weights
 
 from vrm.config import Lora, Variant
 from vrm.config.baselines import BASELINES

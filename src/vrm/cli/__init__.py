@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vrm.config import ConfigError
     from vrm.judging import JudgeError, StoreError
     from vrm.records import RecordError
-    from vrm.training.log import TrainingError
+    from vrm.training.watchdog import TrainingError
 
     try:
         getattr(stages, options.command.replace("-", "_"))(options)

@@ -227,7 +227,7 @@ def _numbers(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
 
 def _require_subsets(source: str, pairs: Sequence[PreferencePair]) -> None:
     """Stop where a subset is none of RewardBench's: the table would, after all trainings."""
-    from vrm.evaluation.accuracy import SUBSETS  # reading other data needs no pandas
+    from vrm.data.reward_bench import SUBSETS
 
     unknown = Counter(pair.subset for pair in pairs if pair.subset not in SUBSETS)
     if unknown:

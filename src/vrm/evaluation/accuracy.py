@@ -1,14 +1,9 @@
-"""RewardBench's subsets, sections and section scores, as upstream defines them.
+"""Accuracy on preference pairs, and RewardBench's section scores as upstream defines them.
 
-A section's score is the mean of its subsets' accuracies, weighted by their number of prompts; `math-prm` weighs 984
-instead of its 447 rows, so that mathematics and code count alike in Reasoning.
+* A win is a strictly greater reward of the chosen response, a tie is a loss.
+* A section's score is the mean of its subsets' accuracies, weighted as `vrm.data.reward_bench` has it.
 
-The weights are the subsets' numbers of prompts. Upstream's table of them swaps two at commit a32e272b (250 for
-xstest-should-refuse, 154 for xstest-should-respond); the worked example of its README needs those below.
-
-Source: allenai/reward-bench, `EXAMPLE_COUNTS`, `SUBSET_MAPPING` and `calculate_scores_per_section`.
-
-Accuracy on preference pairs: a win is a strictly greater reward of the chosen response, a tie is a loss.
+Source: allenai/reward-bench, `calculate_scores_per_section`.
 """
 
 from __future__ import annotations
@@ -20,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vrm.data.reward_bench import SECTIONS, SUBSETS
 from vrm.evaluation import several_responses
 
 
@@ -87,45 +83,6 @@ def grouped(scores: pd.DataFrame) -> list[several_responses.Item]:
     """The rows with several responses that a table's pairs were made of."""
     columns = ("pair_id", "subset", "reward_chosen", "reward_rejected")
     return several_responses.group(*(scores[column].tolist() for column in columns)) if "pair_id" in scores else []
-
-
-SECTIONS: dict[str, dict[str, int]] = {
-    "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
-    },
-    "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
-    },
-}
-"""Weight of each subset in its section."""
-
-SUBSETS = frozenset(subset for weights in SECTIONS.values() for subset in weights)
-"""All of them."""
 
 
 def section_scores(subset_accuracy: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vrm.evaluation.accuracy import SECTIONS, Metric, preference_accuracy, section_scores, subset_accuracy
+from vrm.data.reward_bench import SECTIONS
+from vrm.evaluation.accuracy import Metric, preference_accuracy, section_scores, subset_accuracy
 from vrm.evaluation.latents import learned_weights, weight_recovery
 from vrm.records import RecordError, require_columns, write_whole
 

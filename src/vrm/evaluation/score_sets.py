@@ -18,9 +18,10 @@ import pandas as pd
 from vrm.config import EvaluationSet
 from vrm.config.base import ShapeName
 from vrm.data.preference_sets import read_preference_set, training_prompt_ids
+from vrm.data.reward_bench import SUBSETS
 from vrm.data.sources import read_rows
 from vrm.evaluation import several_responses
-from vrm.evaluation.accuracy import SUBSETS, grouped, missing_subsets, section_scores, wins
+from vrm.evaluation.accuracy import grouped, missing_subsets, section_scores, wins
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_whole

@@ -19,77 +19,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, resumable
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy
-from vrm.config.benchmarks import FILES
 from vrm.data.sources import format_counts
-from vrm.generation import Engine, Sampling, decode, load_engine
+from vrm.generation.base import Engine, Sampling, decode
+from vrm.generation.engines import load_engine
+from vrm.generation.questions import Answer, AnswerSet, Conversation
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import remove_ours, require_ours
-from vrm.records import Prompt, write_json, write_jsonl
-
-
-class Answer(NamedTuple):
-    """One answer: its text, its length in the policy's tokens (the end token counts), and whether it came to an end."""
-
-    text: str
-    tokens: int
-    ended: bool
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What is asked of the policy in turn; each turn but the first follows its own answer to the one before.
-
-    Args:
-        turns: the user's.
-        temperature: of sampling.
-        origin: fields of the record that say what was asked.
-    """
-
-    turns: tuple[str, ...]
-    temperature: float
-    origin: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class AnswerSet:
-    """One benchmark's conversations, and how its file of answers is written.
-
-    Args:
-        name: the benchmark.
-        conversations: in the set's order, all with the same number of turns.
-        max_new_tokens: of one answer.
-        record: a conversation's record, from its origin and the texts of its answers.
-    """
-
-    name: str
-    conversations: list[Conversation]
-    max_new_tokens: int
-    record: Callable[[dict[str, Any], list[str]], dict[str, Any]]
-
-    @property
-    def turns(self) -> int:
-        """Turns of every conversation."""
-        return len(self.conversations[0].turns)
-
-    def write(self, answers: Sequence[Sequence[Answer]], out: Path) -> None:
-        """Write the file of answers; `answers` has a row a conversation, in its order."""
-        rows = [
-            self.record(conversation.origin, [answer.text for answer in own])
-            for conversation, own in zip(self.conversations, answers, strict=True)
-        ]
-        path = out / FILES[self.name]
-        write_json(path, rows) if path.suffix == ".json" else write_jsonl(path, rows)
+from vrm.records import Prompt, write_json
 
 
 class SavedAnswers:

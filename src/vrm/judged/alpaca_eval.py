@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from vrm.config import Config, ConfigError, JudgedPolicy
 from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_alpaca_eval
-from vrm.generation.answers import AnswerSet, Conversation
+from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
     ITEMS,

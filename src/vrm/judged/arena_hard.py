@@ -40,7 +40,7 @@ from vrm.data.benchmark_sets import (
     read_arena_hard,
     read_arena_judge_prompt,
 )
-from vrm.generation.answers import AnswerSet, Conversation
+from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import Judged, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request

@@ -40,7 +40,7 @@ from vrm.data.benchmark_sets import (
     read_mt_judge_prompts,
     read_mt_references,
 )
-from vrm.generation.answers import AnswerSet, Conversation
+from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
     ITEMS,

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from vrm.config import Config, ConfigError, JudgeConfig, JudgedPolicy
 from vrm.config.benchmarks import FILES, BenchmarkName
-from vrm.generation.answers import AnswerSet
+from vrm.generation.questions import AnswerSet
 from vrm.judged.alpaca_eval import alpaca_eval_scores, alpaca_eval_set, judge_alpaca_eval
 from vrm.judged.arena_hard import arena_hard_set, judge_arena_hard
 from vrm.judged.arena_scores import arena_hard_scores

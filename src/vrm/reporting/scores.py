@@ -21,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
-from vrm.evaluation.accuracy import SECTIONS, missing_subsets
+from vrm.data.reward_bench import SECTIONS
+from vrm.evaluation.accuracy import missing_subsets
 from vrm.records import RecordError, require_columns
 from vrm.statistics.intervals import Interval, crossed_interval
 

@@ -29,11 +29,11 @@ from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
 from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
-from vrm.generation import make_engine
+from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_jsonl
-from vrm.training.log import TrainingError, Watchdog, write_rows
+from vrm.training.log import write_rows
 from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
@@ -57,6 +57,7 @@ from vrm.training.rollout import (
     token_values,
 )
 from vrm.training.trainer import KEPT
+from vrm.training.watchdog import TrainingError, Watchdog
 
 USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
 """What PPO takes of `policy.training`; it has optimisation settings of its own."""

@@ -22,7 +22,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from trl.trainer.utils import pad
 
 from vrm.config import ConfigError, PpoTraining
-from vrm.generation import Engine, decode
+from vrm.generation.base import Engine, decode
 from vrm.models.base import RewardModel
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TextEncoder

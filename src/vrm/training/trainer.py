@@ -33,15 +33,11 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import fsdp2_prepare_model
 from transformers import PreTrainedModel
 
+from vrm.checkpoints import started_processes
 from vrm.config import ConfigError, Lora, Optimisation
 
 KEPT = 2
 """Checkpoints that are kept: the newest, and the one before it, should the newest turn out to be damaged."""
-
-
-def started_processes() -> int:
-    """How many processes accelerate launch or torchrun has started for this training."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def optimiser_steps(epochs: float, rows: int, per_step: int) -> int:

@@ -10,11 +10,11 @@ from example_bounds import PAIRS, write_bounds
 from example_run import VARIANTS, make_raw
 
 from vrm import config as configuration
-from vrm.evaluation.bound import mcallester_bound
 from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.figures.bound import bound_figure
 from vrm.reporting.tables.bound import bound
+from vrm.statistics.pac_bayes import mcallester_bound
 
 BETAS = {
     "rm": VARIANTS["rm"],

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.evaluation.bound import mcallester_bound
 from vrm.reporting import style
 from vrm.reporting.scores import Scorer
 from vrm.reporting.tables.bound import over_seeds, read_terms, variational_models
+from vrm.statistics.pac_bayes import mcallester_bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

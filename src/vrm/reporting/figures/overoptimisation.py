@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 from vrm.config import Config
 from vrm.config.policy import RATED
-from vrm.evaluation.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.policies import BEST_OF_N, policy_run, read_best_of_n, read_samples
 from vrm.reporting.scores import row_label
+from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.statistics.intervals import crossed_interval
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, PpoMethod
-from vrm.evaluation.accuracy import SECTIONS
+from vrm.data.reward_bench import SECTIONS
 from vrm.records import RecordError
 from vrm.reporting.judged_values import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric, compare
 from vrm.reporting.paper.verdicts import NOT_TESTABLE, PAGE, Difference, Finding, Run, ordered
