@@ -13,7 +13,8 @@ from vrm.config import ConfigError
 from vrm.generation import Sampling, answers, load_engine
 from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES
-from vrm.models.text import TEMPLATES, TextEncoder, prepare_tokenizer
+from vrm.models.templates import TEMPLATES
+from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import RecordError, count_words
 
 NAMES = ["alpaca_eval.json", "arena_hard.jsonl", "counts.json", "mt_bench.jsonl"]
