@@ -17,7 +17,8 @@ from vrm.judged import mt_bench
 from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES
 from vrm.judged.stages import read_answer_sets
-from vrm.models.text import TEMPLATES, TextEncoder, prepare_tokenizer
+from vrm.models.templates import TEMPLATES
+from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.records import RecordError, count_words
 
 NAMES = ["alpaca_eval.json", "arena_hard.jsonl", "counts.json", "mt_bench.jsonl"]

@@ -16,7 +16,7 @@ from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
 from vrm.models.base import RewardOutput
 from vrm.models.reward_function import RewardFunction
-from vrm.models.text import generation_prompt_ids
+from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 

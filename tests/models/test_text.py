@@ -7,7 +7,9 @@ import trl
 from transformers import AutoTokenizer
 
 from vrm.models.backbones import train_tokenizer
-from vrm.models.text import TEMPLATES, TextEncoder, generation_prompt_ids, prepare_tokenizer, render
+from vrm.models.templates import TEMPLATES
+from vrm.models.text import TextEncoder, prepare_tokenizer, render
+from vrm.models.turns import generation_prompt_ids
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
 SYSTEM = [{"role": "system", "content": "kappa"}]

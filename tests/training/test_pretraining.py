@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import CreatedBackbone
-from vrm.models.text import TEMPLATES, TextEncoder
+from vrm.models.templates import TEMPLATES
+from vrm.models.text import TextEncoder
 from vrm.training import pretraining
 from vrm.training.pretraining import pretrain_backbone
 

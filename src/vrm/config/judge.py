@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from vrm.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
@@ -57,6 +57,20 @@ class JudgeConfig(Section):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="Ask for log-probabilities of so many likeliest tokens; null: don't ask for any."
     )
+
+    request: dict[str, JsonValue] = Field(
+        {},
+        description="Further fields of each request, over all others; null leaves a field out. For reasoning models "
+        "e.g. {max_completion_tokens: 4096, temperature: null}: the former takes the place of max_tokens.",
+    )
+
+    @field_validator("request")
+    @classmethod
+    def _leaves_the_question(cls, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = sorted(set(fields) & {"model", "messages", "stream", "n"})
+        if taken:
+            raise ValueError(f"{', '.join(taken)} can't be set here: one reply to our own messages is read, as a whole")
+        return fields
 
     @model_validator(mode="after")
     def _exactly_one(self) -> JudgeConfig:

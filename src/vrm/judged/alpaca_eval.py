@@ -58,6 +58,7 @@ from vrm.judged.base import (
 from vrm.judged.length_control import DF_GAMED, FORMULA, L2, LC, OFFICIAL_DRAWS, official, without_difficulty
 from vrm.judging.asking import Ask, ask_until, recording
 from vrm.judging.exchange import Failed, Reply, Request
+from vrm.judging.thoughts import without_thoughts
 from vrm.records import Message, RecordError
 from vrm.statistics.draws import percentiles, question_draws
 
@@ -267,7 +268,9 @@ class _Questions:
         """Whether the package reads a preference from it."""
         from alpaca_eval.utils import validate_alpacaeval_preference
 
-        completion = _completion(reply) if self.annotator.completion_key == "completions_all" else reply.text
+        completion = _completion(reply)
+        if self.annotator.completion_key != "completions_all":
+            completion = completion["text"]
         try:
             preferences = list(self.annotator.fn_completion_parser(completion))
             return len(preferences) == 1 and bool(validate_alpacaeval_preference(preferences[0], is_allow_nan=False))
@@ -330,13 +333,17 @@ def _require_a_chat_annotator(name: str, singles: Sequence[Any]) -> None:
 
 
 def _completion(reply: Reply) -> dict[str, Any]:
-    """A reply as the package's client has it: the endpoint's choice, and its text."""
+    """A reply as the package's client has it: the endpoint's choice, and its text without a reasoning judge's thoughts.
+
+    Parsers of log-probabilities read the first token, which is the beginning of a thought then, and no preference.
+    """
+    text = without_thoughts(reply.text)
     return {
         "finish_reason": reply.finish_reason,
         "index": 0,
         "logprobs": {"content": reply.logprobs or []},
-        "message": {"content": reply.text, "role": "assistant"},
-        "text": reply.text,
+        "message": {"content": text, "role": "assistant"},
+        "text": text,
         "total_tokens": reply.usage.prompt_tokens + reply.usage.completion_tokens,
     }
 

@@ -44,6 +44,7 @@ from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import Judged, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
+from vrm.judging.thoughts import without_thoughts
 from vrm.records import count_words
 
 WORDS = "words"
@@ -147,7 +148,7 @@ def read_verdict(text: str | None) -> tuple[str | None, str]:
     """The label or None, and why it is None: one of `REASONS`, or "" for a label."""
     if text is None or not text.strip():
         return None, "no reply"
-    found = set(VERDICT.findall(text))
+    found = set(VERDICT.findall(without_thoughts(text)))
     if not found:
         return None, "no verdict"
     if len(found) > 1:
@@ -235,14 +236,16 @@ def _go_on(request: Request, reply: Reply) -> Request:
 
 def _has_verdict(reply: Reply) -> bool:
     """Whether it holds any, be they contradictory or unknown ones."""
-    return VERDICT.search(reply.text) is not None
+    return VERDICT.search(without_thoughts(reply.text)) is not None
 
 
 def _game(outcomes: Sequence[Reply | Failed]) -> dict[str, Any]:
     """A game of upstream's record, from the outcomes of its attempts."""
     texts = [storable(outcome.text) for outcome in outcomes if isinstance(outcome, Reply)]
     judgment = "\n".join(texts) if texts else None
-    label, reason = read_verdict(judgment)
+    # each by itself: a thought that does not end must not swallow the next reply
+    said = "\n".join(filter(None, map(without_thoughts, texts)))
+    label, reason = read_verdict(said or judgment)
     failed = outcomes[-1].reason if isinstance(outcomes[-1], Failed) else reason
     return {"judgment": judgment, "score": label, "failure": None if label else failed}
 

@@ -59,6 +59,7 @@ from vrm.judged.base import (
 )
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
+from vrm.judging.thoughts import without_thoughts
 from vrm.records import RecordError, read_jsonl
 
 
@@ -115,7 +116,8 @@ def parse_rating(text: str) -> float | None:
 
     Source: FastChat `run_judge_single`, whose -1 is None here.
     """
-    match = RATING.search(text) or RATING_BACKUP.search(text)
+    said = without_thoughts(text)
+    match = RATING.search(said) or RATING_BACKUP.search(said)
     return float(match.group(1)) if match else None
 
 

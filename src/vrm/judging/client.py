@@ -2,11 +2,14 @@
 
 * What the store has is not asked again. What is asked is reserved there first, so that two threads or processes pay
   once; a request that somebody else is asking goes to the end of the queue.
-* HTTP 200 is paid for. It is in the store, usable or not, before anything else happens.
+* HTTP 200 with a reply is paid for. It is in the store, usable or not, before anything else happens.
 * Worth another try: 429, 408, 409, 425, 5xx, lost connections, time-outs, and paid replies that can't be used. Paid
   ones count over all runs: a rerun pays for no more than `attempts` in all.
-* Not worth one: a prompt that is too long, or that the endpoint's filter refuses, is a failure of its own. Every other
-  4xx and a spent quota concern all requests: the run stops with a `JudgeError` that says what to look at.
+* Not worth one: a request that the endpoint refuses (too long, filtered, or in words that nobody knows) is a failure
+  of its own, with these words, where other requests succeed. Where the first ones all fail alike, and where an error
+  concerns all requests (key, balance, address), the run stops with a `JudgeError` that says what to look at. See
+  `vrm.judging.refusals`.
+* HTTP 200 with an error for a body is an error.
 * A stop, an error or Ctrl-C lets what is under way come in and be stored; it is paid for. So that a killed process
   does so too, `vrm.judging.courier` runs all this in a process of its own.
 """
@@ -20,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
@@ -34,26 +37,19 @@ from vrm.judging.exchange import (
     Request,
     Unanswered,
     Unusable,
+    is_rather_an_error,
     longest_usage,
     payload,
     read_reply,
     request_key,
     unreadable,
 )
+from vrm.judging.refusals import FirstRequests, Meaning, Said, error_in, meaning, read_error, status_inside
 from vrm.judging.store import Reservation, Store
 from vrm.judging.transport import Answer, ApiKey, NoAnswer, Pace, backoff, make_opener, post, retry_after
 
 HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
 LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats
-TOO_LONG = ("context_length_exceeded", "string_above_max_length", "maximum context length")
-FILTERED = ("content_filter", "content_policy_violation")
-CHECKS = {
-    400: "judge.model and the parameters it takes (some models want max_completion_tokens, or no temperature)",
-    401: "the key in the environment variable {key}, and that it belongs to judge.base_url",
-    402: "the account's balance",
-    403: "that the key in {key} may use judge.model, from this country and network",
-    404: "judge.base_url (it usually ends in /v1) and judge.model",
-}
 
 
 class JudgeError(RuntimeError):
@@ -62,12 +58,18 @@ class JudgeError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A try without a usable reply; `final`: another one would be no better; `wait`: seconds the endpoint asks for."""
+    """A try without a usable reply; `final`: another one would be no better; `wait`: seconds the endpoint asks for.
+
+    `refusal` has the status and the meaning of a request that the endpoint does not take; `error_as_reply`: it came
+    with HTTP 200.
+    """
 
     reason: str
     detail: str = ""
     wait: float | None = None
     final: bool = False
+    refusal: tuple[int, Meaning] | None = None
+    error_as_reply: bool = False
 
 
 @dataclass
@@ -76,6 +78,7 @@ class _Run:
 
     waiting: deque[tuple[str, Request]]
     progress: Any
+    first: FirstRequests
     outcomes: dict[str, Reply | Failed] = field(default_factory=dict)
     held_since: dict[str, float] = field(default_factory=dict)
     stop: Event = field(default_factory=Event)
@@ -125,7 +128,9 @@ class Judge:
         wanted = dict(zip(reversed(keys), reversed(requests), strict=True))  # the first of equal ones pays
         queue = deque((key, wanted[key]) for key in dict.fromkeys(keys))
         with tqdm(total=len(queue), desc="judging", unit="request", disable=not self.progress) as progress:
-            run = _Run(queue, progress, stop=self._stop or Event())
+            asked = [key for key, _ in queue if not self.store.find(key)]
+            first = FirstRequests(asked, known=len(asked) < len(queue))
+            run = _Run(queue, progress, first, stop=self._stop or Event())
             self._work_through(run, min(self.config.concurrency, len(queue)))
         if len(run.outcomes) < len(wanted):
             raise JudgeError(
@@ -149,14 +154,23 @@ class Judge:
         """Take requests until none is left."""
         while not run.stop.is_set():
             try:
+                if not self._is_trusted(run):
+                    run.stop.wait(HELD_POLL)
+                    continue
                 key, request = run.waiting.popleft()
             except IndexError:
                 return
+            except BaseException:
+                run.stop.set()
+                raise
+            run.first.began()
             try:
                 outcome = self._outcome(key, request, run)
             except BaseException:
                 run.stop.set()
                 raise
+            finally:
+                run.first.ended()
             if outcome is None:
                 run.waiting.append((key, request))
                 run.stop.wait(HELD_POLL)
@@ -164,6 +178,20 @@ class Judge:
                 run.outcomes[key] = outcome
                 run.progress.update()
                 self._on_outcome()
+
+    def _is_trusted(self, run: _Run) -> bool:
+        """Whether to go on asking; not while the first requests have failed alike and others are still under way.
+
+        Raises:
+            JudgeError: nothing that was under way has succeeded.
+        """
+        found = run.first.all_fail_alike()
+        if found is None:
+            return True
+        if run.first.under_way:
+            return False
+        why, detail = found
+        raise self._stopping(why.check, detail, f" to each of the first {len(run.first.keys)} requests")
 
     def _outcome(self, key: str, request: Request, run: _Run) -> Reply | Failed | None:
         """None: somebody else is asking, or the run stops."""
@@ -179,14 +207,18 @@ class Judge:
 
     def _try_often(self, key: str, request: Request, reservation: Reservation, run: _Run) -> Reply | Failed | None:
         config, rng = self.config, random.Random(f"{self.seed} {key}")
-        paid = self.store.unusable(key)
-        trouble, tries = _Trouble(paid[-1].reason if paid else "", "in an earlier run"), len(paid)
+        # an endpoint that sends an error, or nothing, as a reply may have recovered since
+        paid = [reply for reply in self.store.unusable(key) if not is_rather_an_error(reply)]
+        trouble, tries, errors = _Trouble(paid[-1].reason if paid else "", "in an earlier run"), len(paid), 0
         while tries < config.attempts:
             if run.stop.is_set():
                 return None
-            outcome = self._try(key, request, reservation, run)
+            outcome = self._try(key, request, reservation, run, errors)
+            errors += isinstance(outcome, _Trouble) and outcome.error_as_reply
             self._mind_unreachable(outcome, run)
             if not isinstance(outcome, _Trouble):
+                if outcome is not None:
+                    run.first.succeeds()
                 return outcome
             trouble, tries = outcome, tries + 1
             if trouble.final:
@@ -194,14 +226,17 @@ class Judge:
             if tries < config.attempts:
                 # after a pause that the endpoint wants, all who wait for it should not come at once either
                 run.stop.wait((trouble.wait or 0) + backoff(tries - 1, config.backoff, config.longest_wait, rng))
+        run.first.fails(key, *(trouble.refusal or ()), detail=trouble.detail)
         return Failed(trouble.reason, tries, key, request.benchmark, trouble.detail)
 
-    def _try(self, key: str, request: Request, reservation: Reservation, run: _Run) -> Reply | _Trouble | None:
-        """One exchange; None: the run stops."""
+    def _try(
+        self, key: str, request: Request, reservation: Reservation, run: _Run, errors: int
+    ) -> Reply | _Trouble | None:
+        """One exchange, after `errors` that were no replies; None: the run stops."""
         sent = payload(request, self.config)
-        most = longest_usage(request, self.config.max_tokens)
+        most = longest_usage(request, self.config.max_tokens, self.config.request)
         # gateways that know this header bill a repeated request once; after an unusable reply it has to be a new one
-        headers = {"Idempotency-Key": f"{key}-{len(self.store.unusable(key))}"}
+        headers = {"Idempotency-Key": f"{key}-{len(self.store.unusable(key)) + errors}"}
         self._pace.wait(run.stop)
         if run.stop.is_set():
             return None
@@ -216,7 +251,10 @@ class Judge:
             return _Trouble(lost.reason, self._key.hide(lost.detail))
         if answer.status != 200:
             reservation.settled()
-            return self._refusal(answer)
+            return self._refusal(answer, answer.status, self._said(answer))
+        if said := self._error_as_reply(answer):
+            reservation.settled()
+            return replace(self._refusal(answer, status_inside(said), said), error_as_reply=True)
         entry = self._read(key, request, answer, bool(sent.get("logprobs")))
         self.store.append(entry)
         reservation.settled()
@@ -232,30 +270,43 @@ class Judge:
             return unreadable(key, request, answer.broken or "malformed JSON", self._key.scrub(text))
         return read_reply(key, request, value, wants_logprobs=wants_logprobs)
 
-    def _refusal(self, answer: Answer) -> _Trouble:
-        """What a status other than 200 means for this request.
+    def _said(self, answer: Answer) -> Said:
+        """The error in a body, without the key."""
+        said = read_error(answer.body.decode("utf-8", "replace"))
+        return replace(said, words=self._key.hide(said.words)[:LONGEST_SAID])  # cut last: a part shows what is hidden
+
+    def _error_as_reply(self, answer: Answer) -> Said | None:
+        """The error in a 200; None: it is a reply, or nothing that could be read."""
+        try:
+            is_error = answer.broken is None and error_in(json.loads(answer.body)) is not None
+        except (ValueError, RecursionError):
+            return None
+        return self._said(answer) if is_error else None
+
+    def _refusal(self, answer: Answer, status: int, said: Said) -> _Trouble:
+        """What an error means for this request.
 
         Raises:
             JudgeError: it means the same for all of them.
         """
-        status, (code, said) = answer.status, _error(answer.body, self._key)
-        detail = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-        if status in (400, 413, 422) and (status == 413 or any(sign in f"{code} {said}" for sign in TOO_LONG)):
-            return _Trouble("too long", detail, final=True)
-        if status == 400 and code in FILTERED:
-            return _Trouble("refused", detail, final=True)
-        if code == "insufficient_quota" or (status < 500 and status not in (408, 409, 425, 429)):
-            check = "the account's balance" if code == "insufficient_quota" else CHECKS.get(status, "judge.base_url")
-            check = check.format(key=self.config.api_key_env or "that judge.api_key_env should name")
-            raise JudgeError(f"the judge at {self.config.base_url} answers {detail}. Check {check}.")
+        why = meaning(status, said)
+        shown = f"HTTP {status}" if status == answer.status else f"HTTP {answer.status} with an error"
+        detail = f"{shown}: {said.words}" if said.words else shown
+        if why.scope == "all":
+            raise self._stopping(why.check, detail)
+        if why.scope != "again":
+            return _Trouble(why.reason, detail, final=True, refusal=(status, why))
         wait = retry_after(answer.headers)
-        reason = "rate limited" if status == 429 else "server error"
         if wait is not None and wait > self.config.longest_wait:
             detail += f"; it asks to wait {wait:.0f} s, and judge.longest_wait is {self.config.longest_wait:g} s"
-            return _Trouble(reason, detail, final=True)
+            return _Trouble(why.reason, detail, final=True)
         if wait is not None:
             self._pace.hold(wait)
-        return _Trouble(reason, detail, wait)
+        return _Trouble(why.reason, detail, wait)
+
+    def _stopping(self, check: str, detail: str, where: str = "") -> JudgeError:
+        check = check.replace("{key}", self.config.api_key_env or "that judge.api_key_env should name")
+        return JudgeError(f"the judge at {self.config.base_url} answers {detail}{where}. Check {check}.")
 
     def _mind_unreachable(self, outcome: Reply | _Trouble | None, run: _Run) -> None:
         """Nothing but refused connections, more than a restart explains: nobody is there."""
@@ -287,14 +338,3 @@ def _read_key(config: JudgeConfig) -> ApiKey:
         return ApiKey(os.environ[name])
     except ValueError as error:
         raise ConfigError(f"the judge's key in the environment variable {name}: {error}") from None
-
-
-def _error(body: bytes, key: ApiKey) -> tuple[str, str]:
-    """Code of an error body, and its message without the key, as far as it has them."""
-    text = body.decode("utf-8", "replace")
-    try:
-        error = json.loads(text)["error"]
-        code, said = str(error.get("code") or ""), str(error.get("message") or "")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        code, said = "", " ".join(text.split())
-    return code, key.hide(said)[:LONGEST_SAID]  # cut last: the beginning of a key is not known for one

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
+from typing import Any
 
 from vrm.config.judge import JudgeConfig, Prices
-from vrm.judging.exchange import Reply, Request, Unanswered, Unusable, Usage, longest_usage, request_key
+from vrm.judging.exchange import NO_FIELDS, Reply, Request, Unanswered, Unusable, Usage, longest_usage, request_key
 from vrm.judging.store import Replies
 
 
@@ -72,15 +74,18 @@ def spending_of(store: Replies, keys: Collection[str], prices: Prices | None) ->
     return total([nothing, *(_spending(entry, prices) for entry in store.entries() if entry.key in keys)])
 
 
-def estimate(requests: Iterable[Request], prices: Prices | None, *, max_tokens: int) -> Estimate:
+def estimate(
+    requests: Iterable[Request], prices: Prices | None, *, max_tokens: int, fields: Mapping[str, Any] = NO_FIELDS
+) -> Estimate:
     """What requests will use; tokens are characters / 4.
 
     Args:
         requests: which are to be paid for; `not_stored` gives those.
         prices: None leaves the cost unknown.
         max_tokens: the longest reply where a request sets none, `JudgeConfig.max_tokens`.
+        fields: `JudgeConfig.request`.
     """
-    most = [longest_usage(request, max_tokens) for request in requests]
+    most = [longest_usage(request, max_tokens, fields) for request in requests]
     usage = Usage(sum(each.prompt_tokens for each in most), sum(each.completion_tokens for each in most))
     return Estimate(len(most), usage.prompt_tokens, usage.completion_tokens, _dollars(usage, prices))
 
@@ -94,7 +99,7 @@ def not_stored(requests: Iterable[Request], config: JudgeConfig, store: Replies)
 def total(parts: Iterable[Spending] | Mapping[str, Spending]) -> Spending:
     """The sum of at least one; an unknown cost makes the sum's unknown."""
     rows = list(parts.values() if isinstance(parts, Mapping) else parts)
-    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(Spending)}
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields_of(Spending)}
     return Spending(**{name: None if None in column else _sum(column) for name, column in columns.items()})
 
 

@@ -19,6 +19,8 @@ from vrm.config.judge import JudgeConfig
 from vrm.records import Message
 
 CHARACTERS_PER_TOKEN = 4
+LIMITS = ("max_completion_tokens", "max_tokens")
+NO_FIELDS: Mapping[str, Any] = {}
 BODY_KEPT = 2000  # characters of an unusable reply that are kept for whoever looks into it
 
 
@@ -106,7 +108,8 @@ class Failed:
 
     Args:
         reason: of the last try: rate limited, server error, connection lost, unreachable, timed out, malformed JSON,
-            no choices, no text, refused, no logprobs, too long, held elsewhere.
+            no choices, no text, no logprobs, held elsewhere; or that the endpoint does not take it: too long, refused
+            (by a filter), rejected (in words that are in `detail`).
         attempts: tries that were made; unusable replies of earlier runs count.
         key: of the request.
         benchmark: who asked.
@@ -126,6 +129,9 @@ def payload(request: Request, config: JudgeConfig) -> dict[str, Any]:
     if config.top_logprobs is not None:
         parameters |= {"logprobs": True, "top_logprobs": config.top_logprobs}
     parameters |= request.parameters
+    parameters |= config.request
+    if parameters.get("max_completion_tokens") is not None and "max_tokens" not in config.request:
+        del parameters["max_tokens"]  # it is the same limit, and endpoints refuse both
     parameters = {name: value for name, value in parameters.items() if value is not None}
     return {**parameters, "model": config.model, "messages": list(request.messages)}
 
@@ -144,9 +150,16 @@ def estimated_tokens(characters: int) -> int:
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
-def longest_usage(request: Request, max_tokens: int) -> Usage:
-    """The most that a request can use: its prompt, estimated, and the longest reply it allows."""
-    allowed = request.parameters.get("max_tokens") or request.parameters.get("max_completion_tokens") or max_tokens
+def longest_usage(request: Request, max_tokens: int, fields: Mapping[str, Any] = NO_FIELDS) -> Usage:
+    """The most that a request can use: its prompt, estimated, and the longest reply it allows.
+
+    Args:
+        request: what is asked.
+        max_tokens: the longest reply where nothing else is set.
+        fields: `JudgeConfig.request`, which is over the request's own parameters.
+    """
+    limits = [part.get(name) for part in (fields, request.parameters) for name in LIMITS]
+    allowed = next((limit for limit in limits if isinstance(limit, int) and limit > 0), max_tokens)
     return Usage(estimated_tokens(request.characters), allowed, estimated=True)
 
 
@@ -163,7 +176,7 @@ def read_reply(key: str, request: Request, value: Any, *, wants_logprobs: bool) 
     choices = value.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     message = choice.get("message") if choice else None
-    text = message.get("content") if isinstance(message, dict) else None
+    text = _text(message.get("content")) if isinstance(message, dict) else None
     usage = _usage(value.get("usage"), request, text)
     reason, logprobs = None, None
     if choice is None:
@@ -179,6 +192,19 @@ def read_reply(key: str, request: Request, value: Any, *, wants_logprobs: bool) 
         return Unusable(key, request.benchmark, reason, usage, json.dumps(value)[:BODY_KEPT])
     finish, model = choice.get("finish_reason") or "", value.get("model") or ""
     return Reply(key, request.benchmark, text, usage, str(finish), str(model), logprobs)
+
+
+def _text(content: Any) -> Any:
+    """What is said; some models send it in parts, thoughts beside it."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def is_rather_an_error(reply: Unusable) -> bool:
+    """Whether a 200 held nothing, and no tokens that were billed: it is not counted over all runs, but asked again."""
+    return reply.reason == "no choices" and reply.usage.estimated
 
 
 def unreadable(key: str, request: Request, reason: str, body: str) -> Unusable:

@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from vrm.models.baseline_losses import weibull_kl, weibull_sample, weibull_scale, weibull_second_moment
 from vrm.models.pooling import attention_pool, prompt_mask
-from vrm.models.vrm import INITIAL_LOG_VARIANCE, LOG_VARIANCE_RANGE, last_occurrence, last_token, positions
+from vrm.models.vrm import INITIAL_LOG_VARIANCE, LOG_VARIANCE_RANGE, last_prompt_token, last_token, positions
 
 MINIMUM_VARIANCE = 1e-6
 """Of a Gaussian reward; keeps the division by its root finite."""
@@ -376,7 +376,8 @@ class BaselineConfig(PreTrainedConfig):
         kind: a key of `HEADS`.
         settings: the kind's section of the experiment's configuration; a head takes from it what concerns it.
         aspects: names of the K rated aspects; empty where the kind has no output for them.
-        generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
+        generation_prompt_ids: tokens that begin every response, and
+        user_turn_ids: those that begin every user turn; they locate the prompt where no length is given, see `turns`.
     """
 
     model_type = "vrm_baseline"
@@ -387,6 +388,7 @@ class BaselineConfig(PreTrainedConfig):
     settings: dict | None = None
     aspects: list[str] | None = None
     generation_prompt_ids: list[int] | None = None
+    user_turn_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
     tie_word_embeddings: bool = False
 
@@ -508,15 +510,11 @@ class BaselineForSequenceClassification(PreTrainedModel):
 
     def _states(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None) -> States:
         rows = torch.arange(len(input_ids), device=hidden.device)
-        start = mask.argmax(-1)  # argmax of a 0/1 mask is the first real token
-        if prompt_lengths is None:
-            if not self.config.generation_prompt_ids:
-                raise ValueError("pass prompt_lengths, or set config.generation_prompt_ids")
-            prompt_lengths = last_occurrence(input_ids, mask, self.config.generation_prompt_ids) - start + 1
+        end = last_prompt_token(input_ids, mask, prompt_lengths, self.config)
         return States(
             final=hidden[rows, last_token(mask)].float(),
-            prompt=self.head.pool_prompt(hidden, mask, start + prompt_lengths - 1),
-            response_lengths=(mask.sum(-1) - prompt_lengths).float(),
+            prompt=self.head.pool_prompt(hidden, mask, end),
+            response_lengths=(last_token(mask) - end).float(),
         )
 
 

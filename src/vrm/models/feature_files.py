@@ -34,6 +34,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vrm.models.features import FeatureConfig, FeatureModel, raw_features
 from vrm.models.text import TextEncoder, TokenisedText, Truncation
+from vrm.models.turns import prompt_end
 from vrm.records import Prompt, RecordError, write_json
 
 PART_SECONDS = 60.0
@@ -225,17 +226,10 @@ def _responses(
         cache=own,
         use_cache=True,
     )
-    pattern = model.config.generation_prompt_ids
-    begins = [_begin(text, pattern) - len(prompt) for (_, text), prompt in zip(batch, prompts, strict=True)]
+    headers = model.config.generation_prompt_ids, model.config.user_turn_ids
+    begins = [prompt_end(text, *headers) - len(prompt) for (_, text), prompt in zip(batch, prompts, strict=True)]
     counted = mask & (steps >= torch.tensor(begins, device=device).unsqueeze(1))
     return raw_features(final, middle, counted, lengths.squeeze(1) - 1)
-
-
-def _begin(ids: Sequence[int], pattern: Sequence[int]) -> int:
-    """Where the response begins: after the last of the tokens that end a prompt, as in `FeatureModel.forward`."""
-    size = len(pattern)
-    places = (place for place in range(len(ids) - size, -1, -1) if list(ids[place : place + size]) == list(pattern))
-    return next(places) + size
 
 
 def _write_parts(store: Path, found: Iterator[tuple[list[bytes], Tensor]]) -> None:

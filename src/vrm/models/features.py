@@ -27,7 +27,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from vrm.models.vrm import last_occurrence, positions
+from vrm.models.vrm import last_prompt_token, positions
 
 SPANS = 2
 """Prompt and response."""
@@ -42,7 +42,7 @@ class FeatureConfig(PreTrainedConfig):
     Args:
         layer: the intermediate layer, counted from 1.
         dropout: share of features that are set to 0 in training.
-        generation_prompt_ids: tokens that end every prompt; what follows their last occurrence is the response.
+        generation_prompt_ids, user_turn_ids: tokens that begin a response and a user turn; see `turns`.
         mixed_precision: compute the backbone's states in bfloat16.
         recipe: `recipe_id` of what the features were made by.
         hidden_size: F.
@@ -55,6 +55,7 @@ class FeatureConfig(PreTrainedConfig):
     layer: int = 1
     dropout: float = 0.0
     generation_prompt_ids: list[int] | None = None
+    user_turn_ids: list[int] | None = None
     mixed_precision: bool = False
     recipe: str = ""
     hidden_size: int = 0
@@ -65,7 +66,7 @@ def feature_config(
     backbone: PreTrainedConfig,
     layer: int | None,
     dropout: float,
-    generation_prompt_ids: list[int],
+    turns: dict[str, list[int]],
     mixed_precision: bool,
     model_id: str,
 ) -> FeatureConfig:
@@ -74,7 +75,8 @@ def feature_config(
     Args:
         backbone: its configuration.
         layer: the intermediate layer; None takes the one two thirds of the way up.
-        dropout, generation_prompt_ids, mixed_precision: see `FeatureConfig`.
+        dropout, mixed_precision: see `FeatureConfig`.
+        turns: its `generation_prompt_ids` and `user_turn_ids`.
         model_id: what tells the backbone's weights from others, for `FeatureConfig.recipe`.
 
     Raises:
@@ -84,13 +86,13 @@ def feature_config(
     layer = layer or max(1, round(2 * layers / 3))
     if layer > layers:
         raise ValueError(f"backbone.features.layer is {layer}, and the backbone has {layers} layers")
-    ids = ",".join(map(str, generation_prompt_ids))
-    settings = f"1|{model_id}|{layer}|{ids}|{mixed_precision}"  # the 1 is this file's way of computing them
+    ids = "|".join(",".join(map(str, turns[name])) for name in sorted(turns))
+    settings = f"2|{model_id}|{layer}|{ids}|{mixed_precision}"  # the 2 is this file's way of computing them
     return FeatureConfig(
         backbone_config=backbone,
         layer=layer,
         dropout=dropout,
-        generation_prompt_ids=generation_prompt_ids,
+        **turns,
         mixed_precision=mixed_precision,
         recipe=hashlib.sha256(settings.encode()).hexdigest()[:16],
         hidden_size=PARTS * backbone.hidden_size,
@@ -185,7 +187,7 @@ class FeatureModel(_Standardised):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         where = positions(mask) if position_ids is None else position_ids
         final, middle, _ = self.states(input_ids=input_ids, attention_mask=mask, position_ids=where, use_cache=False)
-        prompt_end = last_occurrence(input_ids, mask, self.config.generation_prompt_ids)
+        prompt_end = last_prompt_token(input_ids, mask, None, self.config)
         in_response = torch.arange(input_ids.shape[1], device=input_ids.device) > prompt_end.unsqueeze(1)
         counted = mask.bool() & (where > 0)
         prompt = _running_parts(final, middle, counted & ~in_response)

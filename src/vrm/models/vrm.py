@@ -1,7 +1,8 @@
 """The variational reward model as a Hugging Face model: any causal LM below, one small head above.
 
-* One forward pass gives both encoders: q(w|x) reads hidden states of the prompt (its last token's, or attention over
-  all of them), which in a causal LM cannot see the response; q(z|x,y) reads the last real token (VRM, Eq. 3-5).
+* One forward pass gives both encoders: q(w|x) reads hidden states of the prompt (its last token's, the end of the
+  header that the template writes before a response, see `turns`, or attention over all of them), which in a causal LM
+  cannot see the response; q(z|x,y) reads the last real token (VRM, Eq. 3-5).
 * Both positions come from the attention mask, never from comparing with a pad id, so pad == eos and either padding
   side are safe.
 * The head runs in float32 whatever the backbone's dtype: digamma differences have no digits left in bfloat16.
@@ -23,9 +24,11 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
+from vrm.models.checks import checked_weights
 from vrm.models.latents import Posterior, dirichlet_mean
 from vrm.models.pooling import attention_pool, prompt_mask
 from vrm.models.shared_noise import Sampler
+from vrm.models.turns import prompt_end
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
@@ -52,7 +55,8 @@ class VrmConfig(PreTrainedConfig):
         residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
         residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
-        generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
+        generation_prompt_ids: tokens that begin every response, and
+        user_turn_ids: those that begin every user turn; they locate the prompt where no length is given, see `turns`.
     """
 
     model_type = "vrm"
@@ -70,6 +74,7 @@ class VrmConfig(PreTrainedConfig):
     residual_gain: float = 5.0
     residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
+    user_turn_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
     tie_word_embeddings: bool = False
 
@@ -311,7 +316,7 @@ class VrmForSequenceClassification(PreTrainedModel):
         if isinstance(path, PreTrainedModel):
             backbone = path
         else:
-            backbone = AutoModel.from_pretrained(path, dtype=dtype or "auto", revision=revision)
+            backbone = checked_weights(AutoModel, path, dtype=dtype or "auto", revision=revision)
         config = VrmConfig(text_config=backbone.config, dtype=backbone.dtype, num_labels=1, **head)
         config.pad_token_id = backbone.config.pad_token_id
         with torch.device("meta"):  # no second copy of the backbone is allocated
@@ -347,7 +352,8 @@ class VrmForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: token ids, shape (B, T), padded on either side.
             attention_mask: 1 on real tokens, shape (B, T); None where nothing is padded.
-            prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
+            prompt_lengths: tokens of the prompt, shape (B,); None locates it by the configuration's
+                `generation_prompt_ids` and `user_turn_ids`, see `vrm.models.turns`.
             sampler: draws the latents that rewards are made of, and None takes posterior means. `sample_pairs` takes
                 rows as B/2 chosen followed by B/2 rejected texts of the same prompts, and draws w once a pair (Eq. 10).
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
@@ -369,17 +375,38 @@ class VrmForSequenceClassification(PreTrainedModel):
         ).last_hidden_state  # (B, T, H)
         rows = torch.arange(len(input_ids), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            last_prompt_token = self._last_prompt_token(input_ids, attention_mask, prompt_lengths)
-            prompt_state = self.head.pool_prompt(hidden, attention_mask, last_prompt_token)
+            end = last_prompt_token(input_ids, attention_mask, prompt_lengths, self.config)
+            prompt_state = self.head.pool_prompt(hidden, attention_mask, end)
             final_state = hidden[rows, last_token(attention_mask)].float()
             return VrmOutput.of(self.head(prompt_state, final_state, sampler))
 
-    def _last_prompt_token(self, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None) -> Tensor:
-        if prompt_lengths is not None:
-            return mask.argmax(-1) + prompt_lengths - 1  # argmax of a 0/1 mask is the first real token
-        if not self.config.generation_prompt_ids:
-            raise ValueError("pass prompt_lengths, or set config.generation_prompt_ids")
-        return last_occurrence(input_ids, mask, self.config.generation_prompt_ids)
+
+def last_prompt_token(
+    input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None, config: PreTrainedConfig
+) -> Tensor:
+    """Index of each prompt's last token, shape (B,).
+
+    Args:
+        input_ids: token ids, shape (B, T), padded on either side.
+        attention_mask: 1 on real tokens, shape (B, T).
+        prompt_lengths: tokens of the prompt, shape (B,); None finds its end, see `vrm.models.turns`.
+        config: has `generation_prompt_ids` and `user_turn_ids`.
+
+    Raises:
+        ValueError: a prompt's end can't be found.
+    """
+    start = attention_mask.argmax(-1)  # argmax of a 0/1 mask is the first real token
+    if prompt_lengths is not None:
+        return start + prompt_lengths - 1
+    if not config.generation_prompt_ids:
+        raise ValueError("pass prompt_lengths, or set config.generation_prompt_ids")
+    texts = (ids[real].tolist() for ids, real in zip(input_ids, attention_mask.bool(), strict=True))
+    lengths = [prompt_end(text, config.generation_prompt_ids, config.user_turn_ids) for text in texts]
+    if not all(lengths):
+        raise ValueError(
+            f"a text does not hold the tokens {config.generation_prompt_ids} that begin a response: pass prompt_lengths"
+        )
+    return start + torch.tensor(lengths, device=start.device) - 1
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -391,26 +418,6 @@ def last_token(attention_mask: Tensor) -> Tensor:
     """Index of the last real token of each row, shape (B,), for either padding side."""
     steps = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
     return (steps * attention_mask).argmax(-1)
-
-
-def last_occurrence(input_ids: Tensor, attention_mask: Tensor, pattern: list[int]) -> Tensor:
-    """Index at which the last occurrence of `pattern` ends in each row, shape (B,).
-
-    Raises:
-        ValueError: a row does not hold the pattern.
-    """
-    wanted = torch.tensor(pattern, device=input_ids.device)
-    if input_ids.shape[-1] < len(pattern):
-        raise ValueError(
-            f"texts of {input_ids.shape[-1]} tokens cannot hold the {len(pattern)} generation prompt tokens"
-        )
-    found = (input_ids.unfold(-1, len(pattern), 1) == wanted).all(-1)  # (B, T - m + 1)
-    found &= attention_mask.bool()[:, : found.shape[-1]]
-    if not found.any(-1).all():
-        row = int((~found.any(-1)).nonzero()[0])
-        raise ValueError(f"row {row} does not hold the generation prompt tokens {pattern}; pass prompt_lengths")
-    starts = torch.arange(found.shape[-1], device=input_ids.device)
-    return (starts * found).argmax(-1) + len(pattern) - 1
 
 
 AutoConfig.register("vrm", VrmConfig, exist_ok=True)

@@ -83,7 +83,7 @@ def progress(config: Config, name: BenchmarkName, results: Path, store: Replies)
     except (ConfigError, RecordError) as error:  # AlpacaEval's package is not here, or files have changed since
         asked, trouble = {}, f"; what is left can't be told: {error}"
     left = not_stored(asked.values(), config.judge, store)
-    most = estimate(left, prices, max_tokens=config.judge.max_tokens)
+    most = estimate(left, prices, max_tokens=config.judge.max_tokens, fields=config.judge.request)
     return Progress(name, len(here), len(asked) - len(left), most, trouble)
 
 

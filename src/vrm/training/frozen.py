@@ -23,7 +23,8 @@ from vrm.config import Features, RewardTraining
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
-from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
+from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.records import read_pairs, write_json
 
 NO_PADDING = -1
@@ -68,12 +69,12 @@ def load_feature_model(
     """A causal LM as a `FeatureModel`, in float32; its configuration remembers the dtype that the weights came in."""
     lm = AutoModel.from_pretrained(backbone, revision=revision, dtype="auto")
     given = lm.dtype
-    ends = generation_prompt_ids(tokenizer)
+    turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     content = fingerprint({"revision": revision, "backbone": None if Path(backbone).is_dir() else backbone}, [])
     # by content, not by path: a moved model is the same model
     hashes = sorted(fingerprint({}, model_files(backbone))["files"].values())
     config = feature_config(
-        lm.config, features.layer, features.dropout, ends, mixed_precision, json.dumps([content["settings"], hashes])
+        lm.config, features.layer, features.dropout, turns, mixed_precision, json.dumps([content["settings"], hashes])
     )
     with torch.device("meta"):
         model = FeatureModel(config)

@@ -14,12 +14,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places
 from vrm.config import PolicyTraining
+from vrm.models.checks import checked_tokenizer, checked_weights
 from vrm.models.policy_scoring import fuse_head
-from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.models.saving import save_model
+from vrm.models.templates import read_template
+from vrm.models.text import PolicyEncoder
 from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_whole
 from vrm.training.dropout import switch_off_dropout
@@ -43,6 +46,7 @@ class PolicyJob:
         out: gets `model/`, `training.csv`, `held_out.csv` and `counts.json`.
         revision: commit of the hub model.
         chat_template_kwargs: passed to the chat template.
+        chat_template: instead of the policy's own, its text or a file.
     """
 
     policy: str
@@ -53,19 +57,25 @@ class PolicyJob:
     out: Path
     revision: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
 
     def require_places(self) -> None:
         """Check, before anything is loaded, that nothing of somebody else's would be deleted; raises ConfigError."""
         require_places(self.checkpoints, self.out, self.out / "model")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The policy's tokenizer, with a pad token that is not its end token."""
-        return prepare_tokenizer(AutoTokenizer.from_pretrained(self.policy, revision=self.revision))
+        """The policy's tokenizer, ready for use, once the policy is found fit (see `vrm.models.checks`)."""
+        return checked_tokenizer(
+            self.policy,
+            max_length=self.training.max_length,
+            revision=self.revision,
+            chat_template=self.chat_template,
+        )
 
-    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PolicyEncoder:
         """Encodes with this job's limits and template arguments, and counts what it cuts."""
         limits = self.training.max_prompt_length, self.training.max_length
-        return TextEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs, end_after_cut=False)
+        return PolicyEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs)
 
     def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
         """What the result depends on: `settings`, this job, the pairs, the policy, and further files.
@@ -81,6 +91,7 @@ class PolicyJob:
             "policy": model_name(self.policy),
             "revision": self.revision,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "chat_template": None if self.chat_template is None else read_template(self.chat_template),
         }
         pairs = [self.pairs / "train.jsonl", self.pairs / "validation.jsonl"]
         return fingerprint(own | settings, [*pairs, *model_files(self.policy), *files])
@@ -96,7 +107,8 @@ def load_policy(
         tokenizer: its pad token becomes the model's.
         outputs, temperature: see `fuse_head`.
     """
-    model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, dtype=weight_dtype(job.training))
+    options = {"revision": job.revision, "dtype": weight_dtype(job.training)}
+    model = checked_weights(AutoModelForCausalLM, job.policy, **options)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     fuse_head(model, *outputs, temperature=temperature)
     model = with_adapters(model, job.training.lora, exclude="lm_head")
@@ -106,8 +118,7 @@ def load_policy(
 
 def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write an ordinary Hugging Face directory; adapters are merged into the weights."""
-    merged(model).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_model(merged(model), tokenizer, directory)
 
 
 def leave(

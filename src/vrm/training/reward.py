@@ -20,16 +20,20 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoTokenizer, EvalPrediction, set_seed
+from transformers import EvalPrediction, set_seed
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places, resumable
 from vrm.config import RewardTraining, Variant
 from vrm.models.baseline_heads import Noise
+from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
+from vrm.models.saving import save_model
 from vrm.models.shared_noise import shared_sampler
-from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
+from vrm.models.templates import read_template
+from vrm.models.text import TextEncoder
+from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.training.dropout import switch_off_dropout
@@ -56,6 +60,7 @@ class RewardJob:
         out: gets `model/`, `training.csv` and `counts.json`.
         features: directories with the features of both splits, where the backbone is frozen; empty where it is not.
         dropout: share of those features that are set to 0 in training.
+        chat_template: instead of the backbone's own, its text or a file.
     """
 
     variant: Variant
@@ -69,6 +74,7 @@ class RewardJob:
     out: Path
     features: tuple[Path, ...] = ()
     dropout: float = 0.0
+    chat_template: str | None = None
 
 
 def train_reward_model(job: RewardJob) -> None:
@@ -84,7 +90,12 @@ def train_reward_model(job: RewardJob) -> None:
 def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
     """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
     set_seed(job.seed)
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.backbone, revision=job.revision))
+    tokenizer = checked_tokenizer(
+        job.backbone,
+        max_length=job.training.max_length,
+        revision=job.revision,
+        chat_template=job.chat_template,
+    )
     train, train_counts = _tokenise(job, tokenizer, "train", frozen)
     validation, validation_counts = _tokenise(job, tokenizer, "validation", frozen)
     if frozen:
@@ -118,8 +129,7 @@ def _leave(
     def write(directory: Path) -> None:
         if frozen:
             return frozen.save(model, trainer.processing_class, directory)
-        merged(model).save_pretrained(directory, state_dict=weights)
-        trainer.processing_class.save_pretrained(directory)
+        save_model(merged(model), trainer.processing_class, directory, state_dict=weights)
 
     if accelerator.is_main_process:
         place(job.out / "model", write)
@@ -223,8 +233,8 @@ def _new_model(
 ) -> torch.nn.Module:
     """A fresh head on the backbone; what is trained is float32, `bf16` is mixed precision on top of that."""
     backbone = frozen.table if frozen else job.backbone
-    prompt_ids = generation_prompt_ids(tokenizer)
-    model = kind.new_model(backbone, job.revision, weight_dtype(job.training), prompt_ids, train)
+    turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
+    model = kind.new_model(backbone, job.revision, weight_dtype(job.training), turns, train)
     model.config.pad_token_id = NO_PADDING if frozen else tokenizer.pad_token_id
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
@@ -264,6 +274,7 @@ def _made_from(job: RewardJob) -> dict[str, Any]:
         "backbone": model_name(job.backbone),
         "revision": job.revision,
         "features": [str(directory) for directory in job.features],
+        "chat_template": None if job.chat_template is None else read_template(job.chat_template),
     }
     pairs = [job.pairs / f"{split}.jsonl" for split in ("train", "validation")]
     return fingerprint(settings, [*pairs, *model_files(job.backbone)])

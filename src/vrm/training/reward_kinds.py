@@ -20,6 +20,7 @@ from vrm.config import Variant
 from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
 from vrm.models.baseline_losses import anchor_thresholds, length_corrections, spearman
+from vrm.models.checks import checked_weights
 from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
@@ -72,7 +73,7 @@ class RewardKind:
         path: str | PreTrainedModel,
         revision: str | None,
         dtype: torch.dtype,
-        prompt_ids: list[int],
+        turns: dict[str, list[int]],
         train: Dataset | None,
     ) -> PreTrainedModel:
         """A fresh head on a backbone.
@@ -80,7 +81,7 @@ class RewardKind:
         Args:
             path, revision: the causal LM; a model of frozen features as it is.
             dtype: of its weights.
-            prompt_ids: tokens that end every prompt.
+            turns: tokens that begin a response and a user turn, see `vrm.models.turns`.
             train: the training split, tokenised, for what a head takes from it; None where weights are loaded anyway.
         """
         raise NotImplementedError
@@ -114,15 +115,15 @@ class Scalar(RewardKind):
         path: str | PreTrainedModel,
         revision: str | None,
         dtype: torch.dtype,
-        prompt_ids: list[int],
+        turns: dict[str, list[int]],
         train: Dataset | None,
     ) -> PreTrainedModel:
         """One label, no prompt to find."""
         if isinstance(path, PreTrainedModel):
             return FeatureForSequenceClassification.on(path)
         with suppress_seqcls_warning():
-            return AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, revision=revision, dtype=dtype
+            return checked_weights(
+                AutoModelForSequenceClassification, path, fresh=["score"], num_labels=1, revision=revision, dtype=dtype
             )
 
     def evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor], draws: Draws | None) -> Evidence:
@@ -147,7 +148,7 @@ class Variational(RewardKind):
         path: str | PreTrainedModel,
         revision: str | None,
         dtype: torch.dtype,
-        prompt_ids: list[int],
+        turns: dict[str, list[int]],
         train: Dataset | None,
     ) -> PreTrainedModel:
         """A head with the variant's latents."""
@@ -166,7 +167,7 @@ class Variational(RewardKind):
             residual=self.variant.residual,
             residual_gain=self.variant.residual_gain,
             residual_detached=self.variant.residual_detached,
-            generation_prompt_ids=prompt_ids,
+            **turns,
         )
 
     def evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor], draws: Draws | None) -> Evidence:
@@ -202,7 +203,7 @@ class Baseline(RewardKind):
         path: str | PreTrainedModel,
         revision: str | None,
         dtype: torch.dtype,
-        prompt_ids: list[int],
+        turns: dict[str, list[int]],
         train: Dataset | None,
     ) -> PreTrainedModel:
         """A head of the kind, with what it takes from the training split."""
@@ -217,7 +218,7 @@ class Baseline(RewardKind):
             kind=kind,
             settings=values,
             aspects=self.aspects if HEADS[kind].rated else [],
-            generation_prompt_ids=prompt_ids,
+            **turns,
         )
         if train is not None and isinstance(settings, GatedSettings) and not settings.joint:
             model.head.set_lengths(torch.tensor(_response_lengths(train)))

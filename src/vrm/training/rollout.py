@@ -25,6 +25,7 @@ from vrm.config import ConfigError, PpoTraining
 from vrm.generation.base import Engine, decode
 from vrm.models.base import RewardModel
 from vrm.models.policy_scoring import response_outputs
+from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
 from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
@@ -230,11 +231,15 @@ class Question:
 
 
 def read_questions(path: Path, encoder: TextEncoder, limit: int | None = None) -> list[Question]:
-    """The first distinct prompts of a file of preference pairs, in the order of their ids."""
+    """The first distinct prompts of a file of preference pairs, in the order of their ids.
+
+    Those that the policy's chat template refuses are left out, and named.
+    """
     prompts = {pair.prompt_id: pair.prompt for pair in read_pairs(path)}
     keys = sorted(prompts)[:limit]
-    ids = encoder.encode_prompts([prompts[key] for key in keys])
-    return [Question(key, prompts[key], tokens) for key, tokens in zip(keys, ids, strict=True)]
+    ids, refused = encoder.try_encode_prompts([prompts[key] for key in keys])
+    left_out(refused, [f"{path}, prompt {key}" for key in keys], f"prompts of {path}")
+    return [Question(key, prompts[key], tokens) for key, tokens in zip(keys, ids, strict=True) if tokens is not None]
 
 
 @dataclass(frozen=True)
