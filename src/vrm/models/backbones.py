@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from vrm.config import CreatedBackbone
-from vrm.models.saving import save_model
 from vrm.models.templates import TEMPLATES
+from vrm.models.weights import save_model
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THOUGHT_TOKENS = {"qwen3": ["<think>", "</think>"]}

@@ -1,8 +1,8 @@
 """Is this model fit for what is asked of it? Asked in one place, before any training, scoring or answering.
 
 * `checked_tokenizer` looks at what is cheap: the files, the configuration, positions, vocabulary, chat template.
-* `checked_weights` loads, and looks at what only loading tells: a checkpoint without some of the weights would be
-  filled up with random ones, and another number come out each time.
+* What only loading tells is asked by `vrm.models.weights.checked_weights`: a checkpoint without some of the weights
+  would be filled up with random ones, and another number come out each time.
 
 Whatever is wrong becomes one line with the file, the cause and the remedy.
 """
@@ -10,12 +10,10 @@ Whatever is wrong becomes one line with the file, the cause and the remedy.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -24,11 +22,11 @@ from transformers.models.auto.modeling_auto import (
 from vrm.config import ConfigError
 from vrm.models.templates import read_template
 from vrm.models.text import prepare_tokenizer
+from vrm.models.weights import AGAIN, one_line, some_of
 from vrm.records import RecordError
 
 WEIGHTS = (".safetensors", ".bin")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-AGAIN = "fetch or copy the model again"
 
 
 def checked_tokenizer(
@@ -58,7 +56,7 @@ def checked_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise RecordError(f"{model}: its tokenizer can't be read ({_line(error)}); {AGAIN}") from None
+        raise RecordError(f"{model}: its tokenizer can't be read ({one_line(error)}); {AGAIN}") from None
     _require_vocabulary(model, config, tokenizer)
     return prepare_tokenizer(tokenizer, None if chat_template is None else read_template(chat_template))
 
@@ -79,43 +77,13 @@ def checked_config(
         config = AutoConfig.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         if Path(model).is_dir():
-            raise RecordError(f"{model}/config.json: can't be read ({_line(error)}); {AGAIN}") from None
+            raise RecordError(f"{model}/config.json: can't be read ({one_line(error)}); {AGAIN}") from None
         raise RecordError(
-            f"{model}: neither a directory here nor a model that can be had from the hub ({_line(error)}); correct the "
+            f"{model}: neither a directory here nor a model that can be had from the hub ({one_line(error)}); correct the "
             "name, or give the path of a directory"
         ) from None
     _require_causal(model, config)
     return config
-
-
-def checked_weights(
-    kind: type, model: str | Path, *, fresh: Collection[str] = (), remedy: str = "name another model", **options: Any
-) -> PreTrainedModel:
-    """`kind.from_pretrained(model)` with every weight from the checkpoint.
-
-    Args:
-        kind: a model class or one of the auto classes.
-        model: directory or hub id.
-        fresh: names of modules that a checkpoint need not have, because they are trained from nothing.
-        remedy: what to do about weights that are missing, for the error.
-        options: of `from_pretrained`.
-
-    Raises:
-        RecordError: weights are missing, of another shape, or can't be read.
-    """
-    try:
-        loaded, found = kind.from_pretrained(str(model), output_loading_info=True, **options)
-    # a RuntimeError of torch about shapes or a broken archive; everything else is a file's
-    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
-        raise RecordError(f"{model}: its weights can't be loaded ({_line(error)}); {AGAIN}") from None
-    lacking = [key for key in sorted(found["missing_keys"]) if key.split(".")[0] not in fresh]
-    shapes = [key for key, *_ in found["mismatched_keys"] if key.split(".")[0] not in fresh]
-    if lacking or shapes:
-        unknown = sorted(found["unexpected_keys"])
-        has = f", and has {_some(unknown)} instead" if unknown else ""
-        what = f"lacks the weights {_some(lacking)}" if lacking else f"has weights of another shape: {_some(shapes)}"
-        raise RecordError(f"{model}: {what} of a {type(loaded).__name__}{has}; they would be random numbers: {remedy}")
-    return loaded
 
 
 def require_model(model: str | Path) -> None:
@@ -202,9 +170,9 @@ def _require_shards(index: Path, present: Collection[str]) -> None:
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RecordError(f"{index}: no index of weights ({_line(error)}); {AGAIN}") from None
+        raise RecordError(f"{index}: no index of weights ({one_line(error)}); {AGAIN}") from None
     if absent := sorted(named - set(present)):
-        raise RecordError(f"{index}: names {_some(absent)}, not in its directory; {AGAIN}")
+        raise RecordError(f"{index}: names {some_of(absent)}, not in its directory; {AGAIN}")
 
 
 def _require_whole(path: Path) -> None:
@@ -222,13 +190,3 @@ def _require_whole(path: Path) -> None:
     expected = 8 + size + max(ends, default=0)
     if length != expected:
         raise RecordError(f"{path}: has {length} of {expected} bytes; {AGAIN}")
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

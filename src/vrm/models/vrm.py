@@ -24,11 +24,11 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
-from vrm.models.checks import checked_weights
 from vrm.models.latents import Posterior, dirichlet_mean
 from vrm.models.pooling import attention_pool, prompt_mask
 from vrm.models.shared_noise import Sampler
 from vrm.models.turns import prompt_end
+from vrm.models.weights import checked_weights
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""

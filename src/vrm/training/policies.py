@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places
 from vrm.config import PolicyTraining
-from vrm.models.checks import checked_tokenizer, checked_weights
+from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import fuse_head
-from vrm.models.saving import save_model
 from vrm.models.templates import read_template
 from vrm.models.text import PolicyEncoder
+from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_whole
 from vrm.training.dropout import switch_off_dropout

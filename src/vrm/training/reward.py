@@ -29,11 +29,11 @@ from vrm.config import RewardTraining, Variant
 from vrm.models.baseline_heads import Noise
 from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
-from vrm.models.saving import save_model
 from vrm.models.shared_noise import shared_sampler
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
+from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.training.dropout import switch_off_dropout

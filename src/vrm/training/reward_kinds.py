@@ -20,7 +20,6 @@ from vrm.config import Variant
 from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
 from vrm.models.baseline_losses import anchor_thresholds, length_corrections, spearman
-from vrm.models.checks import checked_weights
 from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
@@ -34,6 +33,7 @@ from vrm.models.latents import (
 )
 from vrm.models.shared_noise import Sampler
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.weights import checked_weights
 from vrm.training.baseline_objectives import OBJECTIVES
 
 SIDES = ("chosen", "rejected")
