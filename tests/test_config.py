@@ -198,7 +198,7 @@ def test_every_leaf_is_described():
 
 
 def test_the_readmes_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs" / "own_data.md").read_text()
     snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL) if "policy:" in part)
     (tmp_path / "mine.yaml").write_text("data: {path: my_scores.jsonl}\n" + snippet)
     config = load([DEFAULT, ROOT / "workflow" / "presets" / "own_data.yaml", tmp_path / "mine.yaml"])

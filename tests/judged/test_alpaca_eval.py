@@ -316,8 +316,8 @@ def test_the_package_leaves_the_process_as_it_was(tmp_path):
 import logging, os, sys, warnings
 import dotenv.main
 dotenv.main.find_dotenv = lambda *_, **__: sys.argv[1]
-before = dict(os.environ), logging.root.level, list(logging.root.handlers), list(warnings.filters)
 from vrm.judged.alpaca_eval import package
+before = dict(os.environ), logging.root.level, list(logging.root.handlers), list(warnings.filters)
 with package():
     import alpaca_eval, alpaca_eval.metrics
     assert alpaca_eval.constants.OPENAI_API_KEYS is None

@@ -8,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
 )
@@ -16,6 +17,11 @@ from vrm_batch import batch
 from vrm.models.shared_noise import sample_pairs
 from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import INITIAL_LOG_VARIANCE, VrmConfig, VrmForSequenceClassification, VrmHead, last_token, positions
+
+
+@pytest.fixture
+def tokenizer(tiny_backbone):
+    return AutoTokenizer.from_pretrained(tiny_backbone)
 
 
 @pytest.fixture

@@ -1,19 +1,10 @@
 """A batch of texts as a VRM takes it."""
 
-import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-)
 
 from vrm.models.text import TextEncoder
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
-
-
-@pytest.fixture
-def tokenizer(tiny_backbone):
-    return AutoTokenizer.from_pretrained(tiny_backbone)
 
 
 def batch(tokenizer, responses):

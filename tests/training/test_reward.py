@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from policy_jobs import Killed
-from reward_jobs import SCALAR, TRAINING, VRM, quick, weights
+from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick, weights
 
 from vrm.config import Lora, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
-from vrm.training.reward import PairwiseRewardTrainer, train_reward_model
+from vrm.training.reward import PairwiseRewardTrainer, RewardJob, train_reward_model
 from vrm.training.reward_kinds import scheduled_weights
 from vrm.training.watchdog import TrainingError
 
@@ -25,6 +25,13 @@ CONCEPT_RESIDUAL = Variant(
     concentration="scaled",
     residual=True,
 )
+
+
+@pytest.fixture
+def job(tiny_backbone, toy_pairs, tmp_path):
+    return RewardJob(
+        VRM, TRAINING, ASPECTS, 1, str(tiny_backbone), None, toy_pairs, tmp_path / "checkpoints", tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("variant", [SCALAR, VRM, CONCEPT_RESIDUAL], ids=["scalar", "variational", "residual"])

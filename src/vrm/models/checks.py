@@ -79,8 +79,8 @@ def checked_config(
         if Path(model).is_dir():
             raise RecordError(f"{model}/config.json: can't be read ({one_line(error)}); {AGAIN}") from None
         raise RecordError(
-            f"{model}: neither a directory here nor a model that can be had from the hub ({one_line(error)}); correct the "
-            "name, or give the path of a directory"
+            f"{model}: neither a directory here nor a model that can be had from the hub ({one_line(error)}); correct "
+            "the name, or give the path of a directory"
         ) from None
     _require_causal(model, config)
     return config

@@ -72,7 +72,7 @@ def load_feature_model(
     turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     content = fingerprint({"revision": revision, "backbone": None if Path(backbone).is_dir() else backbone}, [])
     # by content, not by path: a moved model is the same model
-    hashes = sorted(fingerprint({}, model_files(backbone))["files"].values())
+    hashes = fingerprint({}, model_files(backbone))["files"]
     config = feature_config(
         lm.config, features.layer, features.dropout, turns, mixed_precision, json.dumps([content["settings"], hashes])
     )
