@@ -31,7 +31,7 @@ WORKING = re.compile(
 )
 """Names that we give in a working directory."""
 
-BESIDE = re.compile(r"[a-z-]+\.provenance\.json|\.snakemake_timestamp")
+BESIDE = re.compile(r"[\w.-]+\.provenance\.json|\.snakemake_timestamp")
 """Written into a finished directory by the command line and by Snakemake."""
 
 SHOWN = 3  # names in an error

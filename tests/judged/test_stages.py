@@ -67,6 +67,17 @@ def test_counts_name_what_failed_and_sum_what_was_paid(tmp_path):
     assert any(part["failures"] for part in parts)
 
 
+def test_what_an_endpoint_refuses_is_in_the_account_with_its_words(tmp_path, capfd):
+    with Server(always=400, says={"error": {"message": "Content Exists Risk"}}) as server:
+        overlay(write_run(tmp_path, arena=2, mt=2), server.url)
+        judge(tmp_path, "mt_bench", "dpo")
+    account = counts(tmp_path, "mt_bench", "dpo")
+    assert account["failed"] == {"refused": 4}
+    assert [one["detail"] for one in account["refusals"]] == ["HTTP 400: Content Exists Risk"] * 4
+    assert len({one["request"] for one in account["refusals"]}) == 4
+    assert "4 requests have no reply: refused" in capfd.readouterr().out
+
+
 def test_an_account_is_of_exactly_its_requests(tmp_path):
     store = Store(tmp_path)
     for entry in (

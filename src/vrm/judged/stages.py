@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from vrm.judged.mt_bench import judge_mt_bench, mt_bench_scores, mt_bench_set
 from vrm.judging.asking import Ask, asker
 from vrm.judging.cost import spending_of
 from vrm.judging.endpoint import endpoint
-from vrm.judging.exchange import request_key
+from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store
 from vrm.records import RecordError, write_json, write_jsonl, write_whole
 
@@ -107,10 +107,13 @@ def judge_benchmark(
         raise ConfigError("there is no judge: set judge.base_url and judge.model")
     replies = Store(config.judge.store)
     with endpoint(config.judge) as reachable:
-        found = ask_for_judgments(config, judged, name, answers, sets, asker(reachable, replies))
+        failed: dict[str, Failed] = {}
+        found = ask_for_judgments(config, judged, name, answers, sets, _noting(asker(reachable, replies), failed))
     path = out / FILES[name]
     write_json(path, found.rows) if path.suffix == ".json" else write_jsonl(path, found.rows)
-    write_json(out / f"{name}.counts.json", _counts(config.judge, judged, name, found, replies))
+    unanswered = [failed[key] for key in sorted(failed)]
+    _say_what_failed(name, unanswered)
+    write_json(out / f"{name}.counts.json", _counts(config.judge, judged, name, found, replies, unanswered))
 
 
 def ask_for_judgments(
@@ -120,7 +123,27 @@ def ask_for_judgments(
     return BENCHMARKS[name].judge(config, judged, answers, sets, ask)
 
 
-def _counts(config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged, store: Store) -> dict[str, Any]:
+def _noting(ask: Ask, failed: dict[str, Failed]) -> Ask:
+    """`ask`, which also notes by key the requests that have no reply."""
+
+    def ask_and_note(requests: Sequence[Request]) -> list[Reply | Failed]:
+        outcomes = ask(requests)
+        failed.update((outcome.key, outcome) for outcome in outcomes if isinstance(outcome, Failed))
+        return outcomes
+
+    return ask_and_note
+
+
+def _say_what_failed(name: str, failed: Sequence[Failed]) -> None:
+    reasons = Counter(one.reason for one in failed)
+    for reason, number in sorted(reasons.items()):
+        example = next(one.detail for one in failed if one.reason == reason)
+        print(f"{name}: {number} requests have no reply: {reason}{f' ({example})' if example else ''}")
+
+
+def _counts(
+    config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged, store: Store, unanswered: Sequence[Failed]
+) -> dict[str, Any]:
     """The account of exactly these requests, whoever paid: a reply that two policies share is in both accounts."""
     keys = {request_key(request, config) for request in found.requests}
     failed = Counter(failure["reason"] for failure in found.failures)
@@ -132,6 +155,7 @@ def _counts(config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged,
         "judged": found.judgments,
         "failed": dict(sorted(failed.items())),
         "failures": found.failures,
+        "refusals": [{"request": one.key, "reason": one.reason, "detail": one.detail} for one in unanswered],
         **asdict(spending_of(store, keys, config.prices)),
     }
 

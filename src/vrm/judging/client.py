@@ -44,7 +44,7 @@ from vrm.judging.exchange import (
     request_key,
     unreadable,
 )
-from vrm.judging.refusals import FirstRequests, Meaning, Said, error_in, meaning, read_error, status_inside
+from vrm.judging.refusals import AllAlike, FirstRequests, Meaning, Said, error_in, meaning, read_error, status_inside
 from vrm.judging.store import Reservation, Store
 from vrm.judging.transport import Answer, ApiKey, NoAnswer, Pace, backoff, make_opener, post, retry_after
 
@@ -54,6 +54,10 @@ LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats
 
 class JudgeError(RuntimeError):
     """No request can succeed; the message says what to check. Replies that came before are in the store."""
+
+
+class NoneLeft(Exception):
+    """Every request has been taken."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,13 @@ class _Run:
     held_since: dict[str, float] = field(default_factory=dict)
     stop: Event = field(default_factory=Event)
     unreachable: int = 0
+
+    def take(self) -> tuple[str, Request]:
+        """The next request; raises `NoneLeft`."""
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            raise NoneLeft from None
 
 
 class Judge:
@@ -154,23 +165,23 @@ class Judge:
         """Take requests until none is left."""
         while not run.stop.is_set():
             try:
-                if not self._is_trusted(run):
+                if not run.first.begin():
                     run.stop.wait(HELD_POLL)
                     continue
-                key, request = run.waiting.popleft()
-            except IndexError:
+                try:
+                    key, request = run.take()
+                    outcome = self._outcome(key, request, run)
+                finally:
+                    run.first.ended()
+            except NoneLeft:
                 return
+            except AllAlike as alike:
+                run.stop.set()
+                where = f" to each of the first {len(run.first.keys)} requests"
+                raise self._stopping(alike.why.check, alike.detail, where) from None
             except BaseException:
                 run.stop.set()
                 raise
-            run.first.began()
-            try:
-                outcome = self._outcome(key, request, run)
-            except BaseException:
-                run.stop.set()
-                raise
-            finally:
-                run.first.ended()
             if outcome is None:
                 run.waiting.append((key, request))
                 run.stop.wait(HELD_POLL)
@@ -178,20 +189,6 @@ class Judge:
                 run.outcomes[key] = outcome
                 run.progress.update()
                 self._on_outcome()
-
-    def _is_trusted(self, run: _Run) -> bool:
-        """Whether to go on asking; not while the first requests have failed alike and others are still under way.
-
-        Raises:
-            JudgeError: nothing that was under way has succeeded.
-        """
-        found = run.first.all_fail_alike()
-        if found is None:
-            return True
-        if run.first.under_way:
-            return False
-        why, detail = found
-        raise self._stopping(why.check, detail, f" to each of the first {len(run.first.keys)} requests")
 
     def _outcome(self, key: str, request: Request, run: _Run) -> Reply | Failed | None:
         """None: somebody else is asking, or the run stops."""

@@ -81,7 +81,11 @@ def _send(job: str, bar: Any) -> dict[str, dict[str, Any]]:
             if "failed" in news:
                 return news["failed"]
             bar.update(news["done"])
-        raise RuntimeError(f"the process that asks the judge ended early: {courier.stderr.read()[-2000:]}")
+        last = courier.stderr.read().strip().rpartition("\n")[2]
+        raise JudgeError(
+            f"the process that asks the judge ended early ({last or 'it said nothing'}); replies that came are in the "
+            "store, and a rerun goes on from there"
+        )
 
 
 def main() -> None:

@@ -195,6 +195,14 @@ def status_inside(said: Said) -> int:
     return 400 if meaning(400, said).scope != "perhaps request" or "invalid_request" in said.codes else 500
 
 
+class AllAlike(Exception):
+    """The first requests have all failed alike, and no other has succeeded: `why`, in the endpoint's words `detail`."""
+
+    def __init__(self, why: Meaning, detail: str) -> None:
+        super().__init__(why.reason)
+        self.why, self.detail = why, detail
+
+
 @dataclass
 class FirstRequests:
     """Whether the endpoint takes any request of a run at all; its first requests decide, and all that succeed.
@@ -217,10 +225,18 @@ class FirstRequests:
     def __post_init__(self) -> None:
         self.keys = list(self.keys)[:FIRST]
 
-    def began(self) -> None:
-        """A request is under way."""
+    def begin(self) -> bool:
+        """Whether a request may go under way now; not while the first ones have failed alike and others may succeed.
+
+        Raises:
+            AllAlike: nothing that was under way has succeeded.
+        """
         with self.lock:
-            self.under_way += 1
+            found = self._all_alike()
+            if found and not self.under_way:
+                raise AllAlike(*found)
+            self.under_way += found is None
+            return found is None
 
     def ended(self) -> None:
         """It is not any more, however it ended."""
@@ -237,13 +253,12 @@ class FirstRequests:
             if key in self.keys:
                 self.ways[key] = (status, why, detail) if why else None
 
-    def all_fail_alike(self) -> tuple[Meaning, str] | None:
+    def _all_alike(self) -> tuple[Meaning, str] | None:
         """What the first requests met, all of them, with its words; None: they didn't, or others succeed."""
-        with self.lock:
-            ways = list(self.ways.values())
-            if self.succeeded or not ways or len(ways) < len(self.keys) or None in ways:
-                return None
-            (status, why, detail), alike = ways[0], {(way[0], way[1].reason) for way in ways}
+        ways = list(self.ways.values())
+        if self.succeeded or not ways or len(ways) < len(self.keys) or None in ways:
+            return None
+        (status, why, detail), alike = ways[0], {(way[0], way[1].reason) for way in ways}
         few = len(ways) < FIRST
         if why.scope == "request":
             stops = not few and not self.known

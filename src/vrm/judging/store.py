@@ -61,10 +61,7 @@ class Reservation:
 
     def note(self) -> dict[str, Any] | None:
         """What the last holder left; None: it had nothing under way."""
-        try:
-            return json.loads(os.pread(self._descriptor, 65536, 0))
-        except ValueError:
-            return None
+        return _note(os.pread(self._descriptor, 65536, 0))
 
 
 class Replies:
@@ -85,10 +82,7 @@ class Replies:
         self._entries: list[Entry] = []
         self._unusable: dict[str, list[Unusable]] = {}
         self._counts: Counter[str] = Counter()
-        try:
-            self._refresh()
-        except OSError as error:
-            raise StoreError(f"{self.path}: can't be read ({error.strerror}); mend judge.store") from None
+        self._refresh()
 
     def find(self, key: str) -> Reply | None:
         """The usable reply to a request, whoever paid for it; the first, should there be several."""
@@ -125,11 +119,15 @@ class Replies:
         """Read the lines that have come to their end since the last time."""
         if not self._offset and not self.path.exists():
             return
-        with open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
-            file.seek(self._offset)
-            text = file.read()
+        try:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(self._offset)
+                text = file.read()
+        except OSError as error:
+            raise StoreError(f"{self.path}: can't be read ({error.strerror}); mend judge.store") from None
+        if size < self._offset:
+            raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
         end = text.rfind(b"\n") + 1
         self._offset += end
         for line in text[:end].split(b"\n"):
@@ -224,13 +222,16 @@ def _is_a_reservation(path: Path) -> bool:
     """Whether a file in `held/` is ours, which taking over removes: by its name, or by the note in it."""
     if not path.is_file() or path.is_symlink():
         return False
-    if KEY.fullmatch(path.name):
-        return True
+    return bool(KEY.fullmatch(path.name)) or _note(path.read_bytes()) is not None
+
+
+def _note(text: bytes) -> dict[str, Any] | None:
+    """What `Reservation.sending` has written; None: nothing, or something else."""
     try:
-        note = json.loads(path.read_bytes())
+        note = json.loads(text)
     except ValueError:
-        return False
-    return isinstance(note, dict) and note.keys() == {"benchmark", "most", "entries"}
+        return None
+    return note if isinstance(note, dict) and note.keys() == {"benchmark", "most", "entries"} else None
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -239,10 +239,13 @@ class TextEncoder:
         return found
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        # one call for all: a fast tokenizer's cost is mostly per call
-        if not texts:
+        # one call for all: a fast tokenizer's cost is mostly per call; a long prompt comes with each of its responses
+        different = list(dict.fromkeys(texts))
+        if not different:
             return []
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ids = self.tokenizer(different, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        known = dict(zip(different, ids, strict=True))
+        return [known[text] for text in texts]
 
 
 @dataclass
