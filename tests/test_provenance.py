@@ -3,8 +3,11 @@ import subprocess
 import sys
 
 import pytest
+from paths import ROOT
 
-from vrm.provenance import provenance
+import vrm.provenance
+from vrm import __version__
+from vrm.provenance import OWN_FILE, provenance
 
 
 def git(folder, *arguments):
@@ -15,6 +18,8 @@ def git(folder, *arguments):
 @pytest.fixture
 def repository(tmp_path):
     (tmp_path / "requirements.lock").write_text("numpy==2\n")
+    (tmp_path / OWN_FILE).parent.mkdir(parents=True)
+    (tmp_path / OWN_FILE).touch()
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
@@ -39,6 +44,19 @@ def test_changed_file_makes_it_dirty(repository):
 def test_outside_git_and_without_lock(tmp_path):
     record = provenance("", tmp_path, {})
     assert (record["commit"], record["dirty"], record["lock_sha256"]) == (None, None, None)
+
+
+def test_a_repository_around_the_package_is_not_its_own(repository):
+    installed = repository / "venv" / "lib"
+    installed.mkdir(parents=True)
+    record = provenance("", installed, {})
+    assert (record["commit"], record["dirty"], record["version"]) == (None, None, __version__)
+    git(repository, "rm", "-q", "--cached", OWN_FILE)  # somebody's repository that does not track this package
+    assert provenance("", repository, {})["commit"] is None
+
+
+def test_own_file_is_where_the_repository_has_it():
+    assert (ROOT / OWN_FILE).samefile(vrm.provenance.__file__)
 
 
 def test_extra_may_not_overwrite(tmp_path):

@@ -21,8 +21,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vrm import __version__
+
 if TYPE_CHECKING:
     from vrm.config import Config, Source
+
+OWN_FILE = "src/vrm/provenance.py"
+"""This file, in the package's repository."""
 
 PACKAGES = (
     "vrm",
@@ -43,18 +48,20 @@ def provenance(config_text: str, repository: Path, extra: dict[str, Any]) -> dic
 
     Args:
         config_text: the resolved configuration, as `config.dump` writes it.
-        repository: root of the repository; its `requirements.lock` is hashed.
+        repository: where the package's repository would be; its `requirements.lock` is hashed.
         extra: what only the caller knows: seed, device, data revision, tokenizer and chat-template hash.
 
     Returns:
-        A mapping ready for `records.write_json`. `commit` and `dirty` are None outside git, `lock_sha256` is None
-        without a lock file, and a package that is not installed has the version None.
+        A mapping ready for `records.write_json`. `commit` and `dirty` are None outside the package's own repository
+        (an installed package may lie in somebody else's); `version` then says which code it was.
+        `lock_sha256` is None without a lock file, and a package that is not installed has the version None.
 
     Raises:
         ValueError: `extra` would overwrite a field of the record.
     """
     lock = Path(repository) / "requirements.lock"
     record: dict[str, Any] = {
+        "version": __version__,
         **_git_state(Path(repository)),
         "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
@@ -69,9 +76,17 @@ def provenance(config_text: str, repository: Path, extra: dict[str, Any]) -> dic
 
 
 def _git_state(repository: Path) -> dict[str, Any]:
-    commit = _git(repository, "rev-parse", "HEAD")
+    commit = _git(repository, "rev-parse", "HEAD") if _is_own(repository) else None
     changes = _git(repository, "status", "--porcelain") if commit else None
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _is_own(repository: Path) -> bool:
+    """Whether a git repository begins here that tracks this package's source."""
+    root = _git(repository, "rev-parse", "--show-toplevel")
+    if not root or Path(root).resolve() != repository.resolve():
+        return False
+    return _git(repository, "ls-files", "--error-unmatch", OWN_FILE) is not None
 
 
 def _git(repository: Path, *arguments: str) -> str | None:

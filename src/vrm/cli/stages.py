@@ -1,389 +1,610 @@
-"""What each `vrm <stage>` does: read the configuration, pick what the stage needs of it, call one function.
+"""What a rule of the workflow types: each function reads the configuration, picks what is needed, calls one function.
 
-Nothing heavy is imported before a stage is chosen.
+A function is a command and its parameters are the options (see `vrm.cli.commands`). Nothing heavy is imported before
+a stage is chosen.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from vrm.config import Config, ConfigError, JudgedPolicy, PolicyBase, PpoMethod, PreferenceMethod, load
-from vrm.config.benchmarks import FILES, BenchmarkName
-from vrm.records import RecordError
+from vrm.cli.commands import ConfigFiles, Csv, Fill, Make, Option, stage
+from vrm.cli.given import known, local, local_or_hub
 
 if TYPE_CHECKING:
+    from vrm.config import Config, PolicyBase
+    from vrm.config.benchmarks import BenchmarkName
     from vrm.training.policies import PolicyJob
 
-T = TypeVar("T")
+M = TypeVar("M")
 
-M = TypeVar("M", PreferenceMethod, PpoMethod)
+Name = Annotated[str, Option("which one")]
+VariantName = Annotated[str, Option("a key of reward.variants")]
+Base = Annotated[str, Option("a key of policy.bases")]
+AnyBase = Annotated[str | None, Option("a key of policy.bases; without it, the reward models' backbone")]
+Method = Annotated[str, Option("a key of policy.methods")]
+Seed = Annotated[int, Option("seed of this stage (default: 0)")]
+Backbone = Annotated[str, Option("directory or hub id of a causal LM")]
+Policy = Annotated[str, Option("directory or hub id of the policy to start from, or to score")]
+Reference = Annotated[str, Option("directory or hub id of the policy it was trained from")]
+Pairs = Annotated[Path, Option("directory of normalised pairs by split")]
+Checkpoints = Annotated[Path, Option("where resumable state lives")]
+TrainedModel = Annotated[Path, Option("directory of a trained reward model")]
+Sets = Annotated[list[Path], Option("files of evaluation sets")]
+JudgedSets = Annotated[list[Path], Option("directories that `vrm benchmark-set` filled")]
+FeatureFiles = Annotated[list[Path], Option("directories that `vrm features` filled, of a frozen backbone")]
+Results = Annotated[Path, Option("results/<run>")]
 
 
-def _config(options: argparse.Namespace) -> Config:
-    return load(options.config)
+def _load(files: list[Path]) -> Config:
+    from vrm.config import load
+
+    return load(files)
 
 
-def _known(known: Mapping[str, T], name: str, what: str) -> T:
-    """An entry by name; a wrong name is the user's mistake, and the right ones are listed."""
-    if name not in known:
-        raise ConfigError(f"there is no {what} {name!r}; known are: {', '.join(known)}")
-    return known[name]
-
-
-def world(options: argparse.Namespace) -> None:
+@stage("vrm world --config config.yaml --out results/demo/world")
+def world(config: ConfigFiles, out: Fill) -> None:
+    """Write the offline preference world."""
     from vrm.world.write import write_world
 
-    write_world(_config(options).world, options.out)
+    write_world(_load(config).world, out)
 
 
-def world_benchmarks(options: argparse.Namespace) -> None:
-    from vrm.world.judged_sets import write_benchmarks
-
-    write_benchmarks(_config(options).world, options.out)
-
-
-def read_scored(options: argparse.Namespace) -> None:
+@stage("vrm read-scored --config config.yaml --out results/demo/data")
+def read_scored(config: ConfigFiles, out: Fill) -> None:
+    """Read scored prompts; set aside what can't be used."""
     from vrm.data.scored import read_scored_prompts
 
-    read_scored_prompts(_config(options).data, options.out)
+    read_scored_prompts(_load(config).data, out)
 
 
-def make_pairs(options: argparse.Namespace) -> None:
+@stage("vrm make-pairs --config config.yaml --out results/demo/data")
+def make_pairs(
+    config: ConfigFiles,
+    out: Annotated[Path, Option("directory that holds scored.jsonl")],
+) -> None:
+    """Split prompts and make preference pairs."""
     from vrm.data.pairs import make_pairs
 
-    make_pairs(_config(options).data, options.out)
+    make_pairs(_load(config).data, out)
 
 
-def normalise(options: argparse.Namespace) -> None:
+@stage("vrm normalise --config config.yaml --out results/demo/data")
+def normalise(config: ConfigFiles, out: Annotated[Path, Option("directory that holds paired/")]) -> None:
+    """Normalise scores by the training split."""
     from vrm.data.pairs import normalise_pairs
 
-    normalise_pairs(_config(options).data, options.out)
+    normalise_pairs(_load(config).data, out)
 
 
-def evaluation_set(options: argparse.Namespace) -> None:
+@stage(
+    "vrm evaluation-set --config config.yaml --name reward_bench --pairs results/demo/data/pairs \\\n"
+    "  --out results/demo/evaluation/sets"
+)
+def evaluation_set(config: ConfigFiles, name: Name, pairs: Pairs, out: Fill) -> None:
+    """Read one evaluation set and audit its leakage."""
     from vrm.data.preference_sets import read_preference_set
 
-    config = _config(options)
+    settings = _load(config)
     read_preference_set(
-        options.name,
-        _known(config.evaluation.sets, options.name, "evaluation set"),
-        options.pairs / "train.jsonl",
-        options.out,
-        config.data.aspects,
+        name,
+        known(settings.evaluation.sets, name, "evaluation set"),
+        pairs / "train.jsonl",
+        out,
+        settings.data.aspects,
     )
 
 
-def backbone(options: argparse.Namespace) -> None:
+@stage(
+    "vrm backbone --config config.yaml --pairs results/demo/data/pairs --checkpoints /tmp/backbone \\\n"
+    "  --out results/demo/backbone"
+)
+def backbone(
+    config: ConfigFiles,
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Make,
+    base: AnyBase = None,
+) -> None:
+    """Make and pretrain a small causal LM."""
+    from vrm.config import ConfigError
     from vrm.models.gguf import dequantise
     from vrm.training.pretraining import pretrain_backbone
 
-    config = _config(options)
-    base = _base(config, options.base) if options.base else config.backbone
-    training = config.policy.training if options.base else config.reward.training
-    if not options.base and config.backbone.is_gguf:
-        return dequantise(Path(config.backbone.path), options.out)
-    if base.create is None:
-        raise ConfigError(f"{options.base or 'backbone'}: `create` is not set, there is nothing to make")
+    settings = _load(config)
+    if base is None and settings.backbone.is_gguf:
+        return dequantise(Path(settings.backbone.path), out)
+    model = _base(settings, base) if base else settings.backbone
+    if model.create is None:
+        raise ConfigError(f"{base or 'backbone'}: `create` is not set, there is nothing to make")
+    training = settings.policy.training if base else settings.reward.training
     limits = training.max_prompt_length, training.max_length
-    kwargs = base.chat_template_kwargs if options.base else {}
-    pairs = options.pairs / "train.jsonl"
-    pretrain_backbone(base.create, *limits, pairs, options.checkpoints, options.out, kwargs)
+    kwargs = model.chat_template_kwargs if base else {}
+    pretrain_backbone(model.create, *limits, pairs / "train.jsonl", checkpoints, out, kwargs)
 
 
-def fetch_backbone(options: argparse.Namespace) -> None:
-    from vrm.models.gguf import fetch_backbone
-
-    fetch_backbone(options.name, options.out, options.dtype)
-
-
-def features(options: argparse.Namespace) -> None:
+@stage(
+    "vrm features --config config.yaml --backbone models/smollm2 \\\n"
+    "  --pairs results/demo/data/pairs/train.jsonl --store results/demo/features/store \\\n"
+    "  --out results/demo/features/train"
+)
+def features(
+    config: ConfigFiles,
+    backbone: Backbone,
+    pairs: Annotated[Path, Option("a file of preference pairs")],
+    store: Annotated[Path, Option("where computed features are kept for other sets")],
+    out: Fill,
+) -> None:
+    """Compute a frozen backbone's features of a file of pairs."""
     from vrm.training.frozen import make_features
 
-    config = _config(options)
+    settings = _load(config)
     make_features(
-        options.backbone,
-        config.backbone.revision,
-        config.backbone.features,
-        config.reward.training,
-        config.reward.scoring_batch_size,
-        options.pairs,
-        options.store,
-        options.out,
+        backbone,
+        settings.backbone.revision,
+        settings.backbone.features,
+        settings.reward.training,
+        settings.reward.scoring_batch_size,
+        pairs,
+        store,
+        out,
     )
 
 
-def train_reward(options: argparse.Namespace) -> None:
+@stage(
+    "vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\\n"
+    "  --pairs results/demo/data/pairs --checkpoints /tmp/vrm --out results/demo/reward/vrm/seed1"
+)
+def train_reward(
+    config: ConfigFiles,
+    variant: VariantName,
+    backbone: Backbone,
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Fill,
+    seed: Seed = 0,
+    features: FeatureFiles = (),
+) -> None:
+    """Train a reward model."""
     from vrm.training.reward import RewardJob, train_reward_model
 
-    config = _config(options)
+    settings = _load(config)
     train_reward_model(
         RewardJob(
-            variant=_known(config.reward.variants, options.variant, "variant"),
-            training=config.reward.training,
-            aspects=config.data.aspects,
-            seed=options.seed,
-            backbone=options.backbone,
-            revision=config.backbone.revision,
-            pairs=options.pairs,
-            checkpoints=options.checkpoints,
-            out=options.out,
-            features=tuple(options.features),
-            dropout=config.backbone.features.dropout,
+            variant=known(settings.reward.variants, variant, "variant"),
+            training=settings.reward.training,
+            aspects=settings.data.aspects,
+            seed=seed,
+            backbone=backbone,
+            revision=settings.backbone.revision,
+            pairs=pairs,
+            checkpoints=checkpoints,
+            out=out,
+            features=tuple(features),
+            dropout=settings.backbone.features.dropout,
         )
     )
 
 
-def score(options: argparse.Namespace) -> None:
+@stage(
+    "vrm pac-bayes --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
+    "  --pairs results/demo/data/pairs --out pac_bayes.csv"
+)
+def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, seed: Seed = 0) -> None:
+    """Compute every term of Theorem 5.1 on a trained VRM."""
+    from vrm.evaluation.bound import pac_bayes
+
+    reward = _load(config).reward
+    pac_bayes(
+        local(model, "--model"),
+        pairs,
+        seed=seed,
+        out=out,
+        max_prompt_length=reward.training.max_prompt_length,
+        max_length=reward.training.max_length,
+        batch_size=reward.scoring_batch_size,
+    )
+
+
+@stage(
+    "vrm score --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
+    "  --sets results/demo/evaluation/sets/reward_bench.jsonl --pairs results/demo/data/pairs \\\n"
+    "  --out scores.csv"
+)
+def score(
+    config: ConfigFiles,
+    model: TrainedModel,
+    sets: Sets,
+    pairs: Pairs,
+    out: Csv,
+    features: FeatureFiles = (),
+    seed: Seed = 0,
+) -> None:
+    """Score every evaluation set with a reward model."""
     from vrm.evaluation.score_sets import score_sets
     from vrm.models.scoring import load_reward_model
 
-    reward = _config(options).reward
-    model = load_reward_model(
-        options.model,
+    reward = _load(config).reward
+    scorer = load_reward_model(
+        model,
         max_prompt_length=reward.training.max_prompt_length,
         max_length=reward.training.max_length,
         batch_size=reward.scoring_batch_size,
         posterior_samples=reward.posterior_samples,
-        seed=options.seed,
+        seed=seed,
         progress=True,
-        features=options.features,
+        features=features,
     )
-    score_sets(model, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
+    score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
 
 
-def pac_bayes(options: argparse.Namespace) -> None:
-    from vrm.evaluation.bound import pac_bayes
-
-    reward = _config(options).reward
-    pac_bayes(
-        _local(options.model, "--model"),
-        options.pairs,
-        seed=options.seed,
-        out=options.out,
-        max_prompt_length=reward.training.max_prompt_length,
-        max_length=reward.training.max_length,
-        batch_size=reward.scoring_batch_size,
-    )
-
-
-def sft(options: argparse.Namespace) -> None:
+@stage(
+    "vrm sft --config config.yaml --base qwen3 --seed 1 --policy results/demo/policy/qwen3/backbone \\\n"
+    "  --pairs results/demo/data/pairs --checkpoints /tmp/sft \\\n"
+    "  --out results/demo/policy/qwen3/sft/seed1"
+)
+def sft(
+    config: ConfigFiles,
+    base: Base,
+    policy: Policy,
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Fill,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune a policy base on chosen responses."""
     from vrm.training.sft import train_sft
 
-    config = _config(options)
-    train_sft(_policy_job(options, config), config.policy.sft)
+    settings = _load(config)
+    train_sft(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), settings.policy.sft)
 
 
-def train_preference(options: argparse.Namespace) -> None:
+@stage(
+    "vrm train-preference --config config.yaml --base qwen3 --method dpo --seed 1 \\\n"
+    "  --policy results/demo/policy/qwen3/sft/seed1/model --pairs results/demo/data/pairs \\\n"
+    "  --checkpoints /tmp/dpo --out results/demo/policy/qwen3/dpo/seed1"
+)
+def train_preference(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Fill,
+    difficulty: Annotated[Path | None, Option("difficulty.csv; selective_dpo needs it")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a policy on preference pairs."""
+    from vrm.config import ConfigError, PreferenceMethod
     from vrm.training.preference import train_preference
 
-    config = _config(options)
-    method = _method(config, options.method, PreferenceMethod)
-    if (method.method == "selective_dpo") != (options.difficulty is not None):
-        raise ConfigError(f"{options.method}: --difficulty goes with selective_dpo, and selective_dpo needs it")
-    train_preference(_policy_job(options, config), method, options.difficulty)
+    settings = _load(config)
+    spec = _method(settings, method, PreferenceMethod)
+    if (spec.method == "selective_dpo") != (difficulty is not None):
+        raise ConfigError(f"{method}: --difficulty goes with selective_dpo, and selective_dpo needs it")
+    train_preference(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), spec, difficulty)
 
 
-def difficulty_run(options: argparse.Namespace) -> None:
+@stage(
+    "vrm difficulty-run --config config.yaml --base qwen3 --method dpo --seed 1 --run 1 --half 0 \\\n"
+    "  --policy results/demo/policy/qwen3/sft/seed1/model --pairs results/demo/data/pairs \\\n"
+    "  --checkpoints /tmp/half --out run1.half0.csv"
+)
+def difficulty_run(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    run: Annotated[int, Option("number of the halving")],
+    half: Annotated[Literal[0, 1], Option("which half is trained on")],
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Csv,
+    seed: Seed = 0,
+) -> None:
+    """Train a reference run on half of the pairs; score the others."""
+    from vrm.config import PreferenceMethod
     from vrm.training.selective import train_difficulty_run
 
-    config = _config(options)
-    difficulty = config.policy.difficulty
-    lora = difficulty.lora or config.policy.training.lora
-    job = _policy_job(options, config, epochs=difficulty.epochs, lora=lora)
-    method = _method(config, options.method, PreferenceMethod)
-    overrides = {"learning_rate": difficulty.learning_rate or method.learning_rate, "epochs": None}
-    train_difficulty_run(job, method.model_copy(update=overrides), options.run, options.half)
+    settings = _load(config)
+    spec, training = settings.policy.difficulty, settings.policy.training
+    changed = {"epochs": spec.epochs, "lora": spec.lora or training.lora}
+    job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out, **changed)
+    trained_by = _method(settings, method, PreferenceMethod)
+    overrides = {"learning_rate": spec.learning_rate or trained_by.learning_rate, "epochs": None}
+    train_difficulty_run(job, trained_by.model_copy(update=overrides), run, half)
 
 
-def difficulty(options: argparse.Namespace) -> None:
+@stage("vrm difficulty --config config.yaml --losses run1.half0.csv run1.half1.csv --out difficulty.csv")
+def difficulty(
+    config: ConfigFiles,
+    losses: Annotated[list[Path], Option("what the reference runs wrote")],
+    out: Csv,
+) -> None:
+    """Average the reference runs' losses and select pairs."""
     from vrm.training.selective import select_pairs
 
-    select_pairs(options.losses, _config(options).policy.difficulty.keep, options.out)
+    select_pairs(losses, _load(config).policy.difficulty.keep, out)
 
 
-def train_ppo(options: argparse.Namespace) -> None:
+@stage(
+    "vrm train-ppo --config config.yaml --base qwen3 --method ppo_vrm --seed 1 \\\n"
+    "  --policy results/demo/policy/qwen3/sft/seed1/model --model results/demo/reward/vrm/seed1/model \\\n"
+    "  --pairs results/demo/data/pairs --checkpoints /tmp/ppo \\\n"
+    "  --out results/demo/policy/qwen3/ppo_vrm/seed1"
+)
+def train_ppo(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    model: TrainedModel,
+    pairs: Pairs,
+    checkpoints: Checkpoints,
+    out: Fill,
+    seed: Seed = 0,
+) -> None:
+    """Train a policy by PPO."""
+    from vrm.config import PpoMethod
     from vrm.models.scoring import load_reward_model
     from vrm.training.ppo import train_ppo
 
-    config = _config(options)
-    method = _method(config, options.method, PpoMethod)
-    job = _policy_job(options, config)
+    settings = _load(config)
+    spec = _method(settings, method, PpoMethod)
+    job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out)
     reward = load_reward_model(
-        _local(options.model, "--model"), batch_size=config.reward.scoring_batch_size, reward=method.reward_part
+        local(model, "--model"), batch_size=settings.reward.scoring_batch_size, reward=spec.reward_part
     )
-    train_ppo(job, config.policy.ppo, config.policy.generation, reward, options.model)
+    train_ppo(job, settings.policy.ppo, settings.policy.generation, reward, model)
 
 
-def score_policy(options: argparse.Namespace) -> None:
+@stage(
+    "vrm score-policy --config config.yaml --base qwen3 --method dpo \\\n"
+    "  --policy results/demo/policy/qwen3/dpo/seed1/model \\\n"
+    "  --reference results/demo/policy/qwen3/sft/seed1/model \\\n"
+    "  --sets results/demo/evaluation/sets/reward_bench.jsonl --pairs results/demo/data/pairs \\\n"
+    "  --out scores.csv"
+)
+def score_policy(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    reference: Reference,
+    sets: Sets,
+    pairs: Pairs,
+    out: Csv,
+) -> None:
+    """Score every evaluation set with a policy."""
+    from vrm.config import PreferenceMethod
     from vrm.evaluation.score_sets import score_sets
     from vrm.models.policy_scoring import load_policy_scorer
 
-    config = _config(options)
-    training = config.policy.training
-    method = _method(config, options.method, PreferenceMethod)
-    base = _base(config, options.base)
+    settings = _load(config)
+    training = settings.policy.training
+    spec = _method(settings, method, PreferenceMethod)
+    entry = _base(settings, base)
     scorer = load_policy_scorer(
-        _causal_lm(options.policy, "--policy"),
-        _causal_lm(options.reference, "--reference") if method.needs_reference else None,
-        reference_revision=_revision(base, options.reference),
+        local_or_hub(policy, "--policy"),
+        local_or_hub(reference, "--reference") if spec.needs_reference else None,
+        reference_revision=_revision(entry, reference),
         max_prompt_length=training.max_prompt_length,
         max_length=training.max_length,
         batch_size=2 * training.batch_size,
-        chat_template_kwargs=base.chat_template_kwargs,
+        chat_template_kwargs=entry.chat_template_kwargs,
         progress=True,
     )
-    score_sets(scorer, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
+    score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
 
 
-def best_of_n(options: argparse.Namespace) -> None:
+@stage(
+    "vrm best-of-n --config config.yaml --base qwen3 --seed 1 \\\n"
+    "  --policy results/demo/policy/qwen3/sft/seed1/model \\\n"
+    "  --models vrm=results/demo/reward/vrm/seed1/model --pairs results/demo/data/pairs \\\n"
+    "  --out samples.jsonl"
+)
+def best_of_n(
+    config: ConfigFiles,
+    base: Base,
+    policy: Policy,
+    models: Annotated[list[str], Option("trained reward models", metavar="VARIANT=DIRECTORY")],
+    pairs: Pairs,
+    out: Annotated[Path, Option("JSONL to write")],
+    seed: Seed = 0,
+) -> None:
+    """Draw many answers to each prompt and score them."""
+    from vrm.config import ConfigError
     from vrm.evaluation.best_of_n import BestOfNJob, sample_best_of_n
 
-    config = _config(options)
-    policy, base = config.policy, _base(config, options.base)
+    settings = _load(config)
+    section, entry = settings.policy, _base(settings, base)
+    if unnamed := [text for text in models if "=" not in text]:
+        raise ConfigError(f"--models {unnamed[0]}: give VARIANT=DIRECTORY")
+    rewards = dict(text.split("=", 1) for text in models)
     sample_best_of_n(
         BestOfNJob(
-            policy=_causal_lm(options.policy, "--policy"),
-            revision=_revision(base, options.policy),
-            chat_template_kwargs=base.chat_template_kwargs,
-            rewards={
-                name: _local(path, "--models") for name, path in (entry.split("=", 1) for entry in options.models)
-            },
-            pairs=options.pairs / "validation.jsonl",
-            generation=policy.generation,
-            best_of_n=policy.best_of_n,
-            max_prompt_length=policy.training.max_prompt_length,
-            max_length=policy.training.max_length,
-            scoring_batch_size=config.reward.scoring_batch_size,
-            seed=options.seed,
-            out=options.out,
+            policy=local_or_hub(policy, "--policy"),
+            revision=_revision(entry, policy),
+            chat_template_kwargs=entry.chat_template_kwargs,
+            rewards={name: local(path, "--models") for name, path in rewards.items()},
+            pairs=pairs / "validation.jsonl",
+            generation=section.generation,
+            best_of_n=section.best_of_n,
+            max_prompt_length=section.training.max_prompt_length,
+            max_length=section.training.max_length,
+            scoring_batch_size=settings.reward.scoring_batch_size,
+            seed=seed,
+            out=out,
         )
     )
 
 
-def gold(options: argparse.Namespace) -> None:
+@stage("vrm gold --config config.yaml --samples samples.jsonl --out samples.gold.csv")
+def gold(config: ConfigFiles, samples: Annotated[Path, Option("a samples.jsonl")], out: Csv) -> None:
+    """Score a file of samples by the gold judge."""
+    from vrm.config import ConfigError
     from vrm.evaluation.gold import score_gold
 
-    spec = _config(options).policy.gold
+    spec = _load(config).policy.gold
     if spec is None:
         raise ConfigError("policy.gold is null: there is no gold judge to score by")
-    score_gold(spec, options.samples, options.out)
+    score_gold(spec, samples, out)
 
 
-def benchmark_set(options: argparse.Namespace) -> None:
+@stage("vrm world-benchmarks --config config.yaml --out results/demo/world/benchmarks")
+def world_benchmarks(config: ConfigFiles, out: Fill) -> None:
+    """Write the world's benchmark files."""
+    from vrm.world.judged_sets import write_benchmarks
+
+    write_benchmarks(_load(config).world, out)
+
+
+@stage("vrm benchmark-set --config config.yaml --name mt_bench --out results/demo/judged/sets/mt_bench")
+def benchmark_set(config: ConfigFiles, name: Name, out: Fill) -> None:
+    """Fetch or copy one judged benchmark's files, and check them."""
     from vrm.data.benchmark_files import prepare
 
-    config, name = _config(options), _benchmark(options)
-    directory = config.data.benchmarks_dir
-    prepare(name, config.benchmarks, Path(directory) if directory else None, options.out)
+    settings = _load(config)
+    directory = settings.data.benchmarks_dir
+    prepare(_benchmark(name), settings.benchmarks, Path(directory) if directory else None, out)
 
 
-def answer(options: argparse.Namespace) -> None:
+@stage(
+    "vrm answer --config config.yaml --base qwen3 --method dpo --seed 1 \\\n"
+    "  --policy results/demo/policy/qwen3/dpo/seed1/model --sets results/demo/judged/sets/mt_bench \\\n"
+    "  --checkpoints /tmp/answers --out results/demo/policy/qwen3/dpo/seed1/answers"
+)
+def answer(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    sets: JudgedSets,
+    checkpoints: Checkpoints,
+    out: Fill,
+    seed: Seed = 0,
+) -> None:
+    """Answer every judged benchmark with a policy."""
+    from vrm.config import JudgedPolicy
     from vrm.generation.answers import answer_benchmarks
     from vrm.judged.stages import read_answer_sets
 
-    config = _config(options)
-    judged = JudgedPolicy(options.base, options.method, options.seed)
-    sets = {path.name: path for path in options.sets}
+    settings = _load(config)
+    judged = JudgedPolicy(base, method, seed)
+    directories = {path.name: path for path in sets}
     answer_benchmarks(
-        config,
+        settings,
         judged,
-        _causal_lm(options.policy, "--policy"),
-        revision=_revision(_base(config, options.base), options.policy),
-        answer_sets=read_answer_sets(config, judged, sets),
-        sets=sets,
-        checkpoints=options.checkpoints,
-        out=options.out,
+        local_or_hub(policy, "--policy"),
+        revision=_revision(_base(settings, base), policy),
+        answer_sets=read_answer_sets(settings, judged, directories),
+        sets=directories,
+        checkpoints=checkpoints,
+        out=out,
     )
 
 
-def judge(options: argparse.Namespace) -> None:
+@stage(
+    "vrm judge --config config.yaml --name mt_bench --base qwen3 --method dpo --seed 1 \\\n"
+    "  --answers results/demo/policy/qwen3/dpo/seed1/answers --sets results/demo/judged/sets/mt_bench \\\n"
+    "  --out results/demo/policy/qwen3/dpo/seed1/judgments"
+)
+def judge(
+    config: ConfigFiles,
+    name: Name,
+    base: Base,
+    method: Method,
+    answers: Annotated[Path, Option("directory that `vrm answer` filled")],
+    sets: Annotated[Path, Option("directory that `vrm benchmark-set` filled")],
+    out: Fill,
+    seed: Seed = 0,
+) -> None:
+    """Have a policy's answers to one benchmark judged; what was paid for is never asked again."""
+    from vrm.config import JudgedPolicy
     from vrm.judged.stages import judge_benchmark
 
-    judged = JudgedPolicy(options.base, options.method, options.seed)
-    (directory,) = options.sets
-    judge_benchmark(_config(options), judged, _benchmark(options), options.answers, directory, options.out)
+    judged = JudgedPolicy(base, method, seed)
+    judge_benchmark(_load(config), judged, _benchmark(name), answers, sets, out)
 
 
-def judged_scores(options: argparse.Namespace) -> None:
+@stage(
+    "vrm judged-scores --config config.yaml --name mt_bench --results results/demo \\\n"
+    "  --out results/demo/judged/mt_bench.csv"
+)
+def judged_scores(config: ConfigFiles, name: Name, results: Results, out: Csv) -> None:
+    """Score every judged policy on one benchmark."""
     from vrm.judged.stages import write_scores
 
-    write_scores(_config(options), _benchmark(options), options.results, options.out)
+    write_scores(_load(config), _benchmark(name), results, out)
 
 
-def evaluate(options: argparse.Namespace) -> None:
+@stage(
+    "vrm evaluate --config config.yaml --scores results/demo/reward/vrm/seed1/scores.csv \\\n  --out reward_models.csv"
+)
+def evaluate(
+    config: ConfigFiles,
+    scores: Annotated[list[Path], Option("<variant or method>/seed<seed>/scores.csv files")],
+    out: Csv,
+) -> None:
+    """Point estimates of every scorer."""
+    from vrm.config import ConfigError
     from vrm.evaluation.reward_models import evaluate
 
-    sets = _config(options).evaluation.sets
-    scores = {(path.parts[-3], int(path.parts[-2].removeprefix("seed"))): path for path in options.scores}
-    evaluate(scores, {name: entry.format for name, entry in sets.items()}, options.out)
+    sets = _load(config).evaluation.sets
+    by_scorer = {}
+    for path in scores:
+        *_, scorer, seed, _ = ("", "", *path.parts)
+        if not scorer or not seed.removeprefix("seed").isdecimal():
+            raise ConfigError(f"--scores {path}: give <variant or method>/seed<seed>/scores.csv")
+        by_scorer[scorer, int(seed.removeprefix("seed"))] = path
+    evaluate(by_scorer, {name: entry.format for name, entry in sets.items()}, out)
 
 
-def table(options: argparse.Namespace) -> None:
+@stage("vrm table --config config.yaml --name table1 --results results/demo --out results/demo/tables")
+def table(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None:
+    """Make one table."""
     from vrm.reporting import tables
 
-    config = _config(options)
-    _known(tables.TABLES, options.name, "table")(config, options.results, options.out)
+    settings = _load(config)
+    known(tables.TABLES, name, "table")(settings, results, out)
 
 
-def figure(options: argparse.Namespace) -> None:
+@stage("vrm figure --config config.yaml --name figure2 --results results/demo --out results/demo/figures")
+def figure(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None:
+    """Draw one figure."""
     from vrm.reporting import figures
 
-    config = _config(options)
-    _known(figures.FIGURES, options.name, "figure")(config, options.results, options.out)
+    settings = _load(config)
+    known(figures.FIGURES, name, "figure")(settings, results, out)
 
 
-def explorer(options: argparse.Namespace) -> None:
+@stage("vrm explorer --config config.yaml --results results/demo --out results/demo/explorer")
+def explorer(config: ConfigFiles, results: Results, out: Fill) -> None:
+    """Make the page to read pairs, weights and contributions in."""
     from vrm.reporting.explorer.page import explorer
 
-    explorer(_config(options), options.results, options.out)
+    explorer(_load(config), results, out)
 
 
-def score_file(options: argparse.Namespace) -> None:
-    from vrm.evaluation.score_sets import score_file
+def _benchmark(name: str) -> BenchmarkName:
+    """The judged benchmark of that name."""
+    from vrm.config.benchmarks import FILES
 
-    limits = options.max_prompt_length, options.max_length
-    score_file(options.model, options.pairs, *limits, options.out, options.reward)
-
-
-def plan(options: argparse.Namespace) -> None:
-    from vrm.planning.judge_cost import has_begun
-    from vrm.planning.plan import plan
-
-    config = _config(options)
-    results = Path("results") / config.run
-    print(plan(config, options.gpu_memory, options.gpus, options.data_scale), end="")
-    if has_begun(config, results):
-        from vrm.planning.progress import progress_text  # may import AlpacaEval's package, which takes seconds
-
-        print(f"\n{progress_text(config, results)}", end="")
+    known(FILES, name, "benchmark")
+    return name
 
 
-def schema(options: argparse.Namespace) -> None:
-    from vrm.config import json_schema
-    from vrm.records import write_whole
-
-    if options.out:
-        write_whole(options.out, json_schema())
-    else:
-        print(json_schema(), end="")
+def _base(settings: Config, name: str) -> PolicyBase:
+    return known(settings.policy.bases, name, "policy base")
 
 
-def _benchmark(options: argparse.Namespace) -> BenchmarkName:
-    """The judged benchmark that `--name` names."""
-    _known(FILES, options.name, "benchmark")
-    return options.name
-
-
-def _base(config: Config, name: str) -> PolicyBase:
-    return _known(config.policy.bases, name, "policy base")
-
-
-def _method(config: Config, name: str, kind: type[M]) -> M:
+def _method(settings: Config, name: str, kind: type[M]) -> M:
     """A method by name, of the kind that the stage is for."""
-    method = _known(config.policy.methods, name, "policy method")
+    from vrm.config import ConfigError
+
+    method = known(settings.policy.methods, name, "policy method")
     if not isinstance(method, kind):
         raise ConfigError(f"policy.methods.{name} is {method.method}: another stage trains that")
     return method
@@ -394,35 +615,23 @@ def _revision(base: PolicyBase, model: str) -> str | None:
     return None if Path(model).is_dir() else base.revision
 
 
-def _local(directory: str | Path, option: str) -> Path:
-    """A directory that has to be here."""
-    if not Path(directory).is_dir():
-        raise RecordError(
-            f"{option} {directory}: there is no such directory; train that model first, or correct the path"
-        )
-    return Path(directory)
-
-
-def _causal_lm(model: str, option: str) -> str:
-    """A directory that has to be here, unless the name can be `name` or `owner/name` on the hub."""
-    may_be_hub_id = model.count("/") < 2 and not model.startswith((".", "/"))
-    return model if may_be_hub_id else str(_local(model, option))
-
-
-def _policy_job(options: argparse.Namespace, config: Config, **overrides: object) -> PolicyJob:
+def _policy_job(
+    settings: Config, base: str, policy: str, seed: int, pairs: Path, checkpoints: Path, out: Path, **overrides: object
+) -> PolicyJob:
     """What every policy training has in common; `overrides` replace fields of `policy.training`."""
+    from vrm.records import RecordError
     from vrm.training.policies import PolicyJob
 
-    base = _base(config, options.base)
-    if not (options.pairs / "train.jsonl").is_file():
-        raise RecordError(f"--pairs {options.pairs}: there is no train.jsonl; name the directory of normalised pairs")
+    entry = _base(settings, base)
+    if not (pairs / "train.jsonl").is_file():
+        raise RecordError(f"--pairs {pairs}: there is no train.jsonl; name the directory of normalised pairs")
     return PolicyJob(
-        policy=_causal_lm(options.policy, "--policy"),
-        revision=_revision(base, options.policy),
-        chat_template_kwargs=base.chat_template_kwargs,
-        training=config.policy.training.model_copy(update=overrides),
-        seed=options.seed,
-        pairs=options.pairs,
-        checkpoints=options.checkpoints,
-        out=options.out,
+        policy=local_or_hub(policy, "--policy"),
+        revision=_revision(entry, policy),
+        chat_template_kwargs=entry.chat_template_kwargs,
+        training=settings.policy.training.model_copy(update=overrides),
+        seed=seed,
+        pairs=pairs,
+        checkpoints=checkpoints,
+        out=out,
     )

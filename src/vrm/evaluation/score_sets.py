@@ -108,7 +108,7 @@ def _table(
 
 
 def score_file(
-    model_path: Path,
+    model_path: str | Path,
     pairs_path: Path,
     max_prompt_length: int | None,
     max_length: int | None,
@@ -121,7 +121,7 @@ def score_file(
     For RewardBench's subsets the sections follow, for RewardBench 2 and RM-Bench what upstream reports.
 
     Args:
-        model_path: directory of a trained reward model.
+        model_path: directory or hub id of a trained reward model.
         pairs_path: a file or directory in one of the shapes of `vrm.data.shapes`.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
         out: CSV for one row a pair; None writes none.

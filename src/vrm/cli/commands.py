@@ -1,0 +1,124 @@
+"""What a command is: a function whose annotated parameters are its options. argparse is built from them.
+
+A command is declared once, in `vrm.cli.people` or `vrm.cli.stages`:
+
+    @stage("vrm gold --config config.yaml --samples samples.jsonl --out samples.gold.csv")
+    def gold(config: ConfigFiles, samples: Annotated[Path, Option("a samples.jsonl")], out: Csv) -> None:
+        \"\"\"Score a file of samples by the gold judge.\"\"\"
+
+Its name is the function's, its text the docstring's first line, a flag the parameter's name; a parameter without a
+default is required. Only the standard library is imported, so that `vrm --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a parameter is given on the command line; its type and default are the parameter's own.
+
+    Args:
+        help: what it is, in a few words.
+        metavar: what stands for the value in the help text; None leaves it to argparse.
+        positional: given without a flag.
+    """
+
+    help: str
+    metavar: str | None = None
+    positional: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command and the function it calls.
+
+    Args:
+        function: called with one keyword argument for every option.
+        example: a command line, shown by `--help`.
+        is_stage: a rule of the workflow calls it, and provenance is written beside its output.
+    """
+
+    function: Callable[..., None]
+    example: str
+    is_stage: bool
+
+    @property
+    def name(self) -> str:
+        """As it is typed."""
+        return self.function.__name__.replace("_", "-")
+
+    @property
+    def text(self) -> str:
+        """What it does, in one sentence."""
+        return inspect.getdoc(self.function).splitlines()[0]
+
+
+COMMANDS: dict[str, Command] = {}
+"""Every command by name, in the order of `--help`."""
+
+ConfigFiles = Annotated[list[Path], Option("configuration; later files win", metavar="YAML")]
+Fill = Annotated[Path, Option("directory to fill")]
+Make = Annotated[Path, Option("directory to make")]
+Csv = Annotated[Path, Option("CSV to write")]
+
+
+def person(example: str) -> Callable[[F], F]:
+    """Declare a command that a person types."""
+    return _declare(example, is_stage=False)
+
+
+def stage(example: str) -> Callable[[F], F]:
+    """Declare a command that a rule of the workflow calls; it has `config` and `out`, for the provenance record."""
+    return _declare(example, is_stage=True)
+
+
+def _declare(example: str, is_stage: bool) -> Callable[[F], F]:
+    def declare(function: F) -> F:
+        command = Command(function, example, is_stage)
+        COMMANDS[command.name] = command
+        return function
+
+    return declare
+
+
+def add_options(parser: argparse.ArgumentParser, function: Callable[..., None]) -> None:
+    """Give a parser one argument for every parameter of a command's function."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, option = get_args(hints[name])[:2]
+        settings = {"help": option.help, **_settings(kind)}
+        if option.metavar:
+            settings["metavar"] = option.metavar
+        if option.positional:
+            parser.add_argument(name, **settings)
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            settings["required"] = True
+        elif kind is not bool:
+            settings["default"] = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+
+
+def _settings(kind: Any) -> dict[str, Any]:
+    """argparse's settings for a type: `bool` a switch, `list[T]` one or more, a `Literal` its choices."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):  # `T | None`: an option that may be left out
+        (kind,) = (part for part in inner if part is not type(None))
+        return _settings(kind)
+    if kind is bool:
+        return {"action": "store_true"}
+    if origin is list:
+        return {"nargs": "+", **_settings(inner[0])}
+    if origin is Literal:
+        return {"choices": inner, "type": type(inner[0])}
+    return {"type": kind}

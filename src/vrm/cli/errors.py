@@ -1,0 +1,83 @@
+"""The table of exceptions: what becomes one line with file, cause and remedy instead of a traceback.
+
+Classes are named by text, so that the table imports nothing; a test looks up every one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+OWN = (
+    "vrm.config.base.ConfigError",
+    "vrm.records.RecordError",
+    "vrm.training.watchdog.TrainingError",
+    "vrm.judging.client.JudgeError",
+    "vrm.judging.store.StoreError",
+)
+"""Errors of ours: their message has all three already."""
+
+MODEL_FILES = "fetch or copy the model again (of a clone made without git-lfs: `git lfs pull`), or name another one"
+
+REMEDIES = {
+    "builtins.FileNotFoundError": "correct the path, or make that file first",
+    "builtins.PermissionError": "change the permissions, or name another place",
+    "builtins.ModuleNotFoundError": "install that package into this environment; `vrm doctor` says what is missing",
+    "safetensors.SafetensorError": MODEL_FILES,
+    "jinja2.exceptions.TemplateError": "give another chat template by the configuration (`chat_template`)",
+    "torch.OutOfMemoryError": "make `batch_size` or `max_length` smaller; `vrm plan` says what is needed",
+    "builtins.OSError": MODEL_FILES,
+}
+"""Errors of others, and what can be done. The first entry that fits is taken: subclasses stand before their bases."""
+
+MODELS = ("model", "policy", "reference", "backbone", "models")
+"""Options that name models; they are named where an error does not say which file it is about."""
+
+
+def explain(error: Exception, options: Mapping[str, object]) -> str | None:
+    """An expected error in one line.
+
+    Args:
+        error: what was raised.
+        options: of the command, by name.
+
+    Returns:
+        Cause, file and remedy; None for an error that nobody expects, whose traceback has to be seen. The environment
+        variable VRM_TRACEBACK=1 asks for the traceback of the others' errors too.
+    """
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+    names = [name.replace("safetensors_rust.", "safetensors.") for name in names]
+    if any(name in OWN for name in names):
+        return str(error)
+    remedy = next((text for name, text in REMEDIES.items() if name in names), None)
+    if remedy is None and type(error) is Exception and "tokenizer" in _origin(error):
+        remedy = MODEL_FILES  # the tokenizers library has no class of its own
+    if remedy is None or os.environ.get("VRM_TRACEBACK") == "1":
+        return None
+    cause, file = _first_line(error), None
+    if isinstance(error, OSError) and error.errno is not None:
+        file, cause = error.filename, error.strerror or cause
+        is_model_file = file is not None and Path(os.fsdecode(file)).suffix in (".safetensors", ".json", ".jinja")
+        if remedy is MODEL_FILES and not is_model_file:
+            remedy = "VRM_TRACEBACK=1 shows where"
+    file = file or _models(options)
+    return f"{os.fsdecode(file)}: {cause}; {remedy}" if file else f"{cause}; {remedy}"
+
+
+def _models(options: Mapping[str, object]) -> str:
+    values = [options[name] for name in MODELS if options.get(name)]
+    flat = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return ", ".join(str(entry) for entry in flat)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _origin(error: Exception) -> str:
+    """File of the innermost frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename if trace else ""
