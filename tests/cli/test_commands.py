@@ -43,6 +43,11 @@ def typed(command, options=MAY_BE_EMPTY):
     return shlex.split(words)
 
 
+def words_of(example):
+    """An example as a shell splits it: a backslash at a line's end goes on in the next one."""
+    return shlex.split(example.replace("\\\n", " "))
+
+
 def test_every_shell_line_is_found():
     run = "".join(RULES.values())
     assert len(LINES) == run.count(" -m vrm ")
@@ -65,7 +70,7 @@ def test_the_example_is_shown_and_parses(command, capsys):
     with pytest.raises(SystemExit) as done:
         parser().parse_args([command.name, "--help"])
     assert done.value.code == 0
-    example = shlex.split(capsys.readouterr().out.split("\nexample:\n")[1])
+    example = words_of(capsys.readouterr().out.split("\nexample:\n")[1])
     assert example[:2] == ["vrm", command.name]
     assert parser().parse_args(example[1:]).command == command.name
 
@@ -73,7 +78,7 @@ def test_the_example_is_shown_and_parses(command, capsys):
 def test_a_stage_has_what_its_provenance_record_needs():
     for command in COMMANDS.values():
         if command.is_stage:
-            options = vars(parser().parse_args(shlex.split(command.example)[1:]))
+            options = vars(parser().parse_args(words_of(command.example)[1:]))
             assert isinstance(options["out"], Path)
             assert options["config"]
 

@@ -6,6 +6,7 @@ Classes are named by text, so that the table imports nothing; a test looks up ev
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,11 +47,9 @@ def explain(error: Exception, options: Mapping[str, object]) -> str | None:
         Cause, file and remedy; None for an error that nobody expects, whose traceback has to be seen. The environment
         variable VRM_TRACEBACK=1 asks for the traceback of the others' errors too.
     """
-    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
-    names = [name.replace("safetensors_rust.", "safetensors.") for name in names]
-    if any(name in OWN for name in names):
+    if any(_is(error, name) for name in OWN):
         return str(error)
-    remedy = next((text for name, text in REMEDIES.items() if name in names), None)
+    remedy = next((text for name, text in REMEDIES.items() if _is(error, name)), None)
     if remedy is None and type(error) is Exception and "tokenizer" in _origin(error):
         remedy = MODEL_FILES  # the tokenizers library has no class of its own
     if remedy is None or os.environ.get("VRM_TRACEBACK") == "1":
@@ -63,6 +62,13 @@ def explain(error: Exception, options: Mapping[str, object]) -> str | None:
             remedy = "VRM_TRACEBACK=1 shows where"
     file = file or _models(options)
     return f"{os.fsdecode(file)}: {cause}; {remedy}" if file else f"{cause}; {remedy}"
+
+
+def _is(error: Exception, name: str) -> bool:
+    """Whether it is of that class; a class whose module nobody imported can't have been raised."""
+    module, _, kind = name.rpartition(".")
+    known = getattr(sys.modules.get(module), kind, None)
+    return known is not None and isinstance(error, known)
 
 
 def _models(options: Mapping[str, object]) -> str:
