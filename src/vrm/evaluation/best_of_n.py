@@ -26,7 +26,7 @@ from vrm.generation.base import decode
 from vrm.generation.engines import load_engine
 from vrm.models.scoring import load_reward_model
 from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.records import write_jsonl
+from vrm.runfiles import BEST_OF_N_SAMPLES
 from vrm.training.rollout import Question, read_questions
 
 
@@ -79,7 +79,7 @@ def sample_best_of_n(job: BestOfNJob) -> None:
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
             row["rewards"][variant], row["cut"][variant] = reward, cut
-    write_jsonl(job.out, rows)
+    BEST_OF_N_SAMPLES.write(job.out, rows)
 
 
 def _answers(job: BestOfNJob, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl, sample_diri
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model, pad_batch
 from vrm.models.text import TokenisedText
 from vrm.models.vrm import VrmForSequenceClassification, VrmHead
-from vrm.records import RecordError, read_pairs, write_whole
+from vrm.records import RecordError, read_pairs
+from vrm.runfiles import BOUND_TERMS, PAC_BAYES
 from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 
@@ -101,8 +102,8 @@ def pac_bayes(
         "held_out_pairs": len(validation[0].alpha),
         "held_out_risk": _risk(model.model.head, validation, samples, seed),
     }
-    table = pd.DataFrame({"term": list(terms), "value": list(terms.values())})
-    write_whole(out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    table = pd.DataFrame({"term": BOUND_TERMS, "value": [terms[term] for term in BOUND_TERMS]})
+    PAC_BAYES.write(out, table)
     print(f"{out}: {_verdict(terms)}")
     return table
 

@@ -43,13 +43,9 @@ from vrm.data.benchmark_sets import read_alpaca_eval
 from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
-    ITEMS,
     JUDGE_AGAIN,
-    SCORES,
     Judged,
     Row,
-    Tables,
-    column,
     draws_table,
     identity,
     interval_record,
@@ -60,6 +56,7 @@ from vrm.judging.asking import Ask, ask_until, recording
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
 from vrm.records import Message, RecordError
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
 from vrm.statistics.draws import percentiles, question_draws
 
 
@@ -381,7 +378,7 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def alpaca_eval_scores(config: Config, results: Path) -> Tables:
+def alpaca_eval_scores(config: Config, results: Path) -> JudgedTables:
     """AlpacaEval 2 of every judged policy.
 
     Args:
@@ -409,11 +406,16 @@ def alpaca_eval_scores(config: Config, results: Path) -> Tables:
                 {**judged._asdict(), "item_id": number, "part": "", "value": preference - 1, "weight": 1.0}
                 for number, preference in judgments["preference"].dropna().items()
             ]
-            columns |= {column(judged.name, metric): values for metric, values in draws.items()}
+            columns |= {draw_column(judged.name, metric): values for metric, values in draws.items()}
             policies[judged.name] = details
             reference_length[judged.base] = float(judgments["output_1"].str.len().mean())
         record = {**_record(config), "reference_length": reference_length, "policies": policies}
-    return Tables(pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), draws_table(columns), record)
+    return JudgedTables(
+        pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
+        pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
+        draws_table(columns),
+        record,
+    )
 
 
 def _read_judgments(

@@ -61,12 +61,8 @@ from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_arena_baseline, read_arena_hard
 from vrm.judged.arena_hard import REASONS, battles, read_arena_policy
 from vrm.judged.base import (
-    ITEMS,
-    SCORES,
     Row,
-    Tables,
     base_record,
-    column,
     count_failed,
     draws_table,
     interval_record,
@@ -75,6 +71,7 @@ from vrm.judged.base import (
     score_row,
 )
 from vrm.records import RecordError
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
 from vrm.statistics.draws import chunks, percentiles, question_draws
 from vrm.statistics.logistic import fit_logistic, sigmoid
 
@@ -429,7 +426,7 @@ def _rows(
 UNSTATED = "the baseline's file does not say how its tokens were counted"
 
 
-def arena_hard_scores(config: Config, results: Path) -> Tables:
+def arena_hard_scores(config: Config, results: Path) -> JudgedTables:
     """Arena-Hard of every judged policy: WR, SC, mean tokens of an answer.
 
     Raises:
@@ -468,7 +465,12 @@ def arena_hard_scores(config: Config, results: Path) -> Tables:
         "baseline_token_counter": None if unstated else settings.token_counter,
         "intervals": interval_record(config, "prompts", settings.bootstrap_samples),
     }
-    return Tables(pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), _draws(boards), record)
+    return JudgedTables(
+        pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
+        pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
+        _draws(boards),
+        record,
+    )
 
 
 def _leaderboards(config: Config, judgments: Sequence[Row], answers: Sequence[Row]) -> dict[str, Leaderboard | None]:
@@ -504,7 +506,7 @@ def _draws(boards: Mapping[str, Leaderboard | None]) -> pd.DataFrame:
     board = boards["sc_win_rate"]
     if board is None:
         return draws_table({})
-    return draws_table({column(model, "sc_win_rate"): board.draws[:, i] for i, model in enumerate(board.models)})
+    return draws_table({draw_column(model, "sc_win_rate"): board.draws[:, i] for i, model in enumerate(board.models)})
 
 
 def _fits(boards: Mapping[str, Leaderboard | None]) -> Row:

@@ -43,11 +43,8 @@ from vrm.data.benchmark_sets import (
 from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
-    ITEMS,
-    SCORES,
     Judged,
     Row,
-    Tables,
     base_record,
     count_failed,
     draws_table,
@@ -61,6 +58,7 @@ from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
 from vrm.records import RecordError, read_jsonl
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables
 
 
 def mt_bench_set(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
@@ -339,7 +337,7 @@ def _require_one_model(judgments: list[Mapping[str, Any]]) -> None:
         raise ValueError(f"the scores are one model's, and these judgments are of {', '.join(models)}")
 
 
-def mt_bench_scores(config: Config, results: Path) -> Tables:
+def mt_bench_scores(config: Config, results: Path) -> JudgedTables:
     """MT-Bench of every judged policy: both turns, all turns, each category, mean characters of an answer.
 
     Raises:
@@ -366,8 +364,8 @@ def mt_bench_scores(config: Config, results: Path) -> Tables:
         "references": config.benchmarks.mt_bench.references,
         "intervals": {"level": config.report.level, "resampled": "nothing"},
     }
-    means = pd.DataFrame(items, columns=ITEMS).assign(weight=1.0)
-    return Tables(pd.DataFrame(rows, columns=SCORES), means, draws_table({}), record)
+    means = pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)).assign(weight=1.0)
+    return JudgedTables(pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)), means, draws_table({}), record)
 
 
 def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping[QuestionId, str]) -> list[Row]:

@@ -6,7 +6,6 @@ policy of the configuration has to be there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,19 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, JudgedPolicy
-from vrm.judged.base import column
-from vrm.records import RecordError, require_columns
-from vrm.reporting.policies import SFT
+from vrm.records import RecordError
 from vrm.reporting.scores import row_label
+from vrm.runfiles import JUDGED_ITEMS, POLICY_KEYS, SFT, draw_column, judged_path, read_judged
 from vrm.statistics.draws import percentiles
 
-_KEYS = ["base", "method", "seed"]
-
-_SCORES = (*_KEYS, "metric", "value", "low", "high", "n", "note")
-
-_ITEMS = (*_KEYS, "item_id", "part", "value", "weight")
-
-_TEXT = dict.fromkeys(("base", "method", "metric", "item_id", "part", "note"), str)
+_KEYS = list(POLICY_KEYS)
 
 # Unit of `length`, the mean over a policy's answers: as each benchmark counts.
 LENGTH_UNITS = {"alpaca_eval": "characters", "arena_hard": "tokens", "mt_bench": "characters"}
@@ -72,7 +64,7 @@ class Benchmark:
         scores: value, low, high, n and note by base, method, seed and metric; in percent, rating points, or a length.
         items: base, method, seed, item_id, part, value (0..1, or rating points) and weight of all that was judged.
         draws: LC and SC of every policy on resamples of the questions, a row a draw and the same questions of all; by
-            `judged_draws.column`; a fit that was not resampled has no column.
+            `runfiles.draw_column`; a fit that was not resampled has no column.
         record: what the scores depend on: judge, set of models, failures.
     """
 
@@ -118,7 +110,7 @@ class Benchmark:
 
     def drawn(self, model: Model, metric: str) -> NDArray[np.float64]:
         """Draws of a fit, shape (B, S); B = 0 where a seed has none."""
-        names = [column(JudgedPolicy(*key).name, metric) for key in model.keys]
+        names = [draw_column(JudgedPolicy(*key).name, metric) for key in model.keys]
         if not set(names) <= set(self.draws):
             return np.empty((0, len(names)))
         return self.draws[names].to_numpy(dtype=float)
@@ -180,15 +172,14 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
         RecordError: a file is missing or broken, lacks a judged policy, its intervals have another level than the
             report's, or the scores are not what the items say.
     """
-    folder = Path(results) / "judged"
-    source, items_file = folder / f"{name}.csv", folder / f"{name}.items.csv"
-    scores = _read_table(source, _SCORES, name)
-    items = _read_table(items_file, _ITEMS, name)
-    draws = _read_table(folder / f"{name}.draws.csv", ("draw",), name)
-    record = _read_record(folder / f"{name}.json", name, config.report.level)
+    source = judged_path(results, name)
+    tables = read_judged(source)
+    scores, items = tables.scores, tables.items
+    _check_level(source.with_suffix(".json"), tables.record, config.report.level)
     _check_scores(source, scores)
-    _check_items(items_file, items)
-    benchmark = Benchmark(name, source, scores.set_index([*_KEYS, "metric"]).sort_index(), items, draws, record)
+    _check_items(source.with_suffix(JUDGED_ITEMS.name), items)
+    scores_by = scores.set_index([*_KEYS, "metric"]).sort_index()
+    benchmark = Benchmark(name, source, scores_by, items, tables.draws, tables.record)
     known = set(scores[_KEYS].itertuples(index=False, name=None))
     for policy in config.judged_policies:
         if tuple(policy) not in known:
@@ -201,39 +192,12 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
     return benchmark
 
 
-def _read_table(path: Path, required: Sequence[str], name: str) -> pd.DataFrame:
-    mend = f"run `vrm judged-scores --name {name}`"
-    if not path.is_file():
-        raise RecordError(f"{path}: missing; {mend} first")
-    try:
-        frame = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])
-    except ValueError as error:  # an empty file, or rows of different lengths
-        raise RecordError(f"{path}: not a table ({str(error).strip()}); {mend} again") from None
-    require_columns(path, frame, required, f"{mend} again")
-    whole = dict.fromkeys(frame.columns.intersection(["seed", "n", "draw"]), int)
-    numbers = dict.fromkeys(frame.columns.difference([*_TEXT, *whole]), float)
-    try:
-        frame = frame.astype(numbers | whole)
-    except ValueError as error:
-        raise RecordError(f"{path}: text where a number belongs ({error}); {mend} again") from None
-    text = [column for column in _TEXT if column in frame]
-    return frame.assign(**{column: frame[column].fillna("") for column in text})
-
-
-def _read_record(path: Path, name: str, level: float) -> dict[str, Any]:
-    mend = f"run `vrm judged-scores --name {name}`"
-    if not path.is_file():
-        raise RecordError(f"{path}: missing; {mend} first")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {mend} again") from None
-    if not isinstance(record, dict):
-        raise RecordError(f"{path}: expected a JSON object; {mend} again")
+def _check_level(path: Path, record: dict[str, Any], level: float) -> None:
     written = (record.get("intervals") or {}).get("level", level)
     if written != level:
-        raise RecordError(f"{path}: its intervals have level {written}, the report's {level}; {mend} again")
-    return record
+        raise RecordError(
+            f"{path}: its intervals have level {written}, the report's {level}; {JUDGED_ITEMS.made_by} again"
+        )
 
 
 def _check_scores(path: Path, scores: pd.DataFrame) -> None:
@@ -279,7 +243,7 @@ def _check_agreement(benchmark: Benchmark) -> None:
 def _check_draws(benchmark: Benchmark, level: float) -> None:
     """The ends of each fit's interval in the scores are those of its draws."""
     for (*key, metric), row in benchmark.scores.iterrows():
-        name = column(JudgedPolicy(*key).name, metric)
+        name = draw_column(JudgedPolicy(*key).name, metric)
         if name not in benchmark.draws:
             continue
         ends = np.array(percentiles(benchmark.draws[name], level))

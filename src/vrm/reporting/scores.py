@@ -23,26 +23,12 @@ from numpy.typing import NDArray
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
 from vrm.data.reward_bench import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
-from vrm.records import RecordError, require_columns
+from vrm.records import RecordError
+from vrm.runfiles import SCORES, TRAINING, RunTable
 from vrm.statistics.intervals import Interval, crossed_interval
 
 # The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
 PROBES = "probes"
-
-_TRAINING_COLUMNS = ("step", "split", "metric", "value")
-
-_SCORE_COLUMNS = (
-    "evaluation_set",
-    "pair_id",
-    "prompt_id",
-    "subset",
-    "leaked",
-    "truncated",
-    "reward_chosen",
-    "reward_rejected",
-)
-
-_TEXT = ("evaluation_set", "pair_id", "prompt_id", "subset")
 
 
 @dataclass(frozen=True)
@@ -149,7 +135,7 @@ def read_training(results: Path, scorer: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a log is missing or lacks a column.
     """
-    return _read_seeds(results, scorer, "training.csv", _TRAINING_COLUMNS)
+    return _read_seeds(results, scorer, TRAINING)
 
 
 def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
@@ -158,12 +144,12 @@ def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a file is missing, lacks a column, or holds a reward that is not a finite number.
     """
-    frame = _read_seeds(results, scorer, "scores.csv", _SCORE_COLUMNS)
+    frame = _read_seeds(results, scorer, SCORES)
     finite = np.isfinite(frame[["reward_chosen", "reward_rejected"]]).all(axis=1)
     if not finite.all():
         bad = frame[~finite].iloc[0]
         raise RecordError(
-            f"{scorer.file(results, bad['seed'], 'scores.csv')}: the reward of pair {bad['pair_id']} of "
+            f"{scorer.file(results, bad['seed'], SCORES.name)}: the reward of pair {bad['pair_id']} of "
             f"{bad['evaluation_set']} is not a finite number; the training diverged, lower its learning rate"
         )
     return frame
@@ -201,18 +187,8 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
     )
 
 
-def _read_seeds(results: Path, scorer: Scorer, name: str, required: Sequence[str]) -> pd.DataFrame:
-    frames = []
-    for seed in scorer.seeds:
-        path = scorer.file(results, seed, name)
-        if not path.is_file():
-            raise RecordError(f"{path}: missing; train and score {scorer.name} with seed {seed} first")
-        # A subset may be called "NA": only an empty cell means that there is nothing.
-        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
-        require_columns(path, frame, required, "make it again")
-        text = [column for column in _TEXT if column in frame]
-        frame[text] = frame[text].fillna("")
-        frames.append(frame.assign(seed=seed))
+def _read_seeds(results: Path, scorer: Scorer, kind: RunTable) -> pd.DataFrame:
+    frames = [kind.read(scorer.file(results, seed, kind.name)).assign(seed=seed) for seed in scorer.seeds]
     return pd.concat(frames, ignore_index=True)
 
 

@@ -41,6 +41,7 @@ from vrm.config import PreferenceMethod
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError, read_pairs
+from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
@@ -351,7 +352,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     held_out = pairs["validation"][: job.training.evaluation_pairs]
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
     start = measure(trainer)
-    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    trainer.add_callback(LogWriter(job.out / TRAINING.name))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
@@ -427,7 +428,7 @@ def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[Tokenise
     Raises:
         RecordError: it is about other pairs.
     """
-    table = pd.read_csv(difficulty, dtype={"pair_id": str})
+    table = DIFFICULTY.read(difficulty)
     by_id = {pair.record.pair_id: pair for pair in pairs}
     unknown = by_id.keys() ^ set(table.pair_id)
     if unknown:

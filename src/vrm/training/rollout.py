@@ -29,6 +29,7 @@ from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
 from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
+from vrm.runfiles import ANSWER_MEASURES
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.policies import PolicyJob, load_policy
 from vrm.training.trainer import weight_dtype, with_adapters
@@ -217,10 +218,6 @@ def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Opti
     return torch.optim.AdamW(learnt, learning_rate, eps=ADAM_EPSILON, weight_decay=0.0)
 
 
-MEASURES = ("reward", "kl", "entropy", "length")
-"""What is measured of each answer; see docs/files.md."""
-
-
 @dataclass(frozen=True)
 class Question:
     """A prompt, as messages and as the policy's token ids."""
@@ -275,7 +272,7 @@ class Answers:
         """Reward, KL (nats a response), entropy (nats a token) and length (tokens) of each answer, shape (B,)."""
         length = self.texts.mask.sum(1)
         entropy = (self.entropy * self.texts.mask).sum(1) / length
-        return dict(zip(MEASURES, (self.rewards, self.logratio.sum(1), entropy, length), strict=True))
+        return dict(zip(ANSWER_MEASURES, (self.rewards, self.logratio.sum(1), entropy, length), strict=True))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from vrm.config import Config
 from vrm.config.policy import RATED
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.policies import BEST_OF_N, policy_run, read_best_of_n, read_samples
 from vrm.reporting.scores import row_label
+from vrm.runfiles import BEST_OF_N, BEST_OF_N_SAMPLES, policy_run, read_best_of_n_samples, read_ppo_samples
 from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.statistics.intervals import crossed_interval
 
@@ -96,7 +96,7 @@ def overoptimisation_curves(config: Config, results: Path) -> pd.DataFrame:
 
 def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) -> _Answers:
     run = policy_run(config, base, BEST_OF_N)
-    table = read_best_of_n(results, run, rewards, gold=config.policy.gold is not None)
+    table = read_best_of_n_samples(results, run, rewards, gold=config.policy.gold is not None)
     table = table.sort_values(["seed", "prompt_id"], kind="stable")
     prompts = np.unique(table["prompt_id"].to_numpy(dtype=str))
     shape = (len(run.seeds), len(prompts), -1)
@@ -108,7 +108,7 @@ def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) 
     answers = _Answers(prompts, {name: cube(name) for name in rewards}, cube("length"), gold)
     constant = [name for name in rewards if not answers.spread(name).all()]
     if constant:
-        path = run.file(results, run.seeds[0], "samples.jsonl")
+        path = run.file(results, run.seeds[0], BEST_OF_N_SAMPLES.name)
         raise RecordError(f"{path}: {', '.join(constant)} rewards every answer the same; train that reward model again")
     return answers
 
@@ -116,7 +116,7 @@ def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) 
 def _ppo(config: Config, results: Path, base: str, name: str, answers: _Answers) -> Iterator[dict[str, Any]]:
     """One point an evaluation."""
     method = config.policy.methods[name]
-    samples = read_samples(results, policy_run(config, base, name), gold=answers.gold is not None)
+    samples = read_ppo_samples(results, policy_run(config, base, name), gold=answers.gold is not None)
     steps = sorted(samples["step"].unique())
     prompts = np.unique(samples["prompt_id"].to_numpy(dtype=str))
 

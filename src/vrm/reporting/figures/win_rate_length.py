@@ -25,8 +25,8 @@ from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.judged import LENGTH_UNITS, Benchmark, judged_models, read_benchmarks
 from vrm.reporting.judged_values import MAIN, measure
-from vrm.reporting.policies import SFT
 from vrm.reporting.tables.table1 import span
+from vrm.runfiles import SFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,10 +17,10 @@ import pandas as pd
 from vrm.config import Config, ConfigError, PpoMethod
 from vrm.reporting.judged import Benchmark, Model
 from vrm.reporting.judged_values import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedTable, Metric, measure_table
-from vrm.reporting.policies import SFT
 from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from vrm.reporting.scores import slug
+from vrm.runfiles import SFT
 
 _PAPER_NOTE = (
     "† The paper's value, on ANOTHER SCALE: its own policies of 7 and 8 billion parameters, trained on the real data, "

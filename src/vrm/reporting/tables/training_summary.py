@@ -17,9 +17,9 @@ import pandas as pd
 
 from vrm.config import Config, Method, PpoMethod
 from vrm.records import RecordError
-from vrm.reporting.policies import SFT, Change, PolicyRun, policy_run, read_held_out, read_samples
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
 from vrm.reporting.scores import row_label
+from vrm.runfiles import SFT, HeldOutChange, PolicyRun, policy_run, read_held_out, read_ppo_samples
 from vrm.statistics.intervals import Interval, crossed_interval
 
 FALLS, RISES = "falls", "rises"
@@ -119,7 +119,7 @@ def outcomes(config: Config, results: Path, training: Training) -> dict[str, Out
     return found
 
 
-def _outcome(config: Config, training: Training, metric: str, change: Change) -> Outcome:
+def _outcome(config: Config, training: Training, metric: str, change: HeldOutChange) -> Outcome:
     expected = RISES if training.is_ppo else FALLS
     lowest = 0.0 if metric in _NEVER_NEGATIVE else -np.inf
     return Outcome(
@@ -131,12 +131,12 @@ def _outcome(config: Config, training: Training, metric: str, change: Change) ->
     )
 
 
-def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
+def _accuracy(config: Config, training: Training, margin: HeldOutChange) -> Outcome:
     """Share of pairs with a positive margin, in points.
 
     At the start the implicit reward of a method with a reference is 0 for every response: there is no accuracy then.
     """
-    right = Change(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
+    right = HeldOutChange(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
     outcome = _outcome(config, training, "accuracy", right)
     outcome = replace(outcome, end=outcome.end.within(0, 100))
     if not training.method.needs_reference:
@@ -145,12 +145,12 @@ def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
     return Outcome(np.nan, outcome.end, Interval(np.nan, np.nan, np.nan, level, "nothing (no start)"), outcome.items)
 
 
-def _gold(results: Path, run: PolicyRun) -> Change:
+def _gold(results: Path, run: PolicyRun) -> HeldOutChange:
     """Gold reward of the answers at the first and the last step."""
-    samples = read_samples(results, run, gold=True)
+    samples = read_ppo_samples(results, run, gold=True)
     ends = [samples[samples["step"] == step] for step in (samples["step"].min(), samples["step"].max())]
     start, end = (part.pivot(index="seed", columns="prompt_id", values="gold") for part in ends)
-    return Change(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
+    return HeldOutChange(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
 
 
 _LOSS_UNITS = {"ipo": "squared nats", "kto": "no unit"}
