@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -417,9 +417,10 @@ def read_judged(source: Path) -> JudgedTables:
     Raises:
         RecordError: one of the four is missing, broken, lacks a column, or has text where a number belongs.
     """
-    kinds = JUDGED_SCORES, JUDGED_ITEMS, JUDGED_DRAWS
+    made_by = f"run `vrm judged-scores --name {source.stem}`"
+    kinds = [replace(kind, made_by=made_by) for kind in (JUDGED_SCORES, JUDGED_ITEMS, JUDGED_DRAWS)]
     tables = [_read_numbers(kind, source.with_suffix(kind.name)) for kind in kinds]
-    return JudgedTables(*tables, _read_record(source.with_suffix(".json")))
+    return JudgedTables(*tables, _read_record(source.with_suffix(".json"), made_by))
 
 
 def _read_numbers(kind: RunTable, path: Path) -> pd.DataFrame:
@@ -432,14 +433,13 @@ def _read_numbers(kind: RunTable, path: Path) -> pd.DataFrame:
         raise RecordError(f"{path}: text where a number belongs ({error}); {kind.made_by} again") from None
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    again = f"{JUDGED_SCORES.made_by} again"
+def _read_record(path: Path, made_by: str) -> dict[str, Any]:
     if not path.is_file():
-        raise RecordError(f"{path}: missing; {JUDGED_SCORES.made_by} first")
+        raise RecordError(f"{path}: missing; {made_by} first")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {again}") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {made_by} again") from None
     if not isinstance(record, dict):
-        raise RecordError(f"{path}: expected a JSON object; {again}")
+        raise RecordError(f"{path}: expected a JSON object; {made_by} again")
     return record

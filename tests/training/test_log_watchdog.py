@@ -1,4 +1,4 @@
-"""The watchdog: it bears a while, says which measure, and never lets a number that is none pass."""
+"""The watchdog: it bears a while, says which measure_rows, and never lets a number that is none pass."""
 
 import math
 

@@ -155,17 +155,19 @@ def score(options: argparse.Namespace) -> None:
 
 
 def pac_bayes(options: argparse.Namespace) -> None:
-    from vrm.evaluation.bound import pac_bayes
+    from vrm.evaluation.bound import BoundJob, pac_bayes
 
     reward = _config(options).reward
     pac_bayes(
-        _local(options.model, "--model"),
-        options.pairs,
-        seed=options.seed,
-        out=options.out,
-        max_prompt_length=reward.training.max_prompt_length,
-        max_length=reward.training.max_length,
-        batch_size=reward.scoring_batch_size,
+        BoundJob(
+            model=_local(options.model, "--model"),
+            pairs=options.pairs,
+            seed=options.seed,
+            out=options.out,
+            max_prompt_length=reward.training.max_prompt_length,
+            max_length=reward.training.max_length,
+            batch_size=reward.scoring_batch_size,
+        )
     )
 
 
@@ -322,17 +324,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    from vrm.reporting import tables
+    from vrm.reporting.registry import TABLES
 
     config = _config(options)
-    _known(tables.TABLES, options.name, "table")(config, options.results, options.out)
+    _known(TABLES, options.name, "table")(config, options.results, options.out)
 
 
 def figure(options: argparse.Namespace) -> None:
-    from vrm.reporting import figures
+    from vrm.reporting.registry import FIGURES
 
     config = _config(options)
-    _known(figures.FIGURES, options.name, "figure")(config, options.results, options.out)
+    _known(FIGURES, options.name, "figure")(config, options.results, options.out)
 
 
 def explorer(options: argparse.Namespace) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vrm.evaluation.accuracy import Metric
+from vrm.evaluation.accuracy import SetMetric
 from vrm.runfiles import LEARNED_WEIGHT, TRUE_WEIGHT
 
 
-def learned_weights(scores: pd.DataFrame) -> list[Metric]:
+def learned_weights(scores: pd.DataFrame) -> list[SetMetric]:
     """Mean and standard deviation over prompts of each objective's learned weight.
 
     Args:
@@ -27,12 +27,12 @@ def learned_weights(scores: pd.DataFrame) -> list[Metric]:
     metrics = []
     for aspect in aspects:
         column = weights[LEARNED_WEIGHT + aspect].to_numpy(dtype=float)
-        metrics.append(Metric(f"weight_mean/{aspect}", float(column.mean()), len(column)))
-        metrics.append(Metric(f"weight_std/{aspect}", float(column.std()), len(column)))
+        metrics.append(SetMetric(f"weight_mean/{aspect}", float(column.mean()), len(column)))
+        metrics.append(SetMetric(f"weight_std/{aspect}", float(column.std()), len(column)))
     return metrics
 
 
-def weight_recovery(scores: pd.DataFrame) -> list[Metric]:
+def weight_recovery(scores: pd.DataFrame) -> list[SetMetric]:
     """Learned against true weights over the prompts whose true weights are known.
 
     Args:
@@ -57,10 +57,10 @@ def weight_recovery(scores: pd.DataFrame) -> list[Metric]:
     correlations = [_pearson(learned[:, k], true[:, k]) for k in range(len(aspects))]
     n = len(known)
     return [
-        *(Metric(f"weight_correlation/{a}", r, n) for a, r in zip(aspects, correlations, strict=True)),
-        Metric("weight_correlation/mean", float(np.mean(correlations)), n),
-        Metric("weight_mae", float(np.abs(learned - true).mean()), n),
-        Metric("weight_mae_constant", float(np.abs(true - true.mean(axis=0)).mean()), n),
+        *(SetMetric(f"weight_correlation/{a}", r, n) for a, r in zip(aspects, correlations, strict=True)),
+        SetMetric("weight_correlation/mean", float(np.mean(correlations)), n),
+        SetMetric("weight_mae", float(np.abs(learned - true).mean()), n),
+        SetMetric("weight_mae_constant", float(np.abs(true - true.mean(axis=0)).mean()), n),
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vrm.data.reward_bench import SECTIONS
-from vrm.evaluation.accuracy import Metric, preference_accuracy, section_scores, subset_accuracy
+from vrm.evaluation.accuracy import SetMetric, preference_accuracy, section_scores, subset_accuracy
 from vrm.evaluation.latents import learned_weights, weight_recovery
 from vrm.records import RecordError, write_whole
 from vrm.runfiles import SCORES
@@ -46,13 +46,13 @@ def evaluate(scores: Mapping[tuple[str, int], Path], set_formats: Mapping[str, s
             except ValueError as error:
                 raise RecordError(f"{path}, evaluation set {name}: {error}") from None
             rows += [(variant, seed, name, *metric) for metric in metrics]
-    tidy = pd.DataFrame(rows, columns=["variant", "seed", "evaluation_set", *Metric._fields])
+    tidy = pd.DataFrame(rows, columns=["variant", "seed", "evaluation_set", *SetMetric._fields])
     write_whole(out, tidy.to_csv(index=False, lineterminator="\n"))
     print(f"{out}: {len(tidy)} point estimates of {len(scores)} reward models on {', '.join(names)}")
     return tidy
 
 
-def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[Metric]:
+def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[SetMetric]:
     yield from preference_accuracy(table)
     if set_format == "reward_bench":
         yield from _sections(table)
@@ -60,8 +60,8 @@ def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[Metric]:
     yield from weight_recovery(table)
 
 
-def _sections(table: pd.DataFrame) -> Iterator[Metric]:
+def _sections(table: pd.DataFrame) -> Iterator[SetMetric]:
     """RewardBench's section scores; n is the number of pairs, not the sum of the weights."""
     accuracy = subset_accuracy(table["subset"].tolist(), table["reward_chosen"], table["reward_rejected"])
     for section, score in section_scores(accuracy).items():
-        yield Metric(f"section/{section}", score, int(table["subset"].isin(list(SECTIONS[section])).sum()))
+        yield SetMetric(f"section/{section}", score, int(table["subset"].isin(list(SECTIONS[section])).sum()))

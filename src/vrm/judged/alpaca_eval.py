@@ -44,7 +44,7 @@ from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
     JUDGE_AGAIN,
-    Judged,
+    Judgments,
     Row,
     draws_table,
     identity,
@@ -131,7 +131,7 @@ Pair = tuple[str, str, str]
 """Instruction, reference output, our output."""
 
 
-def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Compare a policy's answers with the reference's.
 
     Args:
@@ -171,7 +171,7 @@ def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets:
     failures = [
         {"id": number, "reason": row["failure"]} for number, row in enumerate(rows, 1) if row["preference"] is None
     ]
-    return Judged(rows, questions.requests, failures)
+    return Judgments(rows, questions.requests, failures)
 
 
 @contextmanager
@@ -368,7 +368,7 @@ Draws = dict[str, NDArray[np.float64]]
 """Values of the resamples by metric, in percent."""
 
 
-class Measure(NamedTuple):
+class AlpacaMeasure(NamedTuple):
     """A number of the table; None where there is none, and `note` says why. Rates are in percent."""
 
     value: float | None
@@ -456,7 +456,9 @@ def _trouble(row: Row, reference: Mapping[str, Any], judged: JudgedPolicy, annot
     return ""
 
 
-def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict[str, Measure], Draws, dict[str, Any]]:
+def _measure(
+    config: Config, judgments: pd.DataFrame, gamed: Path
+) -> tuple[dict[str, AlpacaMeasure], Draws, dict[str, Any]]:
     """The metrics of one policy, the draws of its fits, and what else the package counts."""
     from alpaca_eval.metrics import get_winrate
 
@@ -465,7 +467,7 @@ def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict
     failed = Counter(judgments["failure"].dropna())
     note = f"{failed.total()} of {len(judgments)} without a judgment" if failed else ""
     measures = dict.fromkeys(
-        ("win_rate", "lc_win_rate", "lc_without_difficulty", "standard_error"), Measure(None, note=note)
+        ("win_rate", "lc_win_rate", "lc_without_difficulty", "standard_error"), AlpacaMeasure(None, note=note)
     )
     draws: Draws = {}
     details: dict[str, Any] = {
@@ -477,18 +479,18 @@ def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict
         drawn = _question_draws(config, len(judgments))
         wins = (judged["preference"] - 1).to_numpy()
         n, ends = int(counts["n_total"]), _ends(config, _means(wins, drawn[:, there]))
-        measures["win_rate"] = Measure(float(counts["win_rate"]), *ends, n, note)
+        measures["win_rate"] = AlpacaMeasure(float(counts["win_rate"]), *ends, n, note)
         for metric, found in (
             ("lc_win_rate", official(judgments, gamed, drawn, note)),
             ("lc_without_difficulty", without_difficulty(judged, drawn[:, there], note)),
         ):
-            measures[metric] = Measure(found.value, *_ends(config, found.draws), found.n, found.note)
+            measures[metric] = AlpacaMeasure(found.value, *_ends(config, found.draws), found.n, found.note)
             draws |= {} if found.draws is None else {metric: found.draws}
         error = _or_none(counts["standard_error"])
-        measures["standard_error"] = Measure(error, n=n, note=note if error is not None else "a single judgment")
+        measures["standard_error"] = AlpacaMeasure(error, n=n, note=note if error is not None else "a single judgment")
         details |= {name: int(counts[name]) for name in ("n_total", "n_wins", "n_wins_base", "n_draws")}
         details["discrete_win_rate"] = float(counts["discrete_win_rate"])
-    measures["length"] = Measure(float(judgments["output_2"].str.len().mean()), n=len(judgments))
+    measures["length"] = AlpacaMeasure(float(judgments["output_2"].str.len().mean()), n=len(judgments))
     return measures, draws, details
 
 

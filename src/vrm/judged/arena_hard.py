@@ -41,7 +41,7 @@ from vrm.data.benchmark_sets import (
     read_arena_judge_prompt,
 )
 from vrm.generation.questions import AnswerSet, Conversation
-from vrm.judged.base import Judged, require_model, require_same
+from vrm.judged.base import Judgments, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
@@ -164,7 +164,7 @@ PARAMETERS = {"temperature": 0.0, "max_tokens": 4096}
 GO_ON = "continue your judgment and finish by outputting a final verdict label"
 
 
-def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Have a policy's answers compared with the baseline's.
 
     Args:
@@ -210,7 +210,7 @@ def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: 
         for number, game in enumerate(row["games"], 1)
         if game["failure"]
     ]
-    return Judged(rows, asked, failures)
+    return Judgments(rows, asked, failures)
 
 
 def _games(baseline: str, model: str) -> tuple[tuple[str, str], tuple[str, str]]:

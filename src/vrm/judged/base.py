@@ -21,7 +21,7 @@ from vrm.statistics.draws import Array
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgments:
     """What judging a policy's answers to one benchmark gave.
 
     Args:

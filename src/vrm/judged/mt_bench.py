@@ -43,7 +43,7 @@ from vrm.data.benchmark_sets import (
 from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
-    Judged,
+    Judgments,
     Row,
     base_record,
     count_failed,
@@ -129,7 +129,7 @@ UNPARSED = "unparsed"
 """Failure of a turn whose replies hold no rating."""
 
 
-def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Have both turns of a policy's answers rated.
 
     Args:
@@ -174,7 +174,7 @@ def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Pa
         for row in rows
         if row["failure"]
     ]
-    return Judged(rows, asked, failures)
+    return Judgments(rows, asked, failures)
 
 
 def prompt_name(question: MtQuestion, turn: int) -> str:

@@ -24,7 +24,7 @@ from vrm.generation.questions import AnswerSet
 from vrm.judged.alpaca_eval import alpaca_eval_scores, alpaca_eval_set, judge_alpaca_eval
 from vrm.judged.arena_hard import arena_hard_set, judge_arena_hard
 from vrm.judged.arena_scores import arena_hard_scores
-from vrm.judged.base import Judged, identity
+from vrm.judged.base import Judgments, identity
 from vrm.judged.mt_bench import judge_mt_bench, mt_bench_scores, mt_bench_set
 from vrm.judging.asking import Ask, asker
 from vrm.judging.cost import spending_of
@@ -45,7 +45,7 @@ class JudgedBenchmark(NamedTuple):
     """
 
     questions: Callable[[Config, JudgedPolicy, Path], AnswerSet]
-    judge: Callable[[Config, JudgedPolicy, Path, Path, Ask], Judged]
+    judge: Callable[[Config, JudgedPolicy, Path, Path, Ask], Judgments]
     scores: Callable[[Config, Path], JudgedTables]
 
 
@@ -114,7 +114,7 @@ def judge_benchmark(
 
 def ask_for_judgments(
     config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, ask: Ask
-) -> Judged:
+) -> Judgments:
     """Make one benchmark's requests, ask them by `ask`, and read what comes back; arguments as `judge_benchmark`."""
     return BENCHMARKS[name].judge(config, judged, answers, sets, ask)
 
@@ -138,7 +138,7 @@ def _say_what_failed(name: str, failed: Sequence[Failed]) -> None:
 
 
 def _counts(
-    config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged, store: Store, unanswered: Sequence[Failed]
+    config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judgments, store: Store, unanswered: Sequence[Failed]
 ) -> dict[str, Any]:
     """The account of exactly these requests, whoever paid: a reply that two policies share is in both accounts."""
     keys = {request_key(request, config) for request in found.requests}

@@ -29,7 +29,7 @@ LENGTH_UNITS = {"alpaca_eval": "characters", "arena_hard": "tokens", "mt_bench":
 
 
 @dataclass(frozen=True)
-class Model:
+class JudgedModel:
     """All seeds of one judged policy.
 
     Args:
@@ -55,7 +55,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkResults:
     """One benchmark's four files.
 
     Args:
@@ -91,31 +91,31 @@ class Benchmark:
         """The prompt of each entry of the grid, shape (N,)."""
         return self.grid.get_level_values("item_id").to_numpy(dtype=str)
 
-    def values(self, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def values(self, model: JudgedModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values and weights on the grid, each of shape (S, N); weight 0: not judged of this policy."""
         nothing = self.items.iloc[:0].set_index(["item_id", "part"])[["value", "weight"]]
         parts = [self.by_policy.get(key, nothing).reindex(self.grid).fillna(0.0) for key in model.keys]
         values, weights = (np.stack([part[name].to_numpy(dtype=float) for part in parts]) for name in nothing)
         return values, weights
 
-    def judged(self, model: Model) -> set[str]:
+    def judged(self, model: JudgedModel) -> set[str]:
         """Prompts with a judgment of any of its seeds."""
         parts = [self.by_policy[key] for key in model.keys if key in self.by_policy]
         return {item for part in parts for item in part.index.get_level_values("item_id")}
 
-    def rows(self, model: Model, metric: str) -> pd.DataFrame:
+    def rows(self, model: JudgedModel, metric: str) -> pd.DataFrame:
         """The scores' rows of one metric, one a seed; a seed that has none is left out."""
         wanted = [(*key, metric) for key in model.keys if (*key, metric) in self.scores.index]
         return self.scores.loc[wanted]
 
-    def drawn(self, model: Model, metric: str) -> NDArray[np.float64]:
+    def drawn(self, model: JudgedModel, metric: str) -> NDArray[np.float64]:
         """Draws of a fit, shape (B, S); B = 0 where a seed has none."""
         names = [draw_column(JudgedPolicy(*key).name, metric) for key in model.keys]
         if not set(names) <= set(self.draws):
             return np.empty((0, len(names)))
         return self.draws[names].to_numpy(dtype=float)
 
-    def length(self, model: Model) -> float:
+    def length(self, model: JudgedModel) -> float:
         """Mean length of a model's answers over its seeds, in `LENGTH_UNITS`.
 
         Raises:
@@ -143,18 +143,18 @@ class Benchmark:
         return found.get(base) if isinstance(found, dict) else found
 
 
-def judged_models(config: Config) -> list[Model]:
+def judged_models(config: Config) -> list[JudgedModel]:
     """Of each base: the start of training, where that was fine-tuned, then the methods of `policy.run`."""
     found = []
     for base, method in dict.fromkeys((policy.base, policy.method) for policy in config.judged_policies):
         entry = None if method == SFT else config.policy.methods[method]
         label = "SFT (start)" if entry is None else row_label(entry)
         ours = entry is not None and entry.ours
-        found.append(Model(base, method, config.policy.seeds, config.policy.bases[base].label, label, ours))
+        found.append(JudgedModel(base, method, config.policy.seeds, config.policy.bases[base].label, label, ours))
     return found
 
 
-def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, Benchmark]:
+def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, BenchmarkResults]:
     """All benchmarks of `benchmarks.run`, for the table or figure `made`.
 
     Raises:
@@ -165,7 +165,7 @@ def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, Bench
     return {name: read_benchmark(config, results, name) for name in config.benchmarks.run}
 
 
-def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
+def read_benchmark(config: Config, results: Path, name: str) -> BenchmarkResults:
     """Read and check what `vrm judged-scores` wrote of one benchmark.
 
     Raises:
@@ -179,7 +179,7 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
     _check_scores(source, scores)
     _check_items(source.with_suffix(JUDGED_ITEMS.name), items)
     scores_by = scores.set_index([*_KEYS, "metric"]).sort_index()
-    benchmark = Benchmark(name, source, scores_by, items, tables.draws, tables.record)
+    benchmark = BenchmarkResults(name, source, scores_by, items, tables.draws, tables.record)
     known = set(scores[_KEYS].itertuples(index=False, name=None))
     for policy in config.judged_policies:
         if tuple(policy) not in known:
@@ -196,7 +196,8 @@ def _check_level(path: Path, record: dict[str, Any], level: float) -> None:
     written = (record.get("intervals") or {}).get("level", level)
     if written != level:
         raise RecordError(
-            f"{path}: its intervals have level {written}, the report's {level}; {JUDGED_ITEMS.made_by} again"
+            f"{path}: its intervals have level {written}, the report's {level}; run `vrm judged-scores "
+            f"--name {path.stem}` again"
         )
 
 
@@ -219,7 +220,7 @@ def _refuse(path: Path, faulty: pd.DataFrame, name: str, fault: str) -> None:
         raise RecordError(f"{path}, row {faulty.index[0] + 2}: {what} {fault}; run judged-scores again")
 
 
-def _check_agreement(benchmark: Benchmark) -> None:
+def _check_agreement(benchmark: BenchmarkResults) -> None:
     """The means in the scores are those of the items: the win rate, or MT-Bench's score and its turns' means."""
     turns = benchmark.name == "mt_bench"
     parts = {"turn_1": ["turn_1"], "turn_2": ["turn_2"], "score": ["turn_1", "turn_2"]} if turns else {"win_rate": [""]}
@@ -240,7 +241,7 @@ def _check_agreement(benchmark: Benchmark) -> None:
             )
 
 
-def _check_draws(benchmark: Benchmark, level: float) -> None:
+def _check_draws(benchmark: BenchmarkResults, level: float) -> None:
     """The ends of each fit's interval in the scores are those of its draws."""
     for (*key, metric), row in benchmark.scores.iterrows():
         name = draw_column(JudgedPolicy(*key).name, metric)

@@ -210,7 +210,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellAccuracy:
     """One scorer in one column.
 
     Args:
@@ -224,11 +224,11 @@ class Measured:
     interval: Interval
     pairs: int
     prompts: int
-    without_leaked: Measured | None = None
+    without_leaked: CellAccuracy | None = None
 
 
 @dataclass(frozen=True)
-class Measurements:
+class AccuracyTable:
     """Everything that Table 2 shows.
 
     Args:
@@ -240,11 +240,11 @@ class Measurements:
 
     scorers: Sequence[Scorer]
     columns: Sequence[Column]
-    cells: dict[tuple[str, Column], Measured]
+    cells: dict[tuple[str, Column], CellAccuracy]
     sets: dict[tuple[str, str], PairScores]
 
 
-def measure(config: Config, results: Path) -> Measurements:
+def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
     """Measure every scorer on every set of `evaluation.run` but the probes.
 
     Raises:
@@ -252,7 +252,7 @@ def measure(config: Config, results: Path) -> Measurements:
             that RewardBench does not have.
     """
     columns, rows = table_columns(config), scorers(config)
-    cells: dict[tuple[str, Column], Measured] = {}
+    cells: dict[tuple[str, Column], CellAccuracy] = {}
     sets: dict[tuple[str, str], PairScores] = {}
     for scorer in rows:
         scores = read_scores(results, scorer)
@@ -264,7 +264,7 @@ def measure(config: Config, results: Path) -> Measurements:
             if inside.any():
                 pairs = sets[scorer.name, column.evaluation_set].select(inside)
                 cells[scorer.name, column] = _measure_cell(config, column, pairs)
-    return Measurements(rows, columns, cells, sets)
+    return AccuracyTable(rows, columns, cells, sets)
 
 
 def table_columns(config: Config) -> list[Column]:
@@ -295,17 +295,17 @@ def members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
     return np.isin(scores.subsets, list(SECTIONS[column.section]))
 
 
-def _measure_cell(config: Config, column: Column, scores: PairScores) -> Measured:
+def _measure_cell(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
     clean = scores.select(~scores.leaked)
     whole = _measure_pairs(config, column, scores)
     return replace(whole, without_leaked=_measure_pairs(config, column, clean) if len(clean.prompts) else None)
 
 
-def _measure_pairs(config: Config, column: Column, scores: PairScores) -> Measured:
+def _measure_pairs(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
     weights = SECTIONS.get(column.section)
     strata = scores.subsets if weights else None
     interval = crossed_interval(scores.wins, scores.prompts, config.report.level, strata, weights)
-    return Measured(interval.within(0, 1), len(scores.prompts), len(set(scores.prompts.tolist())))
+    return CellAccuracy(interval.within(0, 1), len(scores.prompts), len(set(scores.prompts.tolist())))
 
 
 def _check(config: Config, set_name: str, first: str, name: str, sets: dict[tuple[str, str], PairScores]) -> None:

@@ -200,7 +200,7 @@ def read_responses(side: str, evidence: Mapping[str, Tensor], known: Mapping[str
     return Responses(*(evidence[f"{side}_{name}"] for name in EVIDENCE), known[f"{side}_reference"])
 
 
-def pair_table(
+def measured_pairs(
     method: PreferenceMethod, evidence: Mapping[str, ArrayLike], known: Mapping[str, ArrayLike]
 ) -> pd.DataFrame:
     """Loss, margin and log ratios of whole pairs.
@@ -290,11 +290,11 @@ class PreferenceTrainer(Trainer):
 
     def observe(self, rows: Dataset) -> dict[str, np.ndarray]:
         """What the present policy says of both texts of N rows: `first_total`, ..., each of shape (N,)."""
-        measure, self.compute_metrics = self.compute_metrics, None
+        measure_rows, self.compute_metrics = self.compute_metrics, None
         try:
             return self.predict(rows).predictions
         finally:
-            self.compute_metrics = measure
+            self.compute_metrics = measure_rows
 
     def train(self, *arguments: Any, **options: Any) -> TrainOutput:
         """See `Trainer.train`."""
@@ -323,7 +323,7 @@ class PreferenceTrainer(Trainer):
                     self._window[name].append(value.detach().float().reshape(-1))
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        pairs = pair_table(self.method, prediction.predictions, prediction.label_ids)
+        pairs = measured_pairs(self.method, prediction.predictions, prediction.label_ids)
         return {
             "accuracy": float((pairs.margin > 0).mean()),
             **{name: float(pairs[name].mean()) for name in ("loss", "margin", "chosen_logratio", "rejected_logratio")},
@@ -351,12 +351,12 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
         counts["train"]["pairs_selected"] = len(pairs["train"])
     held_out = pairs["validation"][: job.training.evaluation_pairs]
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
-    start = measure(trainer)
+    start = measure_rows(trainer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    changes = _changes(held_out, start, measure(trainer))
+    changes = _changes(held_out, start, measure_rows(trainer))
     leave(job, trainer, tokenizer, changes, counts)
 
 
@@ -414,12 +414,12 @@ def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> Dataset:
     return rows
 
 
-def measure(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
-    """`pair_table` of the present policy on some rows; None: the held-out ones."""
+def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
+    """`measured_pairs` of the present policy on some rows; None: the held-out ones."""
     rows = trainer.eval_dataset["validation"] if rows is None else rows
     names = [name for name in ("desirable", *REFERENCES) if name in rows.column_names]
     known = {name: np.asarray(rows[name]) for name in names}
-    return pair_table(trainer.method, trainer.observe(rows), known)
+    return measured_pairs(trainer.method, trainer.observe(rows), known)
 
 
 def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[TokenisedPair]:

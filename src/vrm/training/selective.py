@@ -24,7 +24,7 @@ from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
 from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob
-from vrm.training.preference import make_trainer, measure, paired_rows, with_reference
+from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
 
 
 def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:
@@ -49,7 +49,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     settings = {"method": method.model_dump(mode="json", exclude={"label", "ours"}), "run": run, "half": half}
     made_from = job.made_from(settings)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    losses = measure(trainer, rows).loss
+    losses = measure_rows(trainer, rows).loss
     if trainer.accelerator.is_main_process:
         table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
         DIFFICULTY_LOSSES.write(job.out, table)

@@ -111,7 +111,7 @@ def contributions(scores: pd.DataFrame, aspects: Sequence[str], source: str) -> 
     return parts
 
 
-def pair_table(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str], source: str) -> pd.DataFrame:
+def explained_pairs(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str], source: str) -> pd.DataFrame:
     """One row a pair, in the order of `vrm`: both margins, who is right, weights, per-objective scores, contributions.
 
     Args:
@@ -274,7 +274,7 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     for model in vrms:
         scores = read_scores(results, model)
         one_seed = scores[scores["seed"] == first]
-        table = pair_table(rm_scores[rm_scores["seed"] == first], one_seed, config.data.aspects, model.name)
+        table = explained_pairs(rm_scores[rm_scores["seed"] == first], one_seed, config.data.aspects, model.name)
         tables[model.name] = _only_shown(table, shown, truth, model.name)
         models.append(
             {

@@ -34,6 +34,7 @@ from vrm.config import Config
 from vrm.config.policy import RATED
 from vrm.records import RecordError
 from vrm.reporting import style
+from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.scores import row_label
 from vrm.runfiles import BEST_OF_N, BEST_OF_N_SAMPLES, policy_run, read_best_of_n_samples, read_ppo_samples
 from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings
@@ -311,8 +312,7 @@ def _square_root_axis(panel: Axes, highest: float) -> None:
 
 
 def _statement(config: Config) -> str:
-    seeds = len(config.policy.seeds)
-    over = f"{seeds} seeds and prompts" if seeds > 1 else "prompts (one seed)"
+    over = counted_seeds_and_prompts(config.policy.seeds)
     gold = "" if config.policy.gold else " No gold judge (policy.gold): proxy alone."
     return (
         "Gain over the start on the same prompts. "

@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from vrm.config import Config, PpoMethod
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.judged import LENGTH_UNITS, Benchmark, judged_models, read_benchmarks
-from vrm.reporting.judged_values import MAIN, measure
+from vrm.reporting.judged import LENGTH_UNITS, BenchmarkResults, judged_models, read_benchmarks
+from vrm.reporting.judged_values import MAIN, measure_policy
+from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.tables.table1 import span
 from vrm.runfiles import SFT
 
@@ -167,11 +168,11 @@ def win_rate_length(config: Config, results: Path, out: Path) -> list[Path]:
         return style.save(figure, out, "win_rate_length", data)
 
 
-def _points(config: Config, benchmark: Benchmark) -> list[dict[str, Any]]:
+def _points(config: Config, benchmark: BenchmarkResults) -> list[dict[str, Any]]:
     """One row a model."""
     metric, rows = MAIN[benchmark.name], []
     for model in judged_models(config):
-        measured = measure(config, benchmark, model, metric)
+        measured = measure_policy(config, benchmark, model, metric)
         if model.method == SFT:
             kind = "start"
         else:
@@ -310,6 +311,5 @@ def _legend(data: pd.DataFrame) -> tuple[list[Any], list[str]]:
 
 
 def _statement(config: Config) -> str:
-    seeds = len(config.policy.seeds)
-    over = f"{seeds} seeds and prompts" if seeds > 1 else "prompts (one seed)"
+    over = counted_seeds_and_prompts(config.policy.seeds)
     return f"Bars: {100 * config.report.level:g}\u00a0% interval over {over}."

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.records import RecordError
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, of_seeds, write_table
 from vrm.reporting.scores import Scorer, reward_models, row_label, starts_group
 from vrm.runfiles import BOUND_TERMS, PAC_BAYES, read_bound_terms
 from vrm.statistics.intervals import Interval, half_width, student_interval
@@ -27,7 +27,7 @@ _POSSIBLE = {
 _HEADER = ("Reward model", "Empirical risk", "KL of w", "KL of z", "Bound", "Vacuous", "Held-out risk", "KL allowed")
 
 
-def bound(config: Config, results: Path, out: Path) -> list[Path]:
+def bound_table(config: Config, results: Path, out: Path) -> list[Path]:
     """Write bound.{csv,md,tex,html}: one row a VRM of `reward.run`.
 
     Args:
@@ -112,10 +112,9 @@ def _notes(config: Config, measured: dict[str, pd.DataFrame]) -> Iterator[str]:
     level = f"{100 * config.report.level:g} %"
     seeds = config.reward.seeds
     over = (
-        f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the {level} interval over seeds "
-        "(Student's t)."
+        f"{of_seeds(seeds)}; in brackets the {level} interval over seeds (Student's t)."
         if len(seeds) > 1
-        else f"One seed ({seeds[0]}): no interval."
+        else f"{of_seeds(seeds)}: no interval."
     )
     yield f"Data: {config.data.label}. {over}"
     yield (

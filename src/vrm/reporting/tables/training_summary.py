@@ -17,7 +17,16 @@ import pandas as pd
 
 from vrm.config import Config, Method, PpoMethod
 from vrm.records import RecordError
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.rendering import (
+    Cell,
+    Grid,
+    Row,
+    interval_cell,
+    number,
+    of_seeds,
+    over_seeds_and_prompts,
+    write_table,
+)
 from vrm.reporting.scores import row_label
 from vrm.runfiles import SFT, HeldOutChange, PolicyRun, policy_run, read_held_out, read_ppo_samples
 from vrm.statistics.intervals import Interval, crossed_interval
@@ -164,7 +173,7 @@ _VERDICT = (
     "distinguishable from no change where it holds 0."
 )
 
-Measured = Sequence[tuple[Training, Mapping[str, Outcome]]]
+TrainingOutcomes = Sequence[tuple[Training, Mapping[str, Outcome]]]
 
 
 def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
@@ -188,7 +197,7 @@ def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
     return write_table(out, grids, _tidy(config, measured))
 
 
-def _offline_grid(config: Config, measured: Measured) -> Grid:
+def _offline_grid(config: Config, measured: TrainingOutcomes) -> Grid:
     has_start = any(training.method and not training.method.needs_reference for training, _ in measured)
     header = [
         *(Cell("Base"), Cell("Method"), Cell("Loss", "unit")),
@@ -221,7 +230,7 @@ def _offline_grid(config: Config, measured: Measured) -> Grid:
     )
 
 
-def _ppo_grid(config: Config, measured: Measured) -> Grid:
+def _ppo_grid(config: Config, measured: TrainingOutcomes) -> Grid:
     gold = [Cell("Gold reward", when) for when in ("at start", "at end", "change")] if config.policy.gold else []
     header = [
         *(Cell("Base"), Cell("Method"), Cell("Reward model")),
@@ -253,7 +262,7 @@ def _ppo_grid(config: Config, measured: Measured) -> Grid:
     )
 
 
-def _with_rules(measured: Measured) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
+def _with_rules(measured: TrainingOutcomes) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
     """Each row, and whether it is the first of another base than the row above."""
     for row, previous in zip(measured, [None, *measured], strict=False):
         yield row, previous is not None and previous[0].run.base != row[0].run.base
@@ -295,7 +304,7 @@ def _reward_model(config: Config, training: Training) -> str:
     return row_label(config.reward.variants[training.method.reward])
 
 
-def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
+def _offline_notes(config: Config, measured: TrainingOutcomes) -> Iterator[str]:
     methods = {training.method.method for training, _ in measured if training.method}
     yield _interval_note(config, measured, "loss", "validation pairs")
     yield _VERDICT
@@ -318,7 +327,7 @@ def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
     )
 
 
-def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
+def _ppo_notes(config: Config, measured: TrainingOutcomes) -> Iterator[str]:
     yield _interval_note(config, measured, "reward", "validation prompts, one sampled answer each at start and end")
     yield _VERDICT
     yield (
@@ -329,21 +338,16 @@ def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
         yield f"Gold reward: {config.policy.gold}, which no training sees; it is watched, not optimised."
 
 
-def _interval_note(config: Config, measured: Measured, metric: str, items: str) -> str:
+def _interval_note(config: Config, measured: TrainingOutcomes, metric: str, items: str) -> str:
     counts = {found[metric].items for _, found in measured}
     count = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     seeds = config.policy.seeds
     level = f"{100 * config.report.level:g} %"
-    if len(seeds) > 1:
-        mean = f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-        over = "seeds and prompts (variance components, Student's t)"
-    else:
-        mean = f"One seed ({seeds[0]})"
-        over = "prompts (Student's t), which leaves out the variation between seeds"
-    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval over {over}."
+    over = f"in brackets the {level} interval over {over_seeds_and_prompts(seeds)}"
+    return f"Data: {config.data.label}, {count} {items}. {of_seeds(seeds)}; {over}."
 
 
-def _tidy(config: Config, measured: Measured) -> pd.DataFrame:
+def _tidy(config: Config, measured: TrainingOutcomes) -> pd.DataFrame:
     rows = [
         {
             "base": training.run.base,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, write_table
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
 from vrm.reporting.scores import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
 from vrm.runfiles import WORLD_STATISTICS
 from vrm.statistics.intervals import Interval, crossed_interval
@@ -152,9 +152,7 @@ def _probe_notes(config: Config, probes: dict[tuple[str, str], tuple[Interval, i
         "spurious: pairs that differ in this spurious feature alone, the response without it is the better one; below "
         "50 the feature is rewarded."
     )
-    seeds = len(config.reward.seeds)
-    over = f"{seeds} seeds and prompts (variance components," if seeds > 1 else "prompts (one seed,"
-    yield f"In brackets: {100 * config.report.level:g} % interval over {over} Student's t)."
+    yield f"In brackets: {100 * config.report.level:g} % interval over {over_seeds_and_prompts(config.reward.seeds)}."
     few: dict[str, list[str]] = {}
     for (name, probe), (interval, pairs) in probes.items():
         if pairs * min(interval.estimate, 1 - interval.estimate) < _FEW:
