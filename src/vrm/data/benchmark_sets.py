@@ -3,14 +3,10 @@
 * A directory is what `vrm benchmark-set` filled, or one benchmark's part of `data.benchmarks_dir`: both have the same
   names (docs/data.md).
 * Nothing is skipped: a benchmark with a row left out is another benchmark. The first row that can't be used is an error
-  that names file, row and mend.
+  that names file, row, field and remedy.
 * AlpacaEval takes an instruction's difficulty by its position, so its rows keep their order and number.
 
 Source: tatsu-lab/alpaca_eval; lmarena/arena-hard-auto v0.1, `gen_judgment.py`; lm-sys/FastChat, `fastchat/llm_judge`.
-
-Rows and fields of the judged benchmarks' files. What can't be used is a RecordError: file, row, field, mend.
-
-`where` is the beginning of such a message: file and row.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Normalised scores and the supervision target of w.
-
-Mean and standard deviation of each aspect come from the training split alone, over the chosen and the rejected response
-of every pair, and are reused for the other splits. The target is softmax of the chosen response's normalised scores
-(Eq. 13). Pairs without scores pass through as they are: a plain RM and a VRM with lambda 0 need none.
-
-Preference pairs from scored prompts, and their splits.
+"""Preference pairs from scored prompts: their splits, their normalised scores, and the supervision target of w.
 
 * A prompt's split is a hash of its normalised text and the seed: it never straddles splits, and it does not depend on
   what else is in the file.
@@ -13,6 +7,10 @@ Preference pairs from scored prompts, and their splits.
   the scores change them. Responses without ratings are compared by their overall score.
 * Random choices come from a generator seeded by the prompt and the seed, over responses sorted by text: the pairs do
   not depend on the order of rows or responses. The files are in the order of `prompt_id`.
+* Mean and standard deviation of each aspect come from the training split alone, over the chosen and the rejected
+  response of every pair, and are reused for the other splits. The target is softmax of the chosen response's
+  normalised scores (Eq. 13). Pairs without scores pass through as they are: a plain RM and a VRM with lambda 0 need
+  none.
 """
 
 from __future__ import annotations

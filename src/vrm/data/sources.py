@@ -1,6 +1,4 @@
-"""What came in, what was refused, and why: the counts and the quarantine file of a data stage.
-
-Rows from where the configuration says: a file, a directory of shards, or a pinned hub dataset.
+"""Rows from where the configuration says (a file, a directory of shards, a pinned hub dataset), and what was refused.
 
 * Files are JSON lines (.jsonl, .ndjson), a JSON list (.json), CSV or Parquet; each may be compressed (.gz, .bz2, .xz).
   What is inside counts, not the name: a JSON list called .jsonl is a list, gzip called .jsonl is gzip.
@@ -8,12 +6,9 @@ Rows from where the configuration says: a file, a directory of shards, or a pinn
   shards, in the order of their names, the numbers run on.
 * A row that is no JSON object goes to quarantine where the caller gives one, and is an error where not. A file in
   another encoding than UTF-8 is one error that names the encoding: its rows are not damaged, they are unread.
+* A function that reads one field (a prompt, a text, a number) returns its value or raises `Unusable` with a reason that
+  is short, names the field, and does not quote the value, so that equal faults count as one reason.
 * `datasets` is imported only where a hub dataset is read: it costs seconds.
-
-Reading single fields of other people's records: prompts, texts, numbers.
-
-Each function returns the value or raises `Unusable` with a reason that is short, names the field, and does not quote
-the value, so that equal faults count as one reason.
 """
 
 from __future__ import annotations

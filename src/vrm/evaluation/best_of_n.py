@@ -1,14 +1,6 @@
 """Many answers of a policy to each prompt, with their rewards: what best-of-n is computed from.
 
-What best-of-n sampling is worth: expected reward of the best of n answers, from N >= n answers a prompt.
-
-* The same answers serve every n: all their subsets of size n are averaged over, without drawing any.
-* Best means best by the proxy reward; what its gold reward then is shows how far the proxy can be trusted.
-* `best_of_n_kl` is exact where no two answers are the same, and an upper bound where answers repeat.
-
-Source: Nakano et al. 2021, "WebGPT", appendix on best-of-n (the estimator); Stiennon et al. 2020, appendix G.3 (the
-KL); Gao et al. 2023, "Scaling laws for reward model overoptimization" (both, against the square root of the KL);
-Beirami et al. 2024, "Theoretical guarantees on the alignment of best-of-n policy" (the bound).
+What the best of n of them is worth, for every n at once, is `vrm.statistics.best_of_n`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The gold reward of answers that were drawn while proxy rewards were optimised.
+"""The gold reward of sampled answers: the judge that over-optimisation is measured against, and that no training sees.
 
-The gold judge that over-optimisation is measured against, by the name that the configuration gives it.
+The configuration names it (`policy.gold`), as a function of a module or as the directory of a reward model.
 """
 
 from __future__ import annotations

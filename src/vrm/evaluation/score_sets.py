@@ -1,6 +1,4 @@
-"""A file of preference pairs and a trained reward model, no workflow: what `vrm score-file` prints.
-
-A trained reward model on every evaluation set: one row a pair, one file a model.
+"""A trained reward model on preference pairs: one row a pair, one file a model; or one file of pairs, with a summary.
 
 The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, whether the
 prompt also occurs in training, whether a text was cut, and, for a VRM, the learned weights and per-objective scores.

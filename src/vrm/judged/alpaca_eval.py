@@ -1,11 +1,4 @@
-"""AlpacaEval 2's numbers of every judged policy, by the package's own functions.
-
-* `win_rate`, `standard_error`: the package's `get_winrate`, over the instructions that have a preference.
-* `lc_win_rate`, `lc_without_difficulty`: `alpaca_lc`.
-* Intervals are of the joint bootstrap (`judged_draws`) over instructions: what they cover is the choice of
-  instructions, not the training or the judge.
-
-AlpacaEval 2: the package's prompts and parser, our judge.
+"""AlpacaEval 2: the package's prompts, parser and numbers; our judge.
 
 * The package `alpaca-eval` makes the prompts, decides by its seed which output is shown first, reads a preference from
   the log-probabilities, and undoes the order. Only the asking is ours: an annotator's `fn_completions` may be any
@@ -13,6 +6,10 @@ AlpacaEval 2: the package's prompts and parser, our judge.
 * An instruction without a preference has `preference` None and a `failure`. The package would drop it, or call it -1.
 * Prompts are asked in the order of the instructions. The package shuffles them, which matters to batched prompts only.
 * Equal outputs are a tie without a question, as the package has it.
+* `win_rate`, `standard_error`: the package's `get_winrate`, over the instructions that have a preference.
+  `lc_win_rate`, `lc_without_difficulty`: see `length_control`.
+* Intervals come from a joint bootstrap over instructions: they cover the choice of instructions, not the training or
+  the judge.
 """
 
 from __future__ import annotations

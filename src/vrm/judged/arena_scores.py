@@ -1,4 +1,4 @@
-r"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-controlled (SC), with seeded intervals.
+"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-controlled (SC), with seeded intervals.
 
 * Two games a prompt: in game 1 the baseline is A, in game 2 the model is A. A game is one battle, or three where its
   verdict is `>>`; a tie is half a win each way. A game without one clear verdict is dropped, counted and named.
@@ -15,6 +15,11 @@ r"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-contro
   prompt's two games apart, and centres the style once. That takes the judgments of a prompt for independent, which they
   are not: on the demo the half-width of SC is 3.5 points on average by battles, and about 8 by prompts.
   `resample="battles"` gives upstream's.
+* A table is a grid of M models and Q questions, and how many battles the baseline won, tied and lost in each: counts of
+  shape (M, Q, 3), zeros where nothing was judged. B resamples of it have shape (B, M, Q, 3).
+* Upstream gives the baseline and every model a rating and penalises them all. Only differences of a model's rating to
+  the baseline's matter: with r the ratings and u = r_model - r_baseline, the least |r|^2 for a given u is
+  u' (I - 11' / (M + 1)) u. So one intercept a model and that penalty give upstream's minimum.
 
 Source: lmarena/arena-hard-auto, the v0.1 code with style control: `utils_math.py` at commit 561534a (`compute_mle_elo`,
 `fit_bt`, `construct_style_matrices`), and of that time `gen_judgment.py` (`get_score`), `show_result.py`
@@ -24,23 +29,7 @@ verdict and controls for markdown densities.
 Where else we differ, all without effect on an estimate beyond its solver's tolerance: Newton's method instead of
 L-BFGS; `numpy.random.Generator` instead of the global seed 42, and prompts and models in a canonical order, so that the
 intervals don't depend on the order of files and rows; quantiles of win rates instead of ratings, which may be infinite,
-and Weibull's (`judged_draws.percentiles`).
-
-What Arena-Hard's style control looks at: length and markdown of an answer.
-
-Source: lmarena/arena-hard-auto v0.1 with style control, `add_markdown_info.py` and `construct_style_matrices` in
-`utils_math.py`.
-
-Arena-Hard's win rates from its battles, plain and style-controlled, of many resamples of one table at once.
-
-* A table is a grid of M models and Q questions, and how many battles the baseline won, tied and lost in each: counts of
-  shape (M, Q, 3), zeros where nothing was judged. B resamples of it have shape (B, M, Q, 3).
-* Upstream gives the baseline and every model a rating and penalises them all. Only differences of a model's rating to
-  the baseline's matter: with r the ratings and u = r_model - r_baseline, the least |r|^2 for a given u is
-  u' (I - 11' / (M + 1)) u. So one intercept a model and that penalty give upstream's minimum.
-
-Source: lmarena/arena-hard-auto, `utils_math.py` at commit 561534a (`fit_bt`, `construct_style_matrices`,
-`bootstrap_result` and its style-controlled twin).
+and Weibull's (`draws.percentiles`).
 """
 
 from __future__ import annotations

@@ -1,21 +1,16 @@
-"""MT-Bench: ratings read from the judge's replies, and the means of one model's ratings.
-
-* A rating is the first `[[rating]]` of a reply, else the first `[rating]`: FastChat's two regular expressions.
-* A reply without a rating is missing: counted and named by its question, never scored as 0.
-* The score is the mean over all rated turns, not the mean of the two turns' means.
-* FastChat takes whatever number stands in the brackets. So do we, but ratings off the scale of 1 to 10 are named.
-
-Source: lm-sys/FastChat, `fastchat/llm_judge`: `one_score_pattern`, `one_score_pattern_backup`, `temperature_config` and
-`NEED_REF_CATS` in `common.py`, `display_result_single` in `show_result.py` (which drops its -1, our None).
-
-MT-Bench: single-answer grading, one rating a turn.
+"""MT-Bench: single-answer grading, one rating a turn, and the means of a policy's ratings.
 
 * The first turn is graded by itself, the second with the whole conversation before it; math, reasoning and coding
   questions with the reference answers beside them.
-* A reply without a rating is asked for again, up to `attempts` replies. FastChat asks once, and has -1 there.
+* A rating is the first `[[rating]]` of a reply, else the first `[rating]`: FastChat's two regular expressions. FastChat
+  takes whatever number stands in the brackets. So do we, but ratings off the scale of 1 to 10 are named.
+* A reply without a rating is asked for again, up to `attempts` replies; FastChat asks once, and has -1 there. What is
+  still missing is counted and named by its question, never scored as 0.
+* The score is the mean over all rated turns, not the mean of the two turns' means.
 
-Source: lm-sys/FastChat, `fastchat/llm_judge`: `gen_judgment.py` (`make_judge_single`, `make_match_single`) and
-`common.py` (`run_judge_single`: temperature 0, max_tokens 2048).
+Source: lm-sys/FastChat, `fastchat/llm_judge`: `gen_judgment.py` (`make_judge_single`, `make_match_single`); `common.py`
+(`run_judge_single`: temperature 0, max_tokens 2048; `one_score_pattern`, `one_score_pattern_backup`,
+`temperature_config`, `NEED_REF_CATS`); `show_result.py` (`display_result_single`, which drops its -1, our None).
 """
 
 from __future__ import annotations

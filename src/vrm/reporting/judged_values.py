@@ -1,16 +1,10 @@
-"""Differences of two policies on the judged benchmarks; the one place where they are computed.
+"""What the policies got on the judged benchmarks, and what two of them differ by; numbers only, no layout.
 
-* Means over items (win rates, MT-Bench's score) are paired by prompt: what hangs on one prompt, both games or both
-  turns, is one value. Interval and p-value are those of `comparisons`.
-* LC and SC are fits: the difference of the two policies in each of the scorer's joint draws, which are of the same
-  prompts for both, has interval and p-value by `joint_draws`. A fit that was not resampled has a difference alone.
-
-Values of the judged benchmarks with their intervals; numbers only, no layout.
-
-* Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts (see
-  `variance_components`): what hangs on one prompt (both games, both turns) counts as one.
-* LC and SC are fits, so that no item has a value: their intervals are of the scorer's joint draws (see `joint_draws`).
-* Differences of two policies are `differences`.
+* Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts: what belongs to
+  one prompt (both games, both turns) counts as one, and the difference of two policies is paired by prompt.
+* LC and SC are fits, so that no item has a value. Their intervals come from the scorer's joint draws
+  (`vrm.statistics.draws`), which are of the same prompts for every policy, and so do those of a difference. A fit that
+  was not resampled has a value without an interval.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Accuracy of every scorer in every column of Table 2, with intervals; numbers only, no layout.
+"""Who scores pairs, their scores with all seeds side by side, and their accuracy in every column of Table 2.
 
-* A cell is a mean over seeds with an interval over seeds and prompts; see `variance_components`.
+* A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes
+  a scorer and asks no further.
+* An accuracy is a mean over seeds with an interval over seeds and prompts (`vrm.statistics.intervals`).
 * RewardBench's sections weigh their subsets as upstream does; prompts then vary within subsets.
-
-Who scores pairs, and reading their files for the report: training logs and pair scores, all seeds side by side.
-
-A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes a
-scorer and asks no further.
 """
 
 from __future__ import annotations

@@ -1,21 +1,14 @@
 """Training of policies on preference pairs: DPO, IPO, KTO, SimPO, WPO, and DPO on selected pairs.
 
-* One trainer, one enum: methods differ in the pure functions of `preference_losses` and in their rows.
+* One trainer, one enum: methods differ in the pure functions of `preference_losses`, chosen here by name, and in their
+  rows. A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is
+  unpaired, they are one response, desirable or not, and a mismatched one: another response of the same batch below
+  this prompt, which estimates the KL term.
 * The reference is the policy before its first step. Its log-probabilities are computed once, over the whole data,
   before training; there is no second model in memory.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `held_out.csv` says what the training did to each validation pair.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
-
-Preference pairs as the rows that the preference methods train on.
-
-A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is unpaired,
-they are one response, desirable or not, and a mismatched one: another response of the same batch below this prompt,
-which estimates the KL term.
-
-What a preference method makes of the log-probabilities of two texts a row: its loss, its reward, whole pairs.
-
-The methods themselves are the pure functions of `preference_losses`; here they are chosen by name.
 """
 
 from __future__ import annotations

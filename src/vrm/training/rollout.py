@@ -1,11 +1,10 @@
-"""A policy answers questions, and each answer is measured: what it is worth, and how far it is from the reference.
+"""What PPO learns from: the models of a run, the answers of its policy, and what each of them is worth.
 
-One batch of PPO: what the policy answered, what it was worth, and what each token's advantage is.
-
-Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
-`width` columns of prompt, then T of response.
-
-The models of a PPO run: the actor, the reference it must not leave, the critic, and their optimisers.
+* Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
+  `width` columns of prompt, then T of response (`Texts`).
+* `ActorCritic`: the actor, the reference that it is kept near, the critic, and their optimisers.
+* `Answerer`: the policy answers, the reward model reads the text, both policies give log-probabilities (`Answers`);
+  with values and advantages they are one batch of PPO (`Experience`).
 """
 
 from __future__ import annotations

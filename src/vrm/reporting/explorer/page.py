@@ -1,15 +1,12 @@
-"""The explorer: one HTML file to read a run's pairs in, with weights, contributions and who is right.
+"""The explorer: one HTML file to read a run's pairs in, with weights by prompt kind, contributions and who is right.
 
+* A pair is right for a model that scores the chosen response strictly higher; a tie is wrong, as everywhere. What
+  "chosen" means is the evaluation set's business: annotators in one, the known truth in another.
+* Single pairs are read with one seed; only the difference in accuracy is taken over all seeds.
 * Self-contained: styles, script and data are inside, nothing is loaded, and the content policy forbids it.
 * Texts are data: they stand in a compressed JSON block and reach the page as text nodes, so that no markup in them is
   ever run.
 * Scores are whole multiples of a unit per model: four digits are enough for a reader, and the file stays small.
-
-What a VRM says of its own preferences: weights by prompt kind, contributions, and where it parts from the plain RM.
-
-* A pair is right for a model that scores the chosen response strictly higher; a tie is wrong, as everywhere.
-* Single pairs are read with one seed; only the difference in accuracy is taken over all seeds.
-* What "chosen" means is the evaluation set's business: annotators in one, the known truth in another.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """Figures 3 to 5: what happens along training, read from the runs' training logs.
 
-* A curve is the mean over seeds; its band is Student's t interval over seeds, and the figure says so.
-* What is measured along a training is measured on a few pairs, the same for every seed. The figure says how many, and
-  what their choice alone is worth.
+* A curve is the mean over seeds; its band is Student's t interval over seeds. With one seed there is no interval, and
+  the figure says so.
+* Along a training is measured on a few pairs, the same for every seed. The figure says how many, and what their choice
+  alone is worth.
 * Small multiples: one variant stands out in each panel, the others lie behind it in grey, so that bands never cover
   each other and panels still compare.
-* With one seed there is no interval; the figure says that instead.
-
-How many pairs the trainings of reward models are measured on along the way, and what their choice alone is worth.
 """
 
 from __future__ import annotations

@@ -1,20 +1,15 @@
 """The figure `overoptimisation`: what optimising a reward model does to its own reward, and to the gold reward.
 
-* One column of panels a base: the proxy reward above, the gold reward below, over one KL axis, so that one reads down
-  at a given KL how much of the proxy's gain is real.
-* One colour and marker a reward model: PPO thick and filled, each in its own dashes, so that a grey print works;
-  best-of-n from the same start thin and hollow.
-* The KL axis is a square-root scale, on which best-of-n and PPO are nearly straight while the proxy can be trusted.
-
-Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figure 1.
-
-Proxy and gold reward against the KL from the starting policy, of PPO and of best-of-n; numbers only, no drawing.
-
 * A point is the gain over the starting policy on the same prompts: PPO's first evaluation, best-of-n's n = 1. Both
   curves start at 0, whatever prompts they were measured on, and prompts that are easy or hard cancel.
 * Proxy gains are in standard deviations of the starting policy's rewards by that reward model (all answers that were
   sampled for best-of-n, seed by seed), so that reward models compare. Gold gains are in the gold judge's own unit.
 * PPO's KL is the mean of log pi - log pi_start over the sampled answers; best-of-n's is known.
+* A column of panels a base, the proxy reward above the gold reward, over one KL axis: one reads down at a given KL how
+  much of the proxy's gain is real. The axis is a square-root scale, on which both optimisers are nearly straight while
+  the proxy can be trusted.
+* One colour and marker a reward model: PPO thick and filled, each in its own dashes, so that a grey print works;
+  best-of-n from the same start thin and hollow.
 
 Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figure 1.
 """

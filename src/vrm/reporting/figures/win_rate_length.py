@@ -1,13 +1,10 @@
 """The figure `win_rate_length`: win rate against the mean length of the answers, of every judged policy.
 
 * A column of panels a base, a row a benchmark with win rates: one reads whether what the judge prefers is longer, too.
-* Labels stand at the points; markers tell kinds of training apart, hollow ones are ours, so that grey prints work.
-* The dashed line is the mean length of the answers that all are compared with, where the scorer has written it.
-
-Where the labels of a scatter plot stand: beside their points, clear of one another, further off where it is crowded.
-
-One label after the other takes the cheapest of a fixed set of places around its point, given the others; a few rounds
-of that suffice for a few dozen labels. Nothing is random.
+* Markers tell kinds of training apart, hollow ones are ours, so that grey prints work. The dashed line is the mean
+  length of the answers that all are compared with, where the scorer has written it.
+* A label stands beside its point, clear of the others, further off where it is crowded: one after the other takes the
+  cheapest of a fixed set of places, given the others, for a few rounds. Nothing is random.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The claims of the paper that are orders of two methods, and what a run says of each.
 
-Asked are the orders that the paper's method stands in: of Table 1 VRM-PPO against every other method, of Table 2 VRM
-and the plain RM against every other scorer, in every column; of the abstract and of Figure 6 those that their
-sentences can be asked of. What a run can't be asked is listed with the reason.
-
-The differences that the page "paper against this run" asks for: where a table has one, that one; else tested here.
-
-* What stands in `comparisons` or `comparisons_judged` keeps that table's p-value, so that no difference has two.
-* What stands in neither is tested by the same functions, and all such tests are one more family for Holm's correction.
+* Asked are the orders that the paper's method stands in: of Table 1 VRM-PPO against every other method, of Table 2 VRM
+  and the plain RM against every other scorer, in every column; of the abstract and of Figure 6 those that their
+  sentences can be asked of. What a run can't be asked is listed with the reason.
+* A difference that stands in `comparisons` or `comparisons_judged` keeps that table's p-value, so that none has two.
+* A difference that stands in neither is tested here by the same functions; all such tests are one more family for
+  Holm's correction.
 """
 
 from __future__ import annotations

@@ -1,17 +1,12 @@
 """The paper against this run: every number that the paper reports, every claim that we know of, and a verdict.
 
 * A number is compared only where this run had the paper's models, data and judge; anywhere else it is on another scale,
-  and "not testable at this scale". Comparable: our interval holds the paper's value, or does not.
-* A claim about an order can be asked of any run: `verdicts` says how an interval becomes a verdict.
-* Values are read from the tables and figures of the run, whose rule and command stand beside them; differences that no
-  table has are tested here, by the functions of those tables.
-* The numbers are `numbers`, the claims and their sources `claims` and `orders`.
-
-What the paper claims beside its numbers, each asked of the run's own tables and figures.
-
-The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in the
-project's reading of it). So a claim here is one of three kinds: an order that the paper's own numbers show, a statement
-of the abstract, or what a figure is there to show. `paper` says which. Claims that are orders are `orders`.
+  and "not testable at this scale". Comparable: our interval holds the paper's value, or does not. See `numbers`.
+* A claim about an order can be asked of any run (`orders`); `verdicts` says how an interval becomes a verdict.
+* The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in
+  the project's reading of it). So a claim is one of three kinds, and `paper` says which: an order that the paper's own
+  numbers show, a statement of the abstract, or what a figure is there to show.
+* Values are read from the tables and figures of the run, whose files stand beside them.
 """
 
 from __future__ import annotations

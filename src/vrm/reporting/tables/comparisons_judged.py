@@ -3,7 +3,7 @@
 * Asked of each base: VRM-PPO against PPO, the first method of Figure 6 against the others, each score-anchored
   VRM-PPO against PPO, and VRM-PPO against DPO. The configuration decides which these are; none is chosen by its result.
 * One row a question and column of Table 1. All tests together are one family for Holm's adjustment. LC and SC are fits,
-  whose tests are of the scorer's joint draws; without enough of them there is no test (see `joint_draws`).
+  whose tests are of the scorer's joint draws; without enough of them there is no test (`vrm.statistics.draws`).
 * What a run has no policy for is named in the notes.
 """
 

@@ -1,8 +1,7 @@
 """Table 1: every judged policy on every judged benchmark, the paper's value beside ours.
 
-Rows are the policies of each base, from the start of training on. The notes are `table1_notes`.
-
-The notes below Table 1: what the intervals cover, who judged, what was compared with what, what is left out.
+Rows are the policies of each base, from the start of training on. The notes say what the intervals cover, who judged,
+what was compared with what, and what is left out.
 """
 
 from __future__ import annotations

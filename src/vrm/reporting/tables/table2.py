@@ -1,8 +1,7 @@
 """Table 2: accuracy of every scorer on every evaluation set, the paper's value beside ours.
 
-Rows are policies read as reward models, then the paper's reward models, then ours. The notes are `table2_notes`.
-
-The notes below Table 2: what the intervals cover, what a policy is scored by, what is missing, cut or tied.
+Rows are policies read as reward models, then the paper's reward models, then ours. The notes say what the intervals
+cover, what a policy is scored by, and what is missing, cut or tied.
 """
 
 from __future__ import annotations

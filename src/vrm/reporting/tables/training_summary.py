@@ -1,8 +1,6 @@
 """What each policy training did on held-out data: one table for SFT and the preference methods, one for PPO.
 
-What each policy training did to its own objective on held-out data; numbers only, no layout.
-
-* A number is a mean over seeds with an interval over seeds and held-out prompts, the change's items being paired.
+* A number is a mean over seeds with an interval over seeds and held-out items; a change is paired by item.
 * A training moved as expected where the interval of its objective's change lies on the right side of zero.
 """
 
