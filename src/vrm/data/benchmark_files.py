@@ -151,7 +151,7 @@ BACKOFF = 2.0  # seconds before the second try; doubles
 CHUNK = 1 << 16  # bytes
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-"""HTTP statuses that another try may mend."""
+"""HTTP statuses after which another try may succeed."""
 
 
 def prepare(name: BenchmarkName, settings: BenchmarksConfig, benchmarks_dir: Path | None, out: Path) -> None:

@@ -55,7 +55,7 @@ def make_pairs(config: DataConfig, out_dir: Path) -> dict[str, Any]:
         The content of pair_counts.json.
 
     Raises:
-        RecordError: a split that is asked for has no pair; names the numbers and the mend.
+        RecordError: a split that is asked for has no pair; names the numbers and what to do about it.
     """
     pairs: dict[str, list[PreferencePair]] = {split: [] for split in SPLITS}
     tallies = {split: Counter() for split in SPLITS}
@@ -174,12 +174,12 @@ def _require_pairs(splits: dict[str, dict[str, int]], config: DataConfig) -> Non
     prompts = sum(split["prompts"] for split in splits.values())
     for name, split in splits.items():
         if fractions[name] > 0 and not split["pairs"]:
-            mend = "give more prompts or another data.seed"
-            mend += f", or a higher data.{name}_fraction" if name != "train" else ""
+            remedy = "give more prompts or another data.seed"
+            remedy += f", or a higher data.{name}_fraction" if name != "train" else ""
             raise RecordError(
                 f"the {name} split has no pair: a share of {fractions[name]:g} of {prompts} prompts was asked for, "
                 f"{split['prompts']} fell into it; of their {split['candidate_pairs']} candidate pairs "
-                f"{split['ties_dropped']} were ties and {split['identical_texts_dropped']} of identical texts; {mend}"
+                f"{split['ties_dropped']} were ties and {split['identical_texts_dropped']} of identical texts; {remedy}"
             )
 
 

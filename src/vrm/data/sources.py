@@ -111,7 +111,7 @@ def _path_rows(path: Path) -> Iterator[NumberedRow]:
             "convert the file, or read it through `hub`"
         )
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; mend `path` (relative paths start at {Path.cwd()})")
+        raise ConfigError(f"{path}: no such file; correct `path` (relative paths start at {Path.cwd()})")
     return _file_rows(path)
 
 
@@ -343,7 +343,7 @@ def _hub_rows(hub: HubDataset) -> Iterator[tuple[int, dict[str, Any]]]:
     except (DatasetsError, OSError, ValueError) as error:
         raise ConfigError(
             f"{hub.dataset}: the dataset can't be loaded: {error}\n"
-            "mend hub.dataset, hub.name, hub.split or hub.revision; without a network, give a local copy as `path`"
+            "correct hub.dataset, hub.name, hub.split or hub.revision; without a network, give a local copy as `path`"
         ) from error
     yield from enumerate(rows, 1)
 
@@ -624,13 +624,13 @@ def write_quarantine(path: Path, *quarantines: Quarantine) -> None:
     write_whole(path, "".join(json.dumps(entry, default=str) + "\n" for entry in entries))
 
 
-def none_usable(refused: Quarantine, mend: str) -> RecordError:
-    """The error for a source without one usable row: its most common reasons, and the mend."""
+def none_usable(refused: Quarantine, remedy: str) -> RecordError:
+    """The error for a source without one usable row: its most common reasons, and what to do about it."""
     if not refused.rows:
         return RecordError(f"{refused.source}: holds no rows")
     common = sorted(refused.counts().items(), key=lambda item: -item[1])[:5]
     reasons = "".join(f"\n  {count} x {reason}" for reason, count in common)
-    return RecordError(f"{refused.source}: none of its {len(refused.rows)} rows can be used:{reasons}\n{mend}")
+    return RecordError(f"{refused.source}: none of its {len(refused.rows)} rows can be used:{reasons}\n{remedy}")
 
 
 def _lines(counts: Mapping[str, Any], indent: int) -> list[tuple[str, str]]:

@@ -91,7 +91,7 @@ def read_alpaca_policy(path: Path, references: Sequence[Mapping[str, Any]], mode
     return [row["output"] for row in rows]
 
 
-def read_alpaca_list(path: Path, number: int, mend: str) -> list[dict[str, Any]]:
+def read_alpaca_list(path: Path, number: int, remedy: str) -> list[dict[str, Any]]:
     """AlpacaEval's kind of file: one JSON list with a row for each of so many instructions.
 
     Raises:
@@ -100,13 +100,13 @@ def read_alpaca_list(path: Path, number: int, mend: str) -> list[dict[str, Any]]
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such file; {mend}") from None
+        raise RecordError(f"{path}: no such file; {remedy}") from None
     except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {mend}") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RecordError(f"{path}: not a list of JSON objects; {mend}")
+        raise RecordError(f"{path}: not a list of JSON objects; {remedy}")
     if len(rows) != number:
-        raise RecordError(f"{path}: {len(rows)} rows for {number} instructions; {mend}")
+        raise RecordError(f"{path}: {len(rows)} rows for {number} instructions; {remedy}")
     return rows
 
 

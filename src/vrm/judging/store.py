@@ -34,7 +34,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 class StoreError(RuntimeError):
-    """The store can't be written or read; the message names the file and the mend."""
+    """The store can't be written or read; the message names the file and what to do about it."""
 
 
 class Reservation:

@@ -89,7 +89,7 @@ def train_reward_model(job: RewardJob) -> None:
 
 
 def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
-    """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
+    """A trainer with a fresh model, and what was cut or left out of both splits, counted."""
     set_seed(job.seed)
     tokenizer = checked_tokenizer(
         job.backbone,
