@@ -308,8 +308,8 @@ def leaderboard(
         bootstrap: number of resamples; 0 for no intervals.
         seed: of the resamples. WR and SC of one seed see the same resamples.
         level: of the intervals; 0.95 goes from the 2.5 % to the 97.5 % quantile.
-        resample: `prompts`, with everything that belongs to them; or `battles` one by one, as upstream does, which is too
-            narrow wherever a prompt's battles are alike (the module says by how much).
+        resample: `prompts`, with everything that belongs to them; or `battles` one by one, as upstream does, which is
+            too narrow wherever a prompt's battles are alike (the module says by how much).
 
     Returns:
         The table with what it depends on. It does not depend on the order of judgments or answers.
