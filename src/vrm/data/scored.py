@@ -241,8 +241,8 @@ def _outside_range(reading: ScoredPrompts, config: DataConfig, shape: Shape, rat
     return RecordError(
         f"{reading.refused.source}: {len(reading.outside)} responses have a rating outside data.rating_range "
         f"[{low:g}, {high:g}] ({by_aspect}); {usable} others could be used. The file's ratings run from {lowest:g} to "
-        f"{highest:g}.\nset data.rating_range: [{a:g}, {b:g}], or correct the ratings (quarantine.jsonl has their rows); "
-        "to leave them out would lose one end of the scale, which is a bias and not noise"
+        f"{highest:g}.\nset data.rating_range: [{a:g}, {b:g}], or correct the ratings (quarantine.jsonl has their "
+        "rows); to leave them out would lose one end of the scale, which is a bias and not noise"
     )
 
 
