@@ -1,11 +1,10 @@
-"""What a stage read: files with their hashes and row counts, tokenizers with their chat templates, data and judge.
+"""What a result was made from: commit, configuration, locked packages, machine, and the files that the stage read.
 
-Two results can be compared when these agree. Standard library alone, so that every command can afford it.
-
-What a result was made from: commit, configuration, locked packages, machine.
-
-Cheap to import: no package of the stack is loaded, their versions are read from the installed metadata.
-Environment variables are never recorded; they hold secrets.
+* Files stand with their hashes and row counts, tokenizers with their chat templates. Two results can be compared where
+  these agree.
+* Cheap to import, so that every command can afford it: no package of the stack is loaded, their versions are read from
+  the installed metadata.
+* Environment variables are never recorded; they hold secrets.
 """
 
 from __future__ import annotations

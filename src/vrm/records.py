@@ -22,23 +22,23 @@ from typing import Any, TypedDict
 
 
 class RecordError(ValueError):
-    """A record can't be used; the message names the file, the row and the mend."""
+    """A record can't be used; the message names the file, the row and what to do about it."""
 
 
-def require_columns(path: str | Path, found: Container[str], required: Iterable[str], mend: str) -> None:
+def require_columns(path: str | Path, found: Container[str], required: Iterable[str], remedy: str) -> None:
     """Have a table all the columns that are read of it.
 
     Args:
         path: the table's file, for the error.
         found: columns that it has; a data frame is one such.
         required: columns that it must have.
-        mend: what to do about it, e.g. `make it again`.
+        remedy: what to do about it, e.g. `make it again`.
 
     Raises:
         RecordError: it lacks some; names them.
     """
     if lacking := [column for column in required if column not in found]:
-        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; {mend}")
+        raise RecordError(f"{path}: lacks the column {', '.join(lacking)}; {remedy}")
 
 
 class Message(TypedDict):

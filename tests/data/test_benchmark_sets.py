@@ -1,4 +1,4 @@
-"""The readers of the judged benchmarks: what they take, and that every fault names file, row and mend."""
+"""The readers of the judged benchmarks: what they take, and that every fault names file, row and remedy."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def test_alpaca_eval_without_a_file_says_which(alpaca):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"instruction": " "}, "row 2: instruction is empty; mend it, and leave the row in its place"),
-        ({"output": None}, "row 2: output is no text; mend it, and leave the row in its place"),
+        ({"instruction": " "}, "row 2: instruction is empty; correct it, and leave the row in its place"),
+        ({"output": None}, "row 2: output is no text; correct it, and leave the row in its place"),
         ({"generator": None}, "row 2: generator is missing"),
         ({"output": "\ud800"}, "row 2: output is not valid Unicode"),
     ],

@@ -113,7 +113,7 @@ def test_the_source_is_named_with_its_split(scored, tmp_path):
 
 def test_a_split_that_is_not_there_says_what_to_mend(scored):
     config = DataConfig(hub={"dataset": str(scored), "split": "test"}, label="test")
-    with pytest.raises(ConfigError, match=r"mend hub\.dataset, hub\.name, hub\.split"):
+    with pytest.raises(ConfigError, match=r"correct hub\.dataset, hub\.name, hub\.split"):
         list(read_rows(config))
 
 

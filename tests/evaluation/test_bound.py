@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from vrm.evaluation.bound import _risk, pac_bayes
+from vrm.evaluation.bound import BoundJob, _risk, pac_bayes
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl
 from vrm.models.scoring import load_reward_model, pad_batch
 from vrm.models.turns import generation_prompt_ids
@@ -41,7 +41,7 @@ def terms(model_dir, toy_pairs, tmp_path_factory):
 
 def measure(model_dir, pairs, folder, **options):
     settings = {"seed": 1, "samples": 32} | options
-    table = pac_bayes(model_dir, pairs, out=folder / "pac_bayes.csv", **settings)
+    table = pac_bayes(BoundJob(model_dir, pairs, out=folder / "pac_bayes.csv", **settings))
     written = pd.read_csv(folder / "pac_bayes.csv").set_index("term")["value"]
     assert written.to_dict() == pytest.approx(table.set_index("term")["value"].to_dict(), rel=1e-6)
     return written
@@ -136,7 +136,7 @@ def test_a_scalar_model_is_refused(tiny_backbone, toy_pairs, tmp_path):
     AutoModelForSequenceClassification.from_pretrained(tiny_backbone, num_labels=1).save_pretrained(tmp_path / "rm")
     AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(tmp_path / "rm")
     with pytest.raises(RecordError, match="has no latents"):
-        pac_bayes(tmp_path / "rm", toy_pairs, seed=0, out=tmp_path / "x.csv")
+        pac_bayes(BoundJob(tmp_path / "rm", toy_pairs, seed=0, out=tmp_path / "x.csv"))
 
 
 def test_what_is_printed_says_when_the_bound_is_vacuous(model_dir, toy_pairs, tmp_path, capsys):

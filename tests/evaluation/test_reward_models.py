@@ -98,7 +98,7 @@ def test_faulty_files_are_named(write, tmp_path, damage, message):
 def test_unknown_sets_and_absent_files_are_named(write, tmp_path):
     with pytest.raises(RecordError, match="evaluation set bench is unknown; known are: ufc"):
         evaluate({("vrm", 1): write(scores_table(0))}, {"ufc": "pairs"}, tmp_path / "out.csv")
-    with pytest.raises(RecordError, match=r"absent\.csv: no such file"):
+    with pytest.raises(RecordError, match=r"absent\.csv: missing"):
         evaluate({("vrm", 1): tmp_path / "absent.csv"}, FORMATS, tmp_path / "out.csv")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(RecordError, match=r"empty\.csv: empty"):

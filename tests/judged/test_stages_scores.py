@@ -12,10 +12,11 @@ from paths import ROOT
 from vrm.config import ConfigError, JudgedPolicy, load
 from vrm.judged import stages
 from vrm.judged.arena_scores import UNSTATED
-from vrm.judged.base import ITEMS, SCORES, draws_table
+from vrm.judged.base import draws_table
 from vrm.judged.stages import write_scores
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
 from vrm.reporting.judged import read_benchmark
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES
 from vrm.statistics.draws import percentiles
 
 SFT, DPO = (JudgedPolicy("qwen3", method, 1) for method in ("sft", "dpo"))
@@ -123,8 +124,8 @@ def score(results, name, config=None):
     write_scores(config or configuration(results), name, results, out)
     scores = pd.read_csv(out, keep_default_na=False, na_values=[""], dtype={"note": str})
     items = pd.read_csv(out.with_suffix(".items.csv"), keep_default_na=False)
-    assert list(scores) == SCORES
-    assert list(items) == ITEMS
+    assert list(scores) == list(JUDGED_SCORES.columns)
+    assert list(items) == list(JUDGED_ITEMS.columns)
     return scores, items, json.loads(out.with_suffix(".json").read_text())
 
 
@@ -290,8 +291,8 @@ def test_judgments_that_do_not_belong_are_refused_with_file_row_and_mend(results
 def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
     def stand_in(config, directory):
         return (
-            pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=SCORES),
-            pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=ITEMS),
+            pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=list(JUDGED_SCORES.columns)),
+            pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=list(JUDGED_ITEMS.columns)),
             draws_table({"qwen3.sft.seed1/lc_win_rate": np.array([1 / 3, np.nan])}),
             {"benchmark": "alpaca_eval"},
         )

@@ -103,7 +103,7 @@ def test_whoever_only_looks_sees_all_that_comes_and_leaves_no_trace(tmp_path):
         looking.find("k")
     looking.path.unlink()
     looking.path.mkdir()
-    with pytest.raises(StoreError, match=r"replies\.jsonl: can't be read .*; mend judge\.store"):
+    with pytest.raises(StoreError, match=r"replies\.jsonl: can't be read .*; correct judge\.store"):
         Replies(directory)
 
 

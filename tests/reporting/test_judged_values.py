@@ -14,8 +14,8 @@ from vrm.reporting.judged_values import (
     ARENA_WR,
     MT_SCORE,
     linearised,
-    measure,
-    measure_table,
+    measure_judged,
+    measure_policy,
 )
 
 
@@ -26,7 +26,7 @@ def three_seeds(tmp_path):
 
 
 def test_every_interval_covers_its_value(judged_config, judged_results):
-    cells = measure_table(judged_config, judged_results).cells.values()
+    cells = measure_judged(judged_config, judged_results).cells.values()
     assert len(cells) == 17 * 5
     assert all(c.interval.low < c.interval.estimate < c.interval.high for c in cells)
 
@@ -35,7 +35,7 @@ def test_means_are_those_of_the_scores_and_weigh_battles(judged_config, judged_r
     for metric in (ALPACA_WR, ARENA_WR, MT_SCORE):
         benchmark = read_benchmark(judged_config, judged_results, metric.benchmark)
         for model in judged_models(judged_config):
-            found = measure(judged_config, benchmark, model, metric).interval.estimate
+            found = measure_policy(judged_config, benchmark, model, metric).interval.estimate
             assert found == pytest.approx(benchmark.rows(model, metric.name)["value"].item())
     arena = read_benchmark(judged_config, judged_results, "arena_hard")
     items = arena.by_policy["qwen3", "ppo", 1]
@@ -44,7 +44,7 @@ def test_means_are_those_of_the_scores_and_weigh_battles(judged_config, judged_r
 
 def test_counts_are_of_prompts_and_of_judgments(judged_config, judged_results):
     mt_bench = read_benchmark(judged_config, judged_results, "mt_bench")
-    whole = measure(judged_config, mt_bench, model_of(judged_config, "simpo"), MT_SCORE)
+    whole = measure_policy(judged_config, mt_bench, model_of(judged_config, "simpo"), MT_SCORE)
     assert (whole.prompts, whole.judgments) == (20, 40)
     assert whole.interval.resampled == "prompts (one seed, Student's t)"
 
@@ -54,7 +54,7 @@ def test_both_turns_of_a_question_count_as_one(judged_config, judged_results):
     benchmark = read_benchmark(judged_config, judged_results, "mt_bench")
     model = model_of(judged_config, "simpo")
     ratings = benchmark.by_policy[("qwen3", "simpo", 1)]["value"].to_numpy()
-    interval = measure(judged_config, benchmark, model, MT_SCORE).interval
+    interval = measure_policy(judged_config, benchmark, model, MT_SCORE).interval
     of_turns = 2 * 2.093 * ratings.std(ddof=1) / np.sqrt(len(ratings))
     of_questions = 2 * 2.093 * ratings.reshape(-1, 2).mean(axis=1).std(ddof=1) / np.sqrt(len(ratings) / 2)
     assert of_questions > 1.1 * of_turns
@@ -89,7 +89,7 @@ def test_an_interval_stays_within_what_is_possible(judged_config, tmp_path):
     rewrite(folder / "arena_hard.items.csv", rarely_won)
     rewrite(folder / "arena_hard.csv", lambda f: f[f["metric"] != "win_rate"])
     benchmark = read_benchmark(judged_config, tmp_path, "arena_hard")
-    interval = measure(judged_config, benchmark, model_of(judged_config, "simpo"), ARENA_WR).interval
+    interval = measure_policy(judged_config, benchmark, model_of(judged_config, "simpo"), ARENA_WR).interval
     assert 0 == interval.low < interval.estimate < interval.high < 5
 
 
@@ -97,7 +97,7 @@ def test_three_seeds_are_crossed_with_prompts(three_seeds):
     config, results = three_seeds
     benchmark = read_benchmark(config, results, "alpaca_eval")
     model = model_of(config, "ppo")
-    found = measure(config, benchmark, model, ALPACA_WR)
+    found = measure_policy(config, benchmark, model, ALPACA_WR)
     assert found.interval.resampled == "seeds x prompts (Student's t)"
     assert found.interval.estimate == pytest.approx(benchmark.rows(model, "win_rate")["value"].mean())
     assert found.judgments > 2 * found.prompts
@@ -108,7 +108,7 @@ def test_a_fit_of_one_seed_keeps_the_scorers_interval(judged_config, judged_resu
         benchmark = read_benchmark(judged_config, judged_results, metric.benchmark)
         model = model_of(judged_config, "ppo")
         (row,) = benchmark.rows(model, metric.name).itertuples()
-        interval = measure(judged_config, benchmark, model, metric).interval
+        interval = measure_policy(judged_config, benchmark, model, metric).interval
         assert (interval.estimate, interval.low, interval.high) == pytest.approx((row.value, row.low, row.high))
         assert interval.resampled == "prompts (one seed, joint bootstrap)"
 
@@ -117,7 +117,7 @@ def test_a_fit_of_several_seeds_is_wider_than_each_of_them(three_seeds):
     config, results = three_seeds
     benchmark = read_benchmark(config, results, "arena_hard")
     model = model_of(config, "ppo_vrm")
-    interval = measure(config, benchmark, model, ARENA_SC).interval
+    interval = measure_policy(config, benchmark, model, ARENA_SC).interval
     rows = benchmark.rows(model, "sc_win_rate")
     assert interval.estimate == pytest.approx(rows["value"].mean())
     assert interval.high - interval.low > (rows["high"] - rows["low"]).max()
@@ -129,11 +129,11 @@ def test_rows_do_not_change_each_others_intervals(judged_config, judged_results)
     for metric in (ALPACA_WR, ARENA_WR, MT_SCORE):
         whole, part = (read_benchmark(c, judged_results, metric.benchmark) for c in (judged_config, alone))
         model = model_of(judged_config, "ppo")
-        assert measure(alone, part, model, metric) == measure(judged_config, whole, model, metric)
+        assert measure_policy(alone, part, model, metric) == measure_policy(judged_config, whole, model, metric)
 
 
 def columns_of(config, results):
-    return [m for m in measure_table(config, results).columns if m in (ALPACA_LC, ALPACA_PARTIAL_LC)]
+    return [m for m in measure_judged(config, results).columns if m in (ALPACA_LC, ALPACA_PARTIAL_LC)]
 
 
 def test_lc_without_difficulty_never_stands_in_the_official_column(judged_config, judged_results, tmp_path):
@@ -143,7 +143,7 @@ def test_lc_without_difficulty_never_stands_in_the_official_column(judged_config
     path = tmp_path / "judged" / "alpaca_eval.csv"
     rewrite(path, lambda f: f.assign(value=f["value"].mask((f["metric"] == "lc_win_rate") & (f["method"] == "dpo"))))
     assert columns_of(judged_config, tmp_path) == [ALPACA_LC, ALPACA_PARTIAL_LC]
-    table = measure_table(judged_config, tmp_path)
+    table = measure_judged(judged_config, tmp_path)
     missing = [model.method for model in table.models if table.cell(model, ALPACA_LC).missing]
     assert missing == ["dpo", "dpo"]
     assert not any(table.cell(model, ALPACA_PARTIAL_LC).missing for model in table.models)
@@ -160,6 +160,6 @@ def test_a_seed_without_a_value_leaves_the_row_without_one(three_seeds):
         return frame.assign(value=frame["value"].mask(gone), note=frame["note"].mask(gone, "no battle"))
 
     rewrite(path, forget)
-    found = measure(config, read_benchmark(config, results, "arena_hard"), model_of(config, "ppo"), ARENA_SC)
+    found = measure_policy(config, read_benchmark(config, results, "arena_hard"), model_of(config, "ppo"), ARENA_SC)
     assert found.missing
     assert found.note == "no battle"

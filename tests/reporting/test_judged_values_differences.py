@@ -13,9 +13,9 @@ from vrm.reporting.judged_values import (
     ARENA_SC,
     ARENA_WR,
     MT_SCORE,
-    compare,
+    compare_policies,
     half_width_alone,
-    measure,
+    measure_policy,
     paired_means,
 )
 from vrm.statistics.intervals import crossed_interval
@@ -97,8 +97,10 @@ def test_the_difference_is_that_of_the_means_and_turns_with_the_sides(judged_con
     for metric in (ALPACA_WR, ARENA_WR, MT_SCORE, ALPACA_PARTIAL_LC, ARENA_SC):
         benchmark = read_benchmark(judged_config, judged_results, metric.benchmark)
         first, second = (model_of(judged_config, method) for method in ("ppo_vrm", "dpo"))
-        there, back = (compare(judged_config, benchmark, *pair, metric) for pair in ((first, second), (second, first)))
-        means = [measure(judged_config, benchmark, model, metric).interval.estimate for model in (first, second)]
+        there, back = (
+            compare_policies(judged_config, benchmark, *pair, metric) for pair in ((first, second), (second, first))
+        )
+        means = [measure_policy(judged_config, benchmark, model, metric).interval.estimate for model in (first, second)]
         assert there.difference.estimate == pytest.approx(means[0] - means[1])
         ends = (there.difference.low, there.difference.high)
         assert ends == pytest.approx((-back.difference.high, -back.difference.low), nan_ok=True)
@@ -106,7 +108,7 @@ def test_the_difference_is_that_of_the_means_and_turns_with_the_sides(judged_con
 
 def test_a_policy_does_not_differ_from_itself(judged_config, judged_results):
     benchmark, model = read_benchmark(judged_config, judged_results, "arena_hard"), model_of(judged_config, "ppo")
-    test = compare(judged_config, benchmark, model, model, ARENA_WR)
+    test = compare_policies(judged_config, benchmark, model, model, ARENA_WR)
     assert (test.difference.estimate, test.p_value) == (0, 1)
     assert np.isnan([test.difference.low, test.difference.high]).all()  # nothing varies
 
@@ -118,7 +120,7 @@ def test_both_turns_of_a_question_are_one_pair(judged_config, judged_results):
     change = (ratings[0] - ratings[1]).mean(axis=1)
     assert len(change) == 20
     assert change.notna().all()
-    found = compare(judged_config, benchmark, first, second, MT_SCORE).difference
+    found = compare_policies(judged_config, benchmark, first, second, MT_SCORE).difference
     assert found.estimate == pytest.approx(change.mean())
     assert (found.high - found.low) / 2 == pytest.approx(T_19 * change.sem(), rel=1e-3)
 
@@ -144,7 +146,7 @@ def test_fits_are_paired_by_draw(judged_config, judged_results):
     first, second = (model_of(judged_config, method) for method in ("ppo_vrm", "dpo"))
     alpaca, arena = (read_benchmark(judged_config, judged_results, name) for name in ("alpaca_eval", "arena_hard"))
     lc, sc = (
-        compare(judged_config, benchmark, first, second, metric)
+        compare_policies(judged_config, benchmark, first, second, metric)
         for benchmark, metric in ((alpaca, ALPACA_PARTIAL_LC), (arena, ARENA_SC))
     )
     draws = [alpaca.draws[f"qwen3.{method}.seed1/lc_without_difficulty"] for method in ("ppo_vrm", "dpo")]
@@ -154,8 +156,10 @@ def test_fits_are_paired_by_draw(judged_config, judged_results):
     assert lc.test == "1,999 joint draws of the prompts"
     assert sc.difference.low < sc.difference.estimate < sc.difference.high
     assert np.isnan(sc.p_value)  # 199 draws
-    assert np.isnan(compare(judged_config, alpaca, first, second, ALPACA_LC).difference.estimate)  # not in this run
-    itself = compare(judged_config, alpaca, first, first, ALPACA_PARTIAL_LC).difference
+    assert np.isnan(
+        compare_policies(judged_config, alpaca, first, second, ALPACA_LC).difference.estimate
+    )  # not in this run
+    itself = compare_policies(judged_config, alpaca, first, first, ALPACA_PARTIAL_LC).difference
     assert itself.estimate == 0
     assert np.isnan([itself.low, itself.high]).all()  # every draw is exactly 0
 
@@ -172,7 +176,7 @@ def test_a_fit_that_its_penalty_decides_is_compared_without_an_interval(judged_c
     rewrite(folder / "alpaca_eval.draws.csv", lambda f: f.assign(**dict.fromkeys(columns, 50.0)))
     benchmark = read_benchmark(judged_config, tmp_path, "alpaca_eval")
     sides = (model_of(judged_config, method) for method in ("ppo_vrm", "ppo"))
-    test = compare(judged_config, benchmark, *sides, ALPACA_PARTIAL_LC)
+    test = compare_policies(judged_config, benchmark, *sides, ALPACA_PARTIAL_LC)
     assert not np.isnan(test.difference.estimate)
     assert np.isnan([test.difference.low, test.difference.high, test.p_value]).all()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.judged.base import column, draws_table
+from vrm.judged.base import draws_table
+from vrm.runfiles import draw_column
 from vrm.statistics.draws import chunks, percentiles, question_draws
 
 
@@ -45,7 +46,7 @@ def test_draws_without_a_value_are_left_out_and_none_have_no_ends():
 
 
 def test_the_table_has_a_row_a_draw_and_only_a_header_without_fits():
-    table = draws_table({column("qwen3.ppo.seed1", "sc_win_rate"): np.array([1.0, np.nan])})
+    table = draws_table({draw_column("qwen3.ppo.seed1", "sc_win_rate"): np.array([1.0, np.nan])})
     expected = pd.DataFrame({"draw": [1, 2], "qwen3.ppo.seed1/sc_win_rate": [1.0, np.nan]})
     pd.testing.assert_frame_equal(table, expected)
     assert draws_table({}).to_csv(index=False) == "draw\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.reporting.scores import reward_models
-from vrm.reporting.tables.bound import TERMS
+from vrm.runfiles import BOUND_TERMS
 from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 
 PAIRS, DELTA = 400, 0.05
@@ -46,5 +46,5 @@ def _terms(collapsed, rng):
         "held_out_pairs": 60,
         "held_out_risk": risk + 0.04,
     }
-    assert tuple(terms) == TERMS
+    assert tuple(terms) == BOUND_TERMS
     return terms

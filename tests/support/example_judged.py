@@ -9,7 +9,8 @@ from example_policies import BASES, METHODS, make_policies
 from example_run import VARIANTS, make_raw
 
 from vrm import config as configuration
-from vrm.judged.base import column, draws_table
+from vrm.judged.base import draws_table
+from vrm.runfiles import draw_column
 
 QUESTIONS = {"alpaca_eval": 60, "arena_hard": 40, "mt_bench": 20}
 DRAWS = {"alpaca_eval": 1999, "arena_hard": 199}  # as many as have 2.5 % and 97.5 % among them
@@ -114,7 +115,7 @@ def _draws(name, policy, measures):
     for metric, row in drawn.items():
         below, above = row["value"] - row["low"], row["high"] - row["value"]
         knots = [-1.5 * below, -below, 0.0, above, 1.5 * above]
-        found[column(policy.name, metric)] = row["value"] + np.interp(share, [0, 0.025, 0.5, 0.975, 1], knots)
+        found[draw_column(policy.name, metric)] = row["value"] + np.interp(share, [0, 0.025, 0.5, 0.975, 1], knots)
     return found
 
 

@@ -7,7 +7,7 @@ from example_judged import make_judged, write_judged
 from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
-from vrm.reporting.tables import TABLES
+from vrm.reporting.registry import TABLES
 
 TABLES_READ = ["table1", "table2", "comparisons", "comparisons_judged", "bound"]
 FIGURES_READ = ["figure4", "figure5", "figure6", "overoptimisation"]

@@ -1,11 +1,11 @@
-"""The watchdog: it bears a while, says which measure, and never lets a number that is none pass."""
+"""The watchdog: it bears a while, says which measure_rows, and never lets a number that is none pass."""
 
 import math
 
 import pytest
 
 from vrm.config import PpoLimits
-from vrm.training.watchdog import MENDS, TrainingError, Watchdog
+from vrm.training.watchdog import REMEDIES, TrainingError, Watchdog
 
 HEALTHY = {
     "reward": 1.0,
@@ -33,7 +33,7 @@ def test_each_limit_is_borne_for_a_while_and_then_named_with_its_mend(name):
     dog.check(1, sick)
     with pytest.raises(TrainingError, match=f"update 2: {name} is") as error:
         dog.check(2, sick)
-    assert MENDS[name] in str(error.value)
+    assert REMEDIES[name] in str(error.value)
 
 
 def test_a_recovery_starts_the_count_anew():

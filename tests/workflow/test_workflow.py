@@ -12,8 +12,7 @@ from runs import DEFAULT, SMOKE, snakemake
 from transformers import AutoTokenizer
 
 from vrm.records import read_jsonl
-from vrm.reporting.figures import FIGURES
-from vrm.reporting.tables import TABLES
+from vrm.reporting.registry import FIGURES, TABLES
 
 
 def planned(output):

@@ -193,17 +193,19 @@ def train_reward(
 )
 def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, seed: Seed = 0) -> None:
     """Compute every term of Theorem 5.1 on a trained VRM."""
-    from vrm.evaluation.bound import pac_bayes
+    from vrm.evaluation.bound import BoundJob, pac_bayes
 
     reward = _load(config).reward
     pac_bayes(
-        local(model, "--model"),
-        pairs,
-        seed=seed,
-        out=out,
-        max_prompt_length=reward.training.max_prompt_length,
-        max_length=reward.training.max_length,
-        batch_size=reward.scoring_batch_size,
+        BoundJob(
+            model=local(model, "--model"),
+            pairs=pairs,
+            seed=seed,
+            out=out,
+            max_prompt_length=reward.training.max_prompt_length,
+            max_length=reward.training.max_length,
+            batch_size=reward.scoring_batch_size,
+        )
     )
 
 

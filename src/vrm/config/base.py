@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class ConfigError(ValueError):
-    """The configuration is not usable; the message names the key and the mend."""
+    """The configuration is not usable; the message names the key and what to do about it."""
 
 
 class Section(BaseModel):

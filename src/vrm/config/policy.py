@@ -140,7 +140,7 @@ class PpoLimits(Section):
     response_length: PositiveFloat = Field(
         1.0, description="Shortest mean response, in tokens, the end token included."
     )
-    patience: PositiveInt = Field(3, description="Updates in a row beyond a limit that are borne.")
+    patience: PositiveInt = Field(3, description="Updates in a row beyond a limit that are tolerated.")
 
 
 class PpoTraining(Section):

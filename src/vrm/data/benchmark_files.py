@@ -1,14 +1,11 @@
-"""The stage `vrm benchmark-set`: one judged benchmark's files, fetched or the user's, checked and copied whole.
+"""The judged benchmarks' official files: where each comes from, and the stage `vrm benchmark-set` that gets them.
 
+* A file's source is an address at a pinned revision, a hash and a licence. A hash stands here only where we had the
+  file's bytes in hand; docs/data.md says for each how far we could compare them with upstream's.
+* Fetched is only what has a known hash. A download with another hash is thrown away.
 * A file is official where its sha256 is the known one. Others are taken too, and `files.json` says so: a set of one's
   own is a use, not an error.
-* Fetched is only what has a known hash. A download with another hash is thrown away.
 * Downloads are kept in the user's cache by hash, since Snakemake deletes a rule's outputs before it runs again.
-
-Where the judged benchmarks' official files come from: an address at a pinned revision, a hash, a licence.
-
-A hash stands here only where we had the file's bytes in hand; docs/data.md says for each how far we could compare them
-with upstream's. A file without a hash is never fetched.
 """
 
 from __future__ import annotations
@@ -154,7 +151,7 @@ BACKOFF = 2.0  # seconds before the second try; doubles
 CHUNK = 1 << 16  # bytes
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-"""HTTP statuses that another try may mend."""
+"""HTTP statuses after which another try may succeed."""
 
 
 def prepare(name: BenchmarkName, settings: BenchmarksConfig, benchmarks_dir: Path | None, out: Path) -> None:

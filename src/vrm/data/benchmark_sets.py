@@ -3,14 +3,10 @@
 * A directory is what `vrm benchmark-set` filled, or one benchmark's part of `data.benchmarks_dir`: both have the same
   names (docs/data.md).
 * Nothing is skipped: a benchmark with a row left out is another benchmark. The first row that can't be used is an error
-  that names file, row and mend.
+  that names file, row, field and remedy.
 * AlpacaEval takes an instruction's difficulty by its position, so its rows keep their order and number.
 
 Source: tatsu-lab/alpaca_eval; lmarena/arena-hard-auto v0.1, `gen_judgment.py`; lm-sys/FastChat, `fastchat/llm_judge`.
-
-Rows and fields of the judged benchmarks' files. What can't be used is a RecordError: file, row, field, mend.
-
-`where` is the beginning of such a message: file and row.
 """
 
 from __future__ import annotations
@@ -105,21 +101,21 @@ def get_list(row: Mapping[str, Any], name: str, length: int, where: str) -> list
     return value
 
 
-def get_text(row: Mapping[str, Any], name: str, where: str, mend: str = "mend it") -> str:
+def get_text(row: Mapping[str, Any], name: str, where: str, remedy: str = "correct it") -> str:
     """A text with something in it."""
-    return _parsed(parse_text, row, name, where, mend)
+    return _parsed(parse_text, row, name, where, remedy)
 
 
 def get_label(row: Mapping[str, Any], name: str, where: str) -> str:
     """A text that may be empty or missing."""
-    return _parsed(parse_label, row, name, where, "mend it")
+    return _parsed(parse_label, row, name, where, "correct it")
 
 
-def _parsed(parse: Callable[[Any, str], str], row: Mapping[str, Any], name: str, where: str, mend: str) -> str:
+def _parsed(parse: Callable[[Any, str], str], row: Mapping[str, Any], name: str, where: str, remedy: str) -> str:
     try:
         return parse(row.get(name), name)
     except Unusable as error:
-        raise RecordError(f"{where}: {error}; {mend}") from None
+        raise RecordError(f"{where}: {error}; {remedy}") from None
 
 
 MT_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
@@ -141,7 +137,7 @@ MT_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Placeholders of MT-Bench's prompts of single-answer grading, by the prompt's name."""
 
-IN_PLACE = "mend it, and leave the row in its place"
+IN_PLACE = "correct it, and leave the row in its place"
 
 
 @dataclass(frozen=True)

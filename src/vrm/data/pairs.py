@@ -1,10 +1,4 @@
-"""Normalised scores and the supervision target of w.
-
-Mean and standard deviation of each aspect come from the training split alone, over the chosen and the rejected response
-of every pair, and are reused for the other splits. The target is softmax of the chosen response's normalised scores
-(Eq. 13). Pairs without scores pass through as they are: a plain RM and a VRM with lambda 0 need none.
-
-Preference pairs from scored prompts, and their splits.
+"""Preference pairs from scored prompts: their splits, their normalised scores, and the supervision target of w.
 
 * A prompt's split is a hash of its normalised text and the seed: it never straddles splits, and it does not depend on
   what else is in the file.
@@ -13,6 +7,10 @@ Preference pairs from scored prompts, and their splits.
   the scores change them. Responses without ratings are compared by their overall score.
 * Random choices come from a generator seeded by the prompt and the seed, over responses sorted by text: the pairs do
   not depend on the order of rows or responses. The files are in the order of `prompt_id`.
+* Mean and standard deviation of each aspect come from the training split alone, over the chosen and the rejected
+  response of every pair, and are reused for the other splits. The target is softmax of the chosen response's
+  normalised scores (Eq. 13). Pairs without scores pass through as they are: a plain RM and a VRM with lambda 0 need
+  none.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ def make_pairs(config: DataConfig, out_dir: Path) -> dict[str, Any]:
         The content of pair_counts.json.
 
     Raises:
-        RecordError: a split that is asked for has no pair; names the numbers and the mend.
+        RecordError: a split that is asked for has no pair; names the numbers and what to do about it.
     """
     pairs: dict[str, list[PreferencePair]] = {split: [] for split in SPLITS}
     tallies = {split: Counter() for split in SPLITS}
@@ -176,12 +174,12 @@ def _require_pairs(splits: dict[str, dict[str, int]], config: DataConfig) -> Non
     prompts = sum(split["prompts"] for split in splits.values())
     for name, split in splits.items():
         if fractions[name] > 0 and not split["pairs"]:
-            mend = "give more prompts or another data.seed"
-            mend += f", or a higher data.{name}_fraction" if name != "train" else ""
+            remedy = "give more prompts or another data.seed"
+            remedy += f", or a higher data.{name}_fraction" if name != "train" else ""
             raise RecordError(
                 f"the {name} split has no pair: a share of {fractions[name]:g} of {prompts} prompts was asked for, "
                 f"{split['prompts']} fell into it; of their {split['candidate_pairs']} candidate pairs "
-                f"{split['ties_dropped']} were ties and {split['identical_texts_dropped']} of identical texts; {mend}"
+                f"{split['ties_dropped']} were ties and {split['identical_texts_dropped']} of identical texts; {remedy}"
             )
 
 

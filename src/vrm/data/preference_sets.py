@@ -233,8 +233,8 @@ def _require_subsets(source: str, pairs: Sequence[PreferencePair]) -> None:
     if unknown:
         found = ", ".join(f"{subset} ({count} x)" for subset, count in sorted(unknown.items()))
         raise RecordError(
-            f"{source}: not subsets of RewardBench: {found}; mend them, or set `format: pairs`, which takes any subset "
-            f"(RewardBench 2 too). Known are: {', '.join(sorted(SUBSETS))}"
+            f"{source}: not subsets of RewardBench: {found}; correct them, or set `format: pairs`, which takes any "
+            f"subset (RewardBench 2 too). Known are: {', '.join(sorted(SUBSETS))}"
         )
 
 

@@ -155,8 +155,8 @@ def read_scored_prompts(config: DataConfig, out_dir: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the source is missing or of an unsupported kind.
-        RecordError: no row can be used, or a rating is outside the range; says why, and what to mend. Quarantine and
-            counts are written all the same.
+        RecordError: no row can be used, or a rating is outside the range; says why, and what to do about it. Quarantine
+            and counts are written all the same.
     """
     source = describe(config)
     reading = ScoredPrompts(Quarantine(source), Quarantine(source))
@@ -241,8 +241,8 @@ def _outside_range(reading: ScoredPrompts, config: DataConfig, shape: Shape, rat
     return RecordError(
         f"{reading.refused.source}: {len(reading.outside)} responses have a rating outside data.rating_range "
         f"[{low:g}, {high:g}] ({by_aspect}); {usable} others could be used. The file's ratings run from {lowest:g} to "
-        f"{highest:g}.\nset data.rating_range: [{a:g}, {b:g}], or mend the ratings (quarantine.jsonl has their rows); "
-        "to leave them out would lose one end of the scale, which is a bias and not noise"
+        f"{highest:g}.\nset data.rating_range: [{a:g}, {b:g}], or correct the ratings (quarantine.jsonl has their "
+        "rows); to leave them out would lose one end of the scale, which is a bias and not noise"
     )
 
 
@@ -268,23 +268,23 @@ def _no_prompt(
 ) -> RecordError:
     found = ", ".join(columns) or "none"
     if shape.name != "ultrafeedback":
-        mend = f"they were read as {shape.title}; columns found: {found}; data.shape names another shape"
+        remedy = f"they were read as {shape.title}; columns found: {found}; data.shape names another shape"
     elif not shape.fits(example):
-        mend = (
+        remedy = (
             "expected columns: instruction, completions (UltraFeedback's shape), or those of another shape of "
             f"docs/cases.md; found: {found}"
         )
     elif not aspects:
         keys = dict.fromkeys(key for c in example["completions"] if isinstance(c, dict) for key in c)
-        mend = (
+        remedy = (
             'no completion has ratings; expected "annotations": {aspect: {"Rating": number}} in each, '
             f"found: {', '.join(keys) or 'none'}"
         )
     elif absent := [aspect for aspect in config.aspects if aspect not in aspects]:
-        mend = (
+        remedy = (
             f"aspects found in the file: {', '.join(aspects)}; configured but absent: {', '.join(absent)}; "
             "set data.aspects"
         )
     else:
-        mend = f"check data.preference_from ({config.preference_from})"
-    return none_usable(refused, mend)
+        remedy = f"check data.preference_from ({config.preference_from})"
+    return none_usable(refused, remedy)

@@ -1,6 +1,4 @@
-"""What came in, what was refused, and why: the counts and the quarantine file of a data stage.
-
-Rows from where the configuration says: a file, a directory of shards, or a pinned hub dataset.
+"""Rows from where the configuration says (a file, a directory of shards, a pinned hub dataset), and what was refused.
 
 * Files are JSON lines (.jsonl, .ndjson), a JSON list (.json), CSV or Parquet; each may be compressed (.gz, .bz2, .xz).
   What is inside counts, not the name: a JSON list called .jsonl is a list, gzip called .jsonl is gzip.
@@ -8,12 +6,9 @@ Rows from where the configuration says: a file, a directory of shards, or a pinn
   shards, in the order of their names, the numbers run on.
 * A row that is no JSON object goes to quarantine where the caller gives one, and is an error where not. A file in
   another encoding than UTF-8 is one error that names the encoding: its rows are not damaged, they are unread.
+* A function that reads one field (a prompt, a text, a number) returns its value or raises `Unusable` with a reason that
+  is short, names the field, and does not quote the value, so that equal faults count as one reason.
 * `datasets` is imported only where a hub dataset is read: it costs seconds.
-
-Reading single fields of other people's records: prompts, texts, numbers.
-
-Each function returns the value or raises `Unusable` with a reason that is short, names the field, and does not quote
-the value, so that equal faults count as one reason.
 """
 
 from __future__ import annotations
@@ -116,7 +111,7 @@ def _path_rows(path: Path) -> Iterator[NumberedRow]:
             "convert the file, or read it through `hub`"
         )
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; mend `path` (relative paths start at {Path.cwd()})")
+        raise ConfigError(f"{path}: no such file; correct `path` (relative paths start at {Path.cwd()})")
     return _file_rows(path)
 
 
@@ -348,7 +343,7 @@ def _hub_rows(hub: HubDataset) -> Iterator[tuple[int, dict[str, Any]]]:
     except (DatasetsError, OSError, ValueError) as error:
         raise ConfigError(
             f"{hub.dataset}: the dataset can't be loaded: {error}\n"
-            "mend hub.dataset, hub.name, hub.split or hub.revision; without a network, give a local copy as `path`"
+            "correct hub.dataset, hub.name, hub.split or hub.revision; without a network, give a local copy as `path`"
         ) from error
     yield from enumerate(rows, 1)
 
@@ -629,13 +624,13 @@ def write_quarantine(path: Path, *quarantines: Quarantine) -> None:
     write_whole(path, "".join(json.dumps(entry, default=str) + "\n" for entry in entries))
 
 
-def none_usable(refused: Quarantine, mend: str) -> RecordError:
-    """The error for a source without one usable row: its most common reasons, and the mend."""
+def none_usable(refused: Quarantine, remedy: str) -> RecordError:
+    """The error for a source without one usable row: its most common reasons, and what to do about it."""
     if not refused.rows:
         return RecordError(f"{refused.source}: holds no rows")
     common = sorted(refused.counts().items(), key=lambda item: -item[1])[:5]
     reasons = "".join(f"\n  {count} x {reason}" for reason, count in common)
-    return RecordError(f"{refused.source}: none of its {len(refused.rows)} rows can be used:{reasons}\n{mend}")
+    return RecordError(f"{refused.source}: none of its {len(refused.rows)} rows can be used:{reasons}\n{remedy}")
 
 
 def _lines(counts: Mapping[str, Any], indent: int) -> list[tuple[str, str]]:

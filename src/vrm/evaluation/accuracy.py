@@ -19,7 +19,7 @@ from vrm.data.reward_bench import SECTIONS, SUBSETS
 from vrm.evaluation import several_responses
 
 
-class Metric(NamedTuple):
+class SetMetric(NamedTuple):
     """One number of a model on an evaluation set, and the number of pairs or prompts behind it."""
 
     metric: str
@@ -50,7 +50,7 @@ def wins(chosen: ArrayLike, rejected: ArrayLike) -> NDArray[np.bool_]:
     return chosen > rejected
 
 
-def preference_accuracy(scores: pd.DataFrame) -> list[Metric]:
+def preference_accuracy(scores: pd.DataFrame) -> list[SetMetric]:
     """Accuracy over all pairs, over those whose prompt is not in training, and by subset; with the counts behind them.
 
     Args:
@@ -69,13 +69,17 @@ def preference_accuracy(scores: pd.DataFrame) -> list[Metric]:
     n = len(won)
     by_subset = won.groupby(scores["subset"]).agg(["mean", "size"])
     return [
-        Metric("accuracy", float(won.mean()), n),
-        Metric("accuracy_unleaked", float(unleaked.mean()), len(unleaked)),
-        Metric("leaked_pairs", n - len(unleaked), n),
-        Metric("ties", int((scores["reward_chosen"] == scores["reward_rejected"]).sum()), n),
-        Metric("truncated_pairs", int(scores["truncated"].sum()), n),
-        *(Metric(f"subset/{name}", float(row["mean"]), int(row["size"])) for name, row in by_subset.iterrows() if name),
-        *(Metric(name, *value) for name, value in several_responses.metrics(grouped(scores)).items()),
+        SetMetric("accuracy", float(won.mean()), n),
+        SetMetric("accuracy_unleaked", float(unleaked.mean()), len(unleaked)),
+        SetMetric("leaked_pairs", n - len(unleaked), n),
+        SetMetric("ties", int((scores["reward_chosen"] == scores["reward_rejected"]).sum()), n),
+        SetMetric("truncated_pairs", int(scores["truncated"].sum()), n),
+        *(
+            SetMetric(f"subset/{name}", float(row["mean"]), int(row["size"]))
+            for name, row in by_subset.iterrows()
+            if name
+        ),
+        *(SetMetric(name, *value) for name, value in several_responses.metrics(grouped(scores)).items()),
     ]
 
 

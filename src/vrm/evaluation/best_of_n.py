@@ -1,14 +1,6 @@
 """Many answers of a policy to each prompt, with their rewards: what best-of-n is computed from.
 
-What best-of-n sampling is worth: expected reward of the best of n answers, from N >= n answers a prompt.
-
-* The same answers serve every n: all their subsets of size n are averaged over, without drawing any.
-* Best means best by the proxy reward; what its gold reward then is shows how far the proxy can be trusted.
-* `best_of_n_kl` is exact where no two answers are the same, and an upper bound where answers repeat.
-
-Source: Nakano et al. 2021, "WebGPT", appendix on best-of-n (the estimator); Stiennon et al. 2020, appendix G.3 (the
-KL); Gao et al. 2023, "Scaling laws for reward model overoptimization" (both, against the square root of the KL);
-Beirami et al. 2024, "Theoretical guarantees on the alignment of best-of-n policy" (the bound).
+What the best of n of them is worth, for every n at once, is `vrm.statistics.best_of_n`.
 """
 
 from __future__ import annotations
@@ -26,7 +18,7 @@ from vrm.generation.base import decode
 from vrm.generation.engines import load_engine
 from vrm.models.scoring import load_reward_model
 from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.records import write_jsonl
+from vrm.runfiles import BEST_OF_N_SAMPLES
 from vrm.training.rollout import Question, read_questions
 
 
@@ -79,7 +71,7 @@ def sample_best_of_n(job: BestOfNJob) -> None:
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
             row["rewards"][variant], row["cut"][variant] = reward, cut
-    write_jsonl(job.out, rows)
+    BEST_OF_N_SAMPLES.write(job.out, rows)
 
 
 def _answers(job: BestOfNJob, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[dict[str, Any]]:

@@ -1,18 +1,17 @@
 """Every term of Theorem 5.1 on a trained VRM: risks under sampled latents, both KLs, the bound.
 
-* The sample is the training pairs as they were trained on: encoded and cut alike, pairs left out that cutting had made
-  identical.
+* The sample is the training pairs as they were trained on: encoded and cut alike, without the pairs that cutting had
+  made identical.
 * A risk is the mean 0-1 loss over pairs and draws of the latents, w drawn once a pair and shared by both responses
-  (Eq. 10), a tie being an error; posterior means, which score everywhere else, are not what the theorem speaks of.
+  (Eq. 10), a tie being an error. Everywhere else posterior means are scored; the theorem does not speak of those.
 * KL_total is the sum over the pairs of KL(w), KL(z chosen) and KL(z rejected).
 
-The generalisation bound of the paper (Theorem 5.1) as a formula; docs/theory.md says what it does and does not show.
-
-Everything takes and gives arrays as well as numbers. KLs are in nats and summed over the sample, as in the theorem.
+The formula itself is `vrm.statistics.pac_bayes`; docs/theory.md says what it does and does not show.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl, sample_diri
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model, pad_batch
 from vrm.models.text import TokenisedText
 from vrm.models.vrm import VrmForSequenceClassification, VrmHead
-from vrm.records import RecordError, read_pairs, write_whole
+from vrm.records import RecordError, read_pairs
+from vrm.runfiles import BOUND_TERMS, PAC_BAYES
 from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 
@@ -39,55 +39,59 @@ Pairs = tuple[Posterior, Posterior]
 """Posteriors of N chosen texts and of the N rejected ones, on the CPU; of q(w|x) the chosen text's is the pair's."""
 
 
-def pac_bayes(
-    model_dir: Path,
-    pairs: Path,
-    *,
-    seed: int,
-    out: Path,
-    held_out: str = "validation",
-    samples: int = SAMPLES,
-    delta: float = DELTA,
-    max_prompt_length: int | None = None,
-    max_length: int | None = None,
-    batch_size: int = 64,
-) -> pd.DataFrame:
-    """Measure every term and write one tidy CSV.
+@dataclass(frozen=True)
+class BoundJob:
+    """Whose bound, on which pairs, and where to.
 
     Args:
-        model_dir: a trained VRM.
+        model: directory of a trained VRM.
         pairs: directory with `train.jsonl`, the very pairs that it was trained on, and the held-out split.
         seed: of the draws of the latents.
-        out: the CSV, with columns term, value. Terms: pairs, samples, delta, empirical_risk; kl_w, kl_z, kl_total (in
-            nats, summed over the pairs); kl_w_per_pair, kl_z_per_pair, kl_per_pair; bound; vacuous (1: the bound is 1
-            or more); largest_kl_per_pair (below it the bound would not be; negative where no KL would do);
-            held_out_pairs, held_out_risk.
+        out: the CSV, `runfiles.PAC_BAYES`.
         held_out: split that the model was not trained on.
         samples: draws of the latents a pair.
         delta: chance that the bound may fail with.
         max_prompt_length, max_length: limits in tokens; None takes those that the model was trained with.
-        batch_size: texts per forward pass; changes nothing.
+        batch_size: texts a forward pass; changes nothing.
+    """
+
+    model: Path
+    pairs: Path
+    seed: int
+    out: Path
+    held_out: str = "validation"
+    samples: int = SAMPLES
+    delta: float = DELTA
+    max_prompt_length: int | None = None
+    max_length: int | None = None
+    batch_size: int = 64
+
+
+def pac_bayes(job: BoundJob) -> pd.DataFrame:
+    """Measure every term and write one tidy CSV.
 
     Returns:
-        What was written.
+        What was written: term, value. Terms: pairs, samples, delta, empirical_risk; kl_w, kl_z, kl_total (in nats,
+        summed over the pairs); kl_w_per_pair, kl_z_per_pair, kl_per_pair; bound; vacuous (1: the bound is 1 or more);
+        largest_kl_per_pair (below it the bound would not be; negative where no KL would do); held_out_pairs,
+        held_out_risk.
 
     Raises:
         RecordError: the model is not variational, or a file of pairs is missing, broken or empty.
     """
-    model = load_reward_model(
-        model_dir, max_prompt_length=max_prompt_length, max_length=max_length, batch_size=batch_size
-    )
+    limits = {"max_prompt_length": job.max_prompt_length, "max_length": job.max_length}
+    model = load_reward_model(job.model, **limits, batch_size=job.batch_size)
     if not isinstance(model.model, VrmForSequenceClassification):
-        raise RecordError(f"{model_dir}: a scalar reward model has no latents, and so no term of the bound")
-    training = _encode(model, pairs / "train.jsonl")
-    validation = _encode(model, pairs / f"{held_out}.jsonl")
+        raise RecordError(f"{job.model}: a scalar reward model has no latents, and so no term of the bound")
+    training = _encode(model, job.pairs / "train.jsonl")
+    validation = _encode(model, job.pairs / f"{job.held_out}.jsonl")
     kl_w, kl_z = _kl(training, model.model.prior().cpu())
-    n, risk = len(training[0].alpha), _risk(model.model.head, training, samples, seed)
-    bound = mcallester_bound(risk, kl_w + kl_z, n, delta)
+    n, risk = len(training[0].alpha), _risk(model.model.head, training, job.samples, job.seed)
+    bound = mcallester_bound(risk, kl_w + kl_z, n, job.delta)
     terms = {
         "pairs": n,
-        "samples": samples,
-        "delta": delta,
+        "samples": job.samples,
+        "delta": job.delta,
         "empirical_risk": risk,
         "kl_w": kl_w,
         "kl_z": kl_z,
@@ -97,13 +101,13 @@ def pac_bayes(
         "kl_per_pair": (kl_w + kl_z) / n,
         "bound": bound,
         "vacuous": int(bound >= 1),
-        "largest_kl_per_pair": largest_kl(risk, n, delta) / n,
+        "largest_kl_per_pair": largest_kl(risk, n, job.delta) / n,
         "held_out_pairs": len(validation[0].alpha),
-        "held_out_risk": _risk(model.model.head, validation, samples, seed),
+        "held_out_risk": _risk(model.model.head, validation, job.samples, job.seed),
     }
-    table = pd.DataFrame({"term": list(terms), "value": list(terms.values())})
-    write_whole(out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    print(f"{out}: {_verdict(terms)}")
+    table = pd.DataFrame({"term": BOUND_TERMS, "value": [terms[term] for term in BOUND_TERMS]})
+    PAC_BAYES.write(job.out, table)
+    print(f"{job.out}: {_verdict(terms)}")
     return table
 
 

@@ -1,6 +1,6 @@
-"""The gold reward of answers that were drawn while proxy rewards were optimised.
+"""The gold reward of sampled answers: the judge that over-optimisation is measured against, and that no training sees.
 
-The gold judge that over-optimisation is measured against, by the name that the configuration gives it.
+The configuration names it (`policy.gold`), as a function of a module or as the directory of a reward model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import ConfigError
-from vrm.evaluation.score_sets import to_csv
 from vrm.models.base import RewardModel, RewardOutput, checked_prompts
-from vrm.records import Prompt, RecordError, read_jsonl, write_whole
+from vrm.records import Prompt, RecordError, read_jsonl
+from vrm.runfiles import GOLD_REWARDS
 
 
 class TextFunction:
@@ -98,4 +98,4 @@ def score_gold(spec: str, samples: Path, out: Path) -> None:
             responses.append(row["response"])
         except KeyError as error:
             raise RecordError(f"{samples}, row {number}: has no {error}") from None
-    write_whole(out, to_csv(pd.DataFrame({"gold": model.score(prompts, responses).mean})))
+    GOLD_REWARDS.write(out, pd.DataFrame({"gold": model.score(prompts, responses).mean}))

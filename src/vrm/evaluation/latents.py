@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vrm.evaluation.accuracy import Metric
+from vrm.evaluation.accuracy import SetMetric
+from vrm.runfiles import LEARNED_WEIGHT, TRUE_WEIGHT
 
-LEARNED, TRUE = "weight_", "true_weight_"
 
-
-def learned_weights(scores: pd.DataFrame) -> list[Metric]:
+def learned_weights(scores: pd.DataFrame) -> list[SetMetric]:
     """Mean and standard deviation over prompts of each objective's learned weight.
 
     Args:
@@ -27,13 +26,13 @@ def learned_weights(scores: pd.DataFrame) -> list[Metric]:
     weights = scores.drop_duplicates("prompt_id")
     metrics = []
     for aspect in aspects:
-        column = weights[LEARNED + aspect].to_numpy(dtype=float)
-        metrics.append(Metric(f"weight_mean/{aspect}", float(column.mean()), len(column)))
-        metrics.append(Metric(f"weight_std/{aspect}", float(column.std()), len(column)))
+        column = weights[LEARNED_WEIGHT + aspect].to_numpy(dtype=float)
+        metrics.append(SetMetric(f"weight_mean/{aspect}", float(column.mean()), len(column)))
+        metrics.append(SetMetric(f"weight_std/{aspect}", float(column.std()), len(column)))
     return metrics
 
 
-def weight_recovery(scores: pd.DataFrame) -> list[Metric]:
+def weight_recovery(scores: pd.DataFrame) -> list[SetMetric]:
     """Learned against true weights over the prompts whose true weights are known.
 
     Args:
@@ -47,27 +46,27 @@ def weight_recovery(scores: pd.DataFrame) -> list[Metric]:
         weight_mae_constant: the same of the best that ignores the prompt and knows the mean true weights: the baseline.
     """
     aspects = _aspects(scores)
-    if not aspects or any(TRUE + aspect not in scores for aspect in aspects):
+    if not aspects or any(TRUE_WEIGHT + aspect not in scores for aspect in aspects):
         return []
-    true_columns = [TRUE + aspect for aspect in aspects]
+    true_columns = [TRUE_WEIGHT + aspect for aspect in aspects]
     known = scores.dropna(subset=true_columns).drop_duplicates("prompt_id")
     if known.empty:
         return []
-    learned = known[[LEARNED + aspect for aspect in aspects]].to_numpy(dtype=float)  # (N, K)
+    learned = known[[LEARNED_WEIGHT + aspect for aspect in aspects]].to_numpy(dtype=float)  # (N, K)
     true = known[true_columns].to_numpy(dtype=float)  # (N, K)
     correlations = [_pearson(learned[:, k], true[:, k]) for k in range(len(aspects))]
     n = len(known)
     return [
-        *(Metric(f"weight_correlation/{a}", r, n) for a, r in zip(aspects, correlations, strict=True)),
-        Metric("weight_correlation/mean", float(np.mean(correlations)), n),
-        Metric("weight_mae", float(np.abs(learned - true).mean()), n),
-        Metric("weight_mae_constant", float(np.abs(true - true.mean(axis=0)).mean()), n),
+        *(SetMetric(f"weight_correlation/{a}", r, n) for a, r in zip(aspects, correlations, strict=True)),
+        SetMetric("weight_correlation/mean", float(np.mean(correlations)), n),
+        SetMetric("weight_mae", float(np.abs(learned - true).mean()), n),
+        SetMetric("weight_mae_constant", float(np.abs(true - true.mean(axis=0)).mean()), n),
     ]
 
 
 def _aspects(scores: pd.DataFrame) -> list[str]:
     """Aspects with a learned weight, in the order of the columns; rows of other models leave none."""
-    return [column.removeprefix(LEARNED) for column in scores if column.startswith(LEARNED)]
+    return [column.removeprefix(LEARNED_WEIGHT) for column in scores if column.startswith(LEARNED_WEIGHT)]
 
 
 def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

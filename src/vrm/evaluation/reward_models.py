@@ -8,12 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from vrm.data.reward_bench import SECTIONS
-from vrm.evaluation.accuracy import Metric, preference_accuracy, section_scores, subset_accuracy
+from vrm.evaluation.accuracy import SetMetric, preference_accuracy, section_scores, subset_accuracy
 from vrm.evaluation.latents import learned_weights, weight_recovery
-from vrm.records import RecordError, require_columns, write_whole
-
-TEXT_COLUMNS = ("evaluation_set", "pair_id", "prompt_id", "subset")
-NUMBER_COLUMNS = ("leaked", "truncated", "reward_chosen", "reward_rejected")
+from vrm.records import RecordError, write_whole
+from vrm.runfiles import SCORES
 
 
 def evaluate(scores: Mapping[tuple[str, int], Path], set_formats: Mapping[str, str], out: Path) -> pd.DataFrame:
@@ -32,7 +30,7 @@ def evaluate(scores: Mapping[tuple[str, int], Path], set_formats: Mapping[str, s
         RecordError: a file is missing, lacks a column or a set that another file has, holds a reward that is not
             finite, or a subset that RewardBench does not have; names the file.
     """
-    tables = {key: _read_scores(path) for key, path in scores.items()}
+    tables = {key: SCORES.read(path) for key, path in scores.items()}
     names = list(dict.fromkeys(name for table in tables.values() for name in table["evaluation_set"].unique()))
     rows = []
     for (variant, seed), table in tables.items():
@@ -48,13 +46,13 @@ def evaluate(scores: Mapping[tuple[str, int], Path], set_formats: Mapping[str, s
             except ValueError as error:
                 raise RecordError(f"{path}, evaluation set {name}: {error}") from None
             rows += [(variant, seed, name, *metric) for metric in metrics]
-    tidy = pd.DataFrame(rows, columns=["variant", "seed", "evaluation_set", *Metric._fields])
+    tidy = pd.DataFrame(rows, columns=["variant", "seed", "evaluation_set", *SetMetric._fields])
     write_whole(out, tidy.to_csv(index=False, lineterminator="\n"))
     print(f"{out}: {len(tidy)} point estimates of {len(scores)} reward models on {', '.join(names)}")
     return tidy
 
 
-def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[Metric]:
+def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[SetMetric]:
     yield from preference_accuracy(table)
     if set_format == "reward_bench":
         yield from _sections(table)
@@ -62,21 +60,8 @@ def _metrics(table: pd.DataFrame, set_format: str) -> Iterator[Metric]:
     yield from weight_recovery(table)
 
 
-def _sections(table: pd.DataFrame) -> Iterator[Metric]:
+def _sections(table: pd.DataFrame) -> Iterator[SetMetric]:
     """RewardBench's section scores; n is the number of pairs, not the sum of the weights."""
     accuracy = subset_accuracy(table["subset"].tolist(), table["reward_chosen"], table["reward_rejected"])
     for section, score in section_scores(accuracy).items():
-        yield Metric(f"section/{section}", score, int(table["subset"].isin(list(SECTIONS[section])).sum()))
-
-
-def _read_scores(path: Path) -> pd.DataFrame:
-    try:
-        # a subset may be called "NA" or "None": only an empty cell means that there is nothing
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise RecordError(f"{path}: no such file; score the reward model first") from None
-    except pd.errors.EmptyDataError:
-        raise RecordError(f"{path}: empty; score the reward model again") from None
-    require_columns(path, table, (*TEXT_COLUMNS, *NUMBER_COLUMNS), "score the reward model again")
-    table["subset"] = table["subset"].fillna("")
-    return table
+        yield SetMetric(f"section/{section}", score, int(table["subset"].isin(list(SECTIONS[section])).sum()))

@@ -1,6 +1,4 @@
-"""A file of preference pairs and a trained reward model, no workflow: what `vrm score-file` prints.
-
-A trained reward model on every evaluation set: one row a pair, one file a model.
+"""A trained reward model on preference pairs: one row a pair, one file a model; or one file of pairs, with a summary.
 
 The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, whether the
 prompt also occurs in training, whether a text was cut, and, for a VRM, the learned weights and per-objective scores.
@@ -26,6 +24,7 @@ from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable, left_out
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_whole
+from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, NINE_DIGITS, REJECTED, SCORES, TRUE_WEIGHT
 
 
 def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Path, out: Path) -> None:
@@ -40,7 +39,7 @@ def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Pat
     pairs = [(name, pair) for name, path in sets.items() for pair in read_pairs(path)]
     table = score_pairs(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
     table.insert(0, "evaluation_set", [pairs[place][0] for place in table.index])
-    write_whole(out, to_csv(table))
+    SCORES.write(out, table)
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
@@ -69,11 +68,6 @@ def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on:
     return _table(pairs, model.aspects, output, *places.T, trained_on)
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    """Nine digits, which tell any two float32 apart: rounding must not make a tie of a win."""
-    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-
-
 def _table(
     pairs: Sequence[PreferencePair],
     aspects: list[str],
@@ -96,11 +90,11 @@ def _table(
         columns["std_chosen"], columns["std_rejected"] = output.std[chosen], output.std[rejected]
     for k, aspect in enumerate(aspects):
         if output.weights is not None:
-            columns[f"weight_{aspect}"] = output.weights[chosen, k]
+            columns[LEARNED_WEIGHT + aspect] = output.weights[chosen, k]
         if output.per_objective is not None:
-            columns[f"chosen_{aspect}"] = output.per_objective[chosen, k]
-            columns[f"rejected_{aspect}"] = output.per_objective[rejected, k]
-        columns[f"true_weight_{aspect}"] = [pair.true_weights[k] if pair.true_weights else np.nan for pair in pairs]
+            columns[CHOSEN + aspect] = output.per_objective[chosen, k]
+            columns[REJECTED + aspect] = output.per_objective[rejected, k]
+        columns[TRUE_WEIGHT + aspect] = [pair.true_weights[k] if pair.true_weights else np.nan for pair in pairs]
     if output.rated is not None and output.residual is not None:
         for part, values in (("rated", output.rated), ("residual", output.residual)):
             columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
@@ -158,4 +152,4 @@ def score_file(
         for section, absent in missing_subsets(present).items():
             print(f"  missing in {section}: {', '.join(absent)}")
     if out:
-        write_whole(out, to_csv(table))
+        write_whole(out, table.to_csv(index=False, float_format=NINE_DIGITS, lineterminator="\n"))

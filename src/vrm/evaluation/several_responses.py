@@ -105,7 +105,7 @@ def best_of(items: Iterable[Item]) -> float:
 
 
 def ties_score(items: Iterable[Item]) -> float:
-    """RewardBench 2's score of its Ties subset: 60 % accuracy, 40 % margins, and a small term that parts ties.
+    """RewardBench 2's score of its Ties subset: 60 % accuracy, 40 % margins, and a small term that breaks ties.
 
     Rows are `ref:<n>` (one right answer) or `tied:<n>` (several). A row is accurate where each right answer has a
     higher reward than each wrong one. A prompt's margin is right where the right answers of its tied row lie closer

@@ -1,11 +1,4 @@
-"""AlpacaEval 2's numbers of every judged policy, by the package's own functions.
-
-* `win_rate`, `standard_error`: the package's `get_winrate`, over the instructions that have a preference.
-* `lc_win_rate`, `lc_without_difficulty`: `alpaca_lc`.
-* Intervals are of the joint bootstrap (`judged_draws`) over instructions: what they cover is the choice of
-  instructions, not the training or the judge.
-
-AlpacaEval 2: the package's prompts and parser, our judge.
+"""AlpacaEval 2: the package's prompts, parser and numbers; our judge.
 
 * The package `alpaca-eval` makes the prompts, decides by its seed which output is shown first, reads a preference from
   the log-probabilities, and undoes the order. Only the asking is ours: an annotator's `fn_completions` may be any
@@ -13,6 +6,10 @@ AlpacaEval 2: the package's prompts and parser, our judge.
 * An instruction without a preference has `preference` None and a `failure`. The package would drop it, or call it -1.
 * Prompts are asked in the order of the instructions. The package shuffles them, which matters to batched prompts only.
 * Equal outputs are a tie without a question, as the package has it.
+* `win_rate`, `standard_error`: the package's `get_winrate`, over the instructions that have a preference.
+  `lc_win_rate`, `lc_without_difficulty`: see `length_control`.
+* Intervals come from a joint bootstrap over instructions: they cover the choice of instructions, not the training or
+  the judge.
 """
 
 from __future__ import annotations
@@ -43,13 +40,9 @@ from vrm.data.benchmark_sets import read_alpaca_eval
 from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
-    ITEMS,
     JUDGE_AGAIN,
-    SCORES,
-    Judged,
+    Judgments,
     Row,
-    Tables,
-    column,
     draws_table,
     identity,
     interval_record,
@@ -60,6 +53,7 @@ from vrm.judging.asking import Ask, ask_until, recording
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
 from vrm.records import Message, RecordError
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
 from vrm.statistics.draws import percentiles, question_draws
 
 
@@ -97,7 +91,7 @@ def read_alpaca_policy(path: Path, references: Sequence[Mapping[str, Any]], mode
     return [row["output"] for row in rows]
 
 
-def read_alpaca_list(path: Path, number: int, mend: str) -> list[dict[str, Any]]:
+def read_alpaca_list(path: Path, number: int, remedy: str) -> list[dict[str, Any]]:
     """AlpacaEval's kind of file: one JSON list with a row for each of so many instructions.
 
     Raises:
@@ -106,13 +100,13 @@ def read_alpaca_list(path: Path, number: int, mend: str) -> list[dict[str, Any]]
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such file; {mend}") from None
+        raise RecordError(f"{path}: no such file; {remedy}") from None
     except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {mend}") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RecordError(f"{path}: not a list of JSON objects; {mend}")
+        raise RecordError(f"{path}: not a list of JSON objects; {remedy}")
     if len(rows) != number:
-        raise RecordError(f"{path}: {len(rows)} rows for {number} instructions; {mend}")
+        raise RecordError(f"{path}: {len(rows)} rows for {number} instructions; {remedy}")
     return rows
 
 
@@ -134,7 +128,7 @@ Pair = tuple[str, str, str]
 """Instruction, reference output, our output."""
 
 
-def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Compare a policy's answers with the reference's.
 
     Args:
@@ -174,7 +168,7 @@ def judge_alpaca_eval(config: Config, judged: JudgedPolicy, answers: Path, sets:
     failures = [
         {"id": number, "reason": row["failure"]} for number, row in enumerate(rows, 1) if row["preference"] is None
     ]
-    return Judged(rows, questions.requests, failures)
+    return Judgments(rows, questions.requests, failures)
 
 
 @contextmanager
@@ -371,7 +365,7 @@ Draws = dict[str, NDArray[np.float64]]
 """Values of the resamples by metric, in percent."""
 
 
-class Measure(NamedTuple):
+class AlpacaMeasure(NamedTuple):
     """A number of the table; None where there is none, and `note` says why. Rates are in percent."""
 
     value: float | None
@@ -381,7 +375,7 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def alpaca_eval_scores(config: Config, results: Path) -> Tables:
+def alpaca_eval_scores(config: Config, results: Path) -> JudgedTables:
     """AlpacaEval 2 of every judged policy.
 
     Args:
@@ -409,11 +403,16 @@ def alpaca_eval_scores(config: Config, results: Path) -> Tables:
                 {**judged._asdict(), "item_id": number, "part": "", "value": preference - 1, "weight": 1.0}
                 for number, preference in judgments["preference"].dropna().items()
             ]
-            columns |= {column(judged.name, metric): values for metric, values in draws.items()}
+            columns |= {draw_column(judged.name, metric): values for metric, values in draws.items()}
             policies[judged.name] = details
             reference_length[judged.base] = float(judgments["output_1"].str.len().mean())
         record = {**_record(config), "reference_length": reference_length, "policies": policies}
-    return Tables(pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), draws_table(columns), record)
+    return JudgedTables(
+        pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
+        pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
+        draws_table(columns),
+        record,
+    )
 
 
 def _read_judgments(
@@ -454,7 +453,9 @@ def _trouble(row: Row, reference: Mapping[str, Any], judged: JudgedPolicy, annot
     return ""
 
 
-def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict[str, Measure], Draws, dict[str, Any]]:
+def _measure(
+    config: Config, judgments: pd.DataFrame, gamed: Path
+) -> tuple[dict[str, AlpacaMeasure], Draws, dict[str, Any]]:
     """The metrics of one policy, the draws of its fits, and what else the package counts."""
     from alpaca_eval.metrics import get_winrate
 
@@ -463,7 +464,7 @@ def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict
     failed = Counter(judgments["failure"].dropna())
     note = f"{failed.total()} of {len(judgments)} without a judgment" if failed else ""
     measures = dict.fromkeys(
-        ("win_rate", "lc_win_rate", "lc_without_difficulty", "standard_error"), Measure(None, note=note)
+        ("win_rate", "lc_win_rate", "lc_without_difficulty", "standard_error"), AlpacaMeasure(None, note=note)
     )
     draws: Draws = {}
     details: dict[str, Any] = {
@@ -475,18 +476,18 @@ def _measure(config: Config, judgments: pd.DataFrame, gamed: Path) -> tuple[dict
         drawn = _question_draws(config, len(judgments))
         wins = (judged["preference"] - 1).to_numpy()
         n, ends = int(counts["n_total"]), _ends(config, _means(wins, drawn[:, there]))
-        measures["win_rate"] = Measure(float(counts["win_rate"]), *ends, n, note)
+        measures["win_rate"] = AlpacaMeasure(float(counts["win_rate"]), *ends, n, note)
         for metric, found in (
             ("lc_win_rate", official(judgments, gamed, drawn, note)),
             ("lc_without_difficulty", without_difficulty(judged, drawn[:, there], note)),
         ):
-            measures[metric] = Measure(found.value, *_ends(config, found.draws), found.n, found.note)
+            measures[metric] = AlpacaMeasure(found.value, *_ends(config, found.draws), found.n, found.note)
             draws |= {} if found.draws is None else {metric: found.draws}
         error = _or_none(counts["standard_error"])
-        measures["standard_error"] = Measure(error, n=n, note=note if error is not None else "a single judgment")
+        measures["standard_error"] = AlpacaMeasure(error, n=n, note=note if error is not None else "a single judgment")
         details |= {name: int(counts[name]) for name in ("n_total", "n_wins", "n_wins_base", "n_draws")}
         details["discrete_win_rate"] = float(counts["discrete_win_rate"])
-    measures["length"] = Measure(float(judgments["output_2"].str.len().mean()), n=len(judgments))
+    measures["length"] = AlpacaMeasure(float(judgments["output_2"].str.len().mean()), n=len(judgments))
     return measures, draws, details
 
 

@@ -1,23 +1,15 @@
-"""Arena-Hard's judgments as battles: a game is one, or three where its verdict is `>>`; those without one are named.
-
-Source: lmarena/arena-hard-auto v0.1, `show_result.py` (`get_battles_from_row`).
-
-How long an answer is in the tokens that Arena-Hard's style control looks at.
-
-Upstream counts with tiktoken's encoding for gpt-3.5-turbo, whichever model has answered; text that looks like a special
-token is ordinary text there.
-
-Source: lmarena/arena-hard-auto, `gen_answer.py`: `len(encoding.encode(output, disallowed_special=()))`.
-
-Arena-Hard v0.1: two games a prompt against the baseline.
+"""Arena-Hard v0.1: two games a prompt against the baseline, their verdicts, and the battles that they count as.
 
 * In game 1 the baseline is A, in game 2 the model is A.
 * A judge that gives no verdict at all is told to go on, in the same conversation, up to `attempts` replies; they are
   joined by line breaks, and all verdicts in them have to agree. One that contradicts itself is not asked again.
+* A game is one battle, or three where its verdict is `>>`; games without a verdict are named.
+* An answer's length, for style control, is in the tokens of tiktoken's encoding for gpt-3.5-turbo, whichever model has
+  answered; text that looks like a special token is ordinary text there.
 
-Source: lmarena/arena-hard-auto v0.1, `gen_judgment.py` (`judgment`, `get_score`) and `config/judge_config.yaml`, of
-which temperature, length of a reply and the words of the second request are copied. Its joined text begins with a line
-break; ours does not.
+Source: lmarena/arena-hard-auto v0.1: `gen_judgment.py` (`judgment`, `get_score`) and `config/judge_config.yaml`, of
+which temperature, length of a reply and the words of the second request are copied (its joined text begins with a line
+break; ours does not); `show_result.py` (`get_battles_from_row`); `gen_answer.py` (the tokens).
 """
 
 from __future__ import annotations
@@ -41,7 +33,7 @@ from vrm.data.benchmark_sets import (
     read_arena_judge_prompt,
 )
 from vrm.generation.questions import AnswerSet, Conversation
-from vrm.judged.base import Judged, require_model, require_same
+from vrm.judged.base import Judgments, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
@@ -164,7 +156,7 @@ PARAMETERS = {"temperature": 0.0, "max_tokens": 4096}
 GO_ON = "continue your judgment and finish by outputting a final verdict label"
 
 
-def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Have a policy's answers compared with the baseline's.
 
     Args:
@@ -210,7 +202,7 @@ def judge_arena_hard(config: Config, judged: JudgedPolicy, answers: Path, sets: 
         for number, game in enumerate(row["games"], 1)
         if game["failure"]
     ]
-    return Judged(rows, asked, failures)
+    return Judgments(rows, asked, failures)
 
 
 def _games(baseline: str, model: str) -> tuple[tuple[str, str], tuple[str, str]]:

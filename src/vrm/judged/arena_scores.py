@@ -1,4 +1,4 @@
-r"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-controlled (SC), with seeded intervals.
+"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-controlled (SC), with seeded intervals.
 
 * Two games a prompt: in game 1 the baseline is A, in game 2 the model is A. A game is one battle, or three where its
   verdict is `>>`; a tie is half a win each way. A game without one clear verdict is dropped, counted and named.
@@ -15,6 +15,11 @@ r"""Arena-Hard v0.1: win rates against one baseline, plain (WR) and style-contro
   prompt's two games apart, and centres the style once. That takes the judgments of a prompt for independent, which they
   are not: on the demo the half-width of SC is 3.5 points on average by battles, and about 8 by prompts.
   `resample="battles"` gives upstream's.
+* A table is a grid of M models and Q questions, and how many battles the baseline won, tied and lost in each: counts of
+  shape (M, Q, 3), zeros where nothing was judged. B resamples of it have shape (B, M, Q, 3).
+* Upstream gives the baseline and every model a rating and penalises them all. Only differences of a model's rating to
+  the baseline's matter: with r the ratings and u = r_model - r_baseline, the least |r|^2 for a given u is
+  u' (I - 11' / (M + 1)) u. So one intercept a model and that penalty give upstream's minimum.
 
 Source: lmarena/arena-hard-auto, the v0.1 code with style control: `utils_math.py` at commit 561534a (`compute_mle_elo`,
 `fit_bt`, `construct_style_matrices`), and of that time `gen_judgment.py` (`get_score`), `show_result.py`
@@ -24,23 +29,7 @@ verdict and controls for markdown densities.
 Where else we differ, all without effect on an estimate beyond its solver's tolerance: Newton's method instead of
 L-BFGS; `numpy.random.Generator` instead of the global seed 42, and prompts and models in a canonical order, so that the
 intervals don't depend on the order of files and rows; quantiles of win rates instead of ratings, which may be infinite,
-and Weibull's (`judged_draws.percentiles`).
-
-What Arena-Hard's style control looks at: length and markdown of an answer.
-
-Source: lmarena/arena-hard-auto v0.1 with style control, `add_markdown_info.py` and `construct_style_matrices` in
-`utils_math.py`.
-
-Arena-Hard's win rates from its battles, plain and style-controlled, of many resamples of one table at once.
-
-* A table is a grid of M models and Q questions, and how many battles the baseline won, tied and lost in each: counts of
-  shape (M, Q, 3), zeros where nothing was judged. B resamples of it have shape (B, M, Q, 3).
-* Upstream gives the baseline and every model a rating and penalises them all. Only differences of a model's rating to
-  the baseline's matter: with r the ratings and u = r_model - r_baseline, the least |r|^2 for a given u is
-  u' (I - 11' / (M + 1)) u. So one intercept a model and that penalty give upstream's minimum.
-
-Source: lmarena/arena-hard-auto, `utils_math.py` at commit 561534a (`fit_bt`, `construct_style_matrices`,
-`bootstrap_result` and its style-controlled twin).
+and Weibull's (`draws.percentiles`).
 """
 
 from __future__ import annotations
@@ -61,12 +50,8 @@ from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import read_arena_baseline, read_arena_hard
 from vrm.judged.arena_hard import REASONS, battles, read_arena_policy
 from vrm.judged.base import (
-    ITEMS,
-    SCORES,
     Row,
-    Tables,
     base_record,
-    column,
     count_failed,
     draws_table,
     interval_record,
@@ -75,6 +60,7 @@ from vrm.judged.base import (
     score_row,
 )
 from vrm.records import RecordError
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
 from vrm.statistics.draws import chunks, percentiles, question_draws
 from vrm.statistics.logistic import fit_logistic, sigmoid
 
@@ -322,8 +308,8 @@ def leaderboard(
         bootstrap: number of resamples; 0 for no intervals.
         seed: of the resamples. WR and SC of one seed see the same resamples.
         level: of the intervals; 0.95 goes from the 2.5 % to the 97.5 % quantile.
-        resample: `prompts`, with all that hangs on them; or `battles` one by one, as upstream does, which is too narrow
-            wherever a prompt's battles are alike (the module says by how much).
+        resample: `prompts`, with everything that belongs to them; or `battles` one by one, as upstream does, which is
+            too narrow wherever a prompt's battles are alike (the module says by how much).
 
     Returns:
         The table with what it depends on. It does not depend on the order of judgments or answers.
@@ -429,7 +415,7 @@ def _rows(
 UNSTATED = "the baseline's file does not say how its tokens were counted"
 
 
-def arena_hard_scores(config: Config, results: Path) -> Tables:
+def arena_hard_scores(config: Config, results: Path) -> JudgedTables:
     """Arena-Hard of every judged policy: WR, SC, mean tokens of an answer.
 
     Raises:
@@ -468,7 +454,12 @@ def arena_hard_scores(config: Config, results: Path) -> Tables:
         "baseline_token_counter": None if unstated else settings.token_counter,
         "intervals": interval_record(config, "prompts", settings.bootstrap_samples),
     }
-    return Tables(pd.DataFrame(rows, columns=SCORES), pd.DataFrame(items, columns=ITEMS), _draws(boards), record)
+    return JudgedTables(
+        pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
+        pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
+        _draws(boards),
+        record,
+    )
 
 
 def _leaderboards(config: Config, judgments: Sequence[Row], answers: Sequence[Row]) -> dict[str, Leaderboard | None]:
@@ -504,7 +495,7 @@ def _draws(boards: Mapping[str, Leaderboard | None]) -> pd.DataFrame:
     board = boards["sc_win_rate"]
     if board is None:
         return draws_table({})
-    return draws_table({column(model, "sc_win_rate"): board.draws[:, i] for i, model in enumerate(board.models)})
+    return draws_table({draw_column(model, "sc_win_rate"): board.draws[:, i] for i, model in enumerate(board.models)})
 
 
 def _fits(boards: Mapping[str, Leaderboard | None]) -> Row:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from vrm.statistics.draws import Array
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgments:
     """What judging a policy's answers to one benchmark gave.
 
     Args:
@@ -67,20 +67,7 @@ Row = dict[str, Any]
 Key = tuple[QuestionId | int, ...]
 """A question's id, and the turn where the benchmark has some."""
 
-SCORES = [*JudgedPolicy._fields, "metric", "value", "low", "high", "n", "note"]
-
-ITEMS = [*JudgedPolicy._fields, "item_id", "part", "value", "weight"]
-
 JUDGE_AGAIN = "judge again; what was paid for is not asked again"
-
-
-class Tables(NamedTuple):
-    """What is written of one benchmark; `draws`: see `judged_draws.draws_table`."""
-
-    scores: pd.DataFrame
-    items: pd.DataFrame
-    draws: pd.DataFrame
-    record: dict[str, Any]
 
 
 def score_row(
@@ -92,7 +79,7 @@ def score_row(
     n: int = 0,
     note: str = "",
 ) -> Row:
-    """A row of `SCORES`."""
+    """A row of `JUDGED_SCORES`."""
     row = {"metric": metric, "value": value, "low": low, "high": high, "n": n, "note": note}
     return {**judged._asdict(), **row}
 
@@ -157,11 +144,6 @@ def _trouble(config: Config, judged: JudgedPolicy, row: Row) -> str:
         if part["score"] is None and not part["failure"]:
             return "neither a score nor a failure"
     return ""
-
-
-def column(policy: str, metric: str) -> str:
-    """What the draws of a policy's metric are called in `judged/<benchmark>.draws.csv`."""
-    return f"{policy}/{metric}"
 
 
 def draws_table(columns: Mapping[str, Array]) -> pd.DataFrame:

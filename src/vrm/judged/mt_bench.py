@@ -1,21 +1,16 @@
-"""MT-Bench: ratings read from the judge's replies, and the means of one model's ratings.
-
-* A rating is the first `[[rating]]` of a reply, else the first `[rating]`: FastChat's two regular expressions.
-* A reply without a rating is missing: counted and named by its question, never scored as 0.
-* The score is the mean over all rated turns, not the mean of the two turns' means.
-* FastChat takes whatever number stands in the brackets. So do we, but ratings off the scale of 1 to 10 are named.
-
-Source: lm-sys/FastChat, `fastchat/llm_judge`: `one_score_pattern`, `one_score_pattern_backup`, `temperature_config` and
-`NEED_REF_CATS` in `common.py`, `display_result_single` in `show_result.py` (which drops its -1, our None).
-
-MT-Bench: single-answer grading, one rating a turn.
+"""MT-Bench: single-answer grading, one rating a turn, and the means of a policy's ratings.
 
 * The first turn is graded by itself, the second with the whole conversation before it; math, reasoning and coding
   questions with the reference answers beside them.
-* A reply without a rating is asked for again, up to `attempts` replies. FastChat asks once, and has -1 there.
+* A rating is the first `[[rating]]` of a reply, else the first `[rating]`: FastChat's two regular expressions. FastChat
+  takes whatever number stands in the brackets. So do we, but ratings off the scale of 1 to 10 are named.
+* A reply without a rating is asked for again, up to `attempts` replies; FastChat asks once, and has -1 there. What is
+  still missing is counted and named by its question, never scored as 0.
+* The score is the mean over all rated turns, not the mean of the two turns' means.
 
-Source: lm-sys/FastChat, `fastchat/llm_judge`: `gen_judgment.py` (`make_judge_single`, `make_match_single`) and
-`common.py` (`run_judge_single`: temperature 0, max_tokens 2048).
+Source: lm-sys/FastChat, `fastchat/llm_judge`: `gen_judgment.py` (`make_judge_single`, `make_match_single`); `common.py`
+(`run_judge_single`: temperature 0, max_tokens 2048; `one_score_pattern`, `one_score_pattern_backup`,
+`temperature_config`, `NEED_REF_CATS`); `show_result.py` (`display_result_single`, which drops its -1, our None).
 """
 
 from __future__ import annotations
@@ -43,11 +38,8 @@ from vrm.data.benchmark_sets import (
 from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
-    ITEMS,
-    SCORES,
-    Judged,
+    Judgments,
     Row,
-    Tables,
     base_record,
     count_failed,
     draws_table,
@@ -61,6 +53,7 @@ from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
 from vrm.judging.thoughts import without_thoughts
 from vrm.records import RecordError, read_jsonl
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables
 
 
 def mt_bench_set(config: Config, judged: JudgedPolicy, directory: Path) -> AnswerSet:
@@ -131,7 +124,7 @@ UNPARSED = "unparsed"
 """Failure of a turn whose replies hold no rating."""
 
 
-def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judged:
+def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Path, ask: Ask) -> Judgments:
     """Have both turns of a policy's answers rated.
 
     Args:
@@ -176,7 +169,7 @@ def judge_mt_bench(config: Config, judged: JudgedPolicy, answers: Path, sets: Pa
         for row in rows
         if row["failure"]
     ]
-    return Judged(rows, asked, failures)
+    return Judgments(rows, asked, failures)
 
 
 def prompt_name(question: MtQuestion, turn: int) -> str:
@@ -339,7 +332,7 @@ def _require_one_model(judgments: list[Mapping[str, Any]]) -> None:
         raise ValueError(f"the scores are one model's, and these judgments are of {', '.join(models)}")
 
 
-def mt_bench_scores(config: Config, results: Path) -> Tables:
+def mt_bench_scores(config: Config, results: Path) -> JudgedTables:
     """MT-Bench of every judged policy: both turns, all turns, each category, mean characters of an answer.
 
     Raises:
@@ -366,8 +359,8 @@ def mt_bench_scores(config: Config, results: Path) -> Tables:
         "references": config.benchmarks.mt_bench.references,
         "intervals": {"level": config.report.level, "resampled": "nothing"},
     }
-    means = pd.DataFrame(items, columns=ITEMS).assign(weight=1.0)
-    return Tables(pd.DataFrame(rows, columns=SCORES), means, draws_table({}), record)
+    means = pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)).assign(weight=1.0)
+    return JudgedTables(pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)), means, draws_table({}), record)
 
 
 def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping[QuestionId, str]) -> list[Row]:

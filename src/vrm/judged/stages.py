@@ -6,13 +6,8 @@
   stays in its place with a `failure`; `counts.json` names it. Same replies, same bytes: nothing depends on the time,
   on the order of replies, or on a served judge's port.
 * `vrm judged-scores`: all policies at once, because Arena-Hard's style control is fitted over the whole table. A
-  judgment that is missing is in no mean; the note of each number counts them, and the record names the reasons.
-
-    <out>.csv         base,method,seed,metric,value,low,high,n,note: one row a policy and metric
-    <out>.items.csv   base,method,seed,item_id,part,value,weight: what the means are means of, judged ones only
-    <out>.draws.csv   draw,<policy>/<metric>,...: LC and SC, which are fits and no means, of each resample of the
-                      questions; one resample is of all policies, so that their differences are paired
-    <out>.json        what the numbers depend on: the judge, the set of models, what has no judgment
+  judgment that is missing is in no mean; the note of each number counts them, and the record names the reasons. The
+  files are `runfiles.JUDGED_SCORES` and what lies beside it.
 """
 
 from __future__ import annotations
@@ -29,14 +24,15 @@ from vrm.generation.questions import AnswerSet
 from vrm.judged.alpaca_eval import alpaca_eval_scores, alpaca_eval_set, judge_alpaca_eval
 from vrm.judged.arena_hard import arena_hard_set, judge_arena_hard
 from vrm.judged.arena_scores import arena_hard_scores
-from vrm.judged.base import Judged, Tables, identity
+from vrm.judged.base import Judgments, identity
 from vrm.judged.mt_bench import judge_mt_bench, mt_bench_scores, mt_bench_set
 from vrm.judging.asking import Ask, asker
 from vrm.judging.cost import spending_of
 from vrm.judging.endpoint import endpoint
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store
-from vrm.records import RecordError, write_json, write_jsonl, write_whole
+from vrm.records import RecordError, write_json, write_jsonl
+from vrm.runfiles import JudgedTables, write_judged
 
 
 class JudgedBenchmark(NamedTuple):
@@ -49,8 +45,8 @@ class JudgedBenchmark(NamedTuple):
     """
 
     questions: Callable[[Config, JudgedPolicy, Path], AnswerSet]
-    judge: Callable[[Config, JudgedPolicy, Path, Path, Ask], Judged]
-    scores: Callable[[Config, Path], Tables]
+    judge: Callable[[Config, JudgedPolicy, Path, Path, Ask], Judgments]
+    scores: Callable[[Config, Path], JudgedTables]
 
 
 BENCHMARKS: dict[BenchmarkName, JudgedBenchmark] = {
@@ -118,7 +114,7 @@ def judge_benchmark(
 
 def ask_for_judgments(
     config: Config, judged: JudgedPolicy, name: BenchmarkName, answers: Path, sets: Path, ask: Ask
-) -> Judged:
+) -> Judgments:
     """Make one benchmark's requests, ask them by `ask`, and read what comes back; arguments as `judge_benchmark`."""
     return BENCHMARKS[name].judge(config, judged, answers, sets, ask)
 
@@ -142,7 +138,7 @@ def _say_what_failed(name: str, failed: Sequence[Failed]) -> None:
 
 
 def _counts(
-    config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judged, store: Store, unanswered: Sequence[Failed]
+    config: JudgeConfig, judged: JudgedPolicy, name: str, found: Judgments, store: Store, unanswered: Sequence[Failed]
 ) -> dict[str, Any]:
     """The account of exactly these requests, whoever paid: a reply that two policies share is in both accounts."""
     keys = {request_key(request, config) for request in found.requests}
@@ -175,8 +171,4 @@ def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) 
     """
     if not config.judged_policies:
         raise ConfigError("no policy is judged: name benchmarks in benchmarks.run and bases in policy.run_bases")
-    scores, items, draws, record = BENCHMARKS[name].scores(config, results)
-    write_whole(out, scores.to_csv(index=False))
-    write_whole(out.with_suffix(".items.csv"), items.to_csv(index=False))
-    write_whole(out.with_suffix(".draws.csv"), draws.to_csv(index=False, float_format="%.6g"))
-    write_json(out.with_suffix(".json"), record)
+    write_judged(out, BENCHMARKS[name].scores(config, results))

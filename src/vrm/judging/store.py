@@ -34,7 +34,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 class StoreError(RuntimeError):
-    """The store can't be written or read; the message names the file and the mend."""
+    """The store can't be written or read; the message names the file and what to do about it."""
 
 
 class Reservation:
@@ -125,7 +125,7 @@ class Replies:
                 file.seek(self._offset)
                 text = file.read()
         except OSError as error:
-            raise StoreError(f"{self.path}: can't be read ({error.strerror}); mend judge.store") from None
+            raise StoreError(f"{self.path}: can't be read ({error.strerror}); correct judge.store") from None
         if size < self._offset:
             raise StoreError(f"{self.path}: has shrunk while it was in use; it may only grow")
         end = text.rfind(b"\n") + 1

@@ -1,14 +1,12 @@
-"""One HTTP exchange with an OpenAI-compatible endpoint, and the key that goes with it.
+"""One HTTP exchange with an OpenAI-compatible endpoint: its key, its time limit, and when the next may go out.
 
-* The standard library, not the `openai` package. That package is in the lock file only as a dependency of the extra
-  `judge`, and the demo's judged benchmarks have to run without the extra; it would cost a second of import; it
-  retries on its own, so that attempts, Retry-After and paid replies could not be counted; and it hides bodies that
-  it can't parse, which were paid for and belong into the store. What we need of it is one POST.
+* The standard library, not the `openai` package: that would cost a second of import, retries on its own, so that
+  attempts, Retry-After and paid replies could not be counted, and hides bodies that it can't parse, which were paid
+  for and belong into the store. What we need of it is one POST.
 * `urllib` rather than bare `http.client`: it honours HTTPS_PROXY and NO_PROXY, which clusters need. Redirects are
   refused, because urllib would carry the Authorization header to wherever it is sent.
 * `timeout` bounds every wait for the socket, and the whole body: a reply that trickles in does not go on for ever.
-
-When the next request may go out: rate limit, the endpoint's own wishes, and back-off with full jitter.
+* The next request waits for the rate limit, for the endpoint's own wishes, and backs off with full jitter.
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ def require_model(model: str | Path) -> None:
         inner = directory / "model"
         mend = f"; did you mean {inner}?" if (inner / "config.json").exists() else ""
         raise RecordError(f"{model}: holds no model (no config.json){mend}")
-    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    # hidden files are not the model's: Snakemake leaves an empty time stamp
+    files = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.startswith(".")]
     for path in files:
         _require_content(path)
     weights = [path for path in files if path.suffix in WEIGHTS]

@@ -1,15 +1,12 @@
-"""A policy as a scorer of texts, behind the contract of `vrm.models.base`.
+"""A policy as a scorer of texts (the contract of `vrm.models.base`), from log-probabilities of TRL's fused head.
 
-With a reference it is the implicit reward of DPO and its kin, the log ratio summed over the response: beta would only
-scale it. Without one it is SimPO's reward, the mean log-probability. The end token is part of the response.
-
-Both are read in float32, as in training: a base on the hub is bfloat16 and the policy trained from it is not, so that
-their ratio would hold rounding noise.
-
-Log-probabilities of responses, from TRL's fused head: the (B, T, V) logits are never in memory.
-
-A causal LM is patched once; it then answers `model(..., labels=..., fused_lm_head=True)` with what was asked for a
-token, and everything else, generation included, as before.
+* With a reference it is the implicit reward of DPO and its relatives, the log ratio summed over the response: beta
+  would only scale it. Without one it is SimPO's reward, the mean log-probability. The end token is part of the
+  response.
+* Both are read in float32, as in training: a base on the hub is bfloat16 and the policy trained from it is not, so that
+  their ratio would hold rounding noise.
+* The (B, T, V) logits are never in memory: a causal LM is patched once, then answers `model(..., labels=...,
+  fused_lm_head=True)` with what was asked for a token, and everything else, generation included, as before.
 """
 
 from __future__ import annotations

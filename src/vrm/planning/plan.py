@@ -1,8 +1,8 @@
 """`vrm plan`: what a run will take, printed before anything runs. Every number is an estimate, and says from what.
 
-Of a run that has begun, the command prints what is judged and what is left to pay as well (`vrm.planning.progress`).
-
-How long a run takes on so many GPUs, when every job starts as soon as what it needs is there and a card is free.
+* A run's time on so many GPUs: every job starts as soon as what it needs is there and a card is free.
+* Of a run that has begun, the command prints what is judged and what is left to pay as well
+  (`vrm.planning.progress`).
 """
 
 from __future__ import annotations

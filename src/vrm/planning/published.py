@@ -19,7 +19,7 @@ PAIRS, LENGTH = 61_135, 490
 
 
 @dataclass(frozen=True)
-class Run:
+class PublishedRun:
     """A published training.
 
     Args:
@@ -35,13 +35,17 @@ class Run:
     estimated: float
 
 
-def runs() -> list[Run]:
+def runs() -> list[PublishedRun]:
     """Published runs whose model, data, cards and time are stated."""
     hub = "huggingface.co/alignment-handbook/zephyr-7b-dpo-{}, train_results.json; 8 cards of 80 GB, taken as A100"
     return [
-        Run("DPO, all weights, 7B", hub.format("full"), 5328.5 * 8 / 3600, _dpo(Precision(True, None, True))),
-        Run("DPO, 4-bit LoRA, 7B", hub.format("qlora"), 7610.5 * 8 / 3600, _dpo(Precision(True, Lora(), True))),
-        Run("decoding, 7B, 2048 tokens", "Qwen-7B's table: 40.93 tokens/s, A100", 2048 / 40.93 / 3600, _decoding()),
+        PublishedRun("DPO, all weights, 7B", hub.format("full"), 5328.5 * 8 / 3600, _dpo(Precision(True, None, True))),
+        PublishedRun(
+            "DPO, 4-bit LoRA, 7B", hub.format("qlora"), 7610.5 * 8 / 3600, _dpo(Precision(True, Lora(), True))
+        ),
+        PublishedRun(
+            "decoding, 7B, 2048 tokens", "Qwen-7B's table: 40.93 tokens/s, A100", 2048 / 40.93 / 3600, _decoding()
+        ),
     ]
 
 

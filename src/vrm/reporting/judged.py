@@ -6,7 +6,6 @@ policy of the configuration has to be there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,26 +17,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, JudgedPolicy
-from vrm.judged.base import column
-from vrm.records import RecordError, require_columns
-from vrm.reporting.policies import SFT
+from vrm.records import RecordError
 from vrm.reporting.scores import row_label
+from vrm.runfiles import JUDGED_ITEMS, POLICY_KEYS, SFT, draw_column, judged_path, read_judged
 from vrm.statistics.draws import percentiles
 
-_KEYS = ["base", "method", "seed"]
-
-_SCORES = (*_KEYS, "metric", "value", "low", "high", "n", "note")
-
-_ITEMS = (*_KEYS, "item_id", "part", "value", "weight")
-
-_TEXT = dict.fromkeys(("base", "method", "metric", "item_id", "part", "note"), str)
+_KEYS = list(POLICY_KEYS)
 
 # Unit of `length`, the mean over a policy's answers: as each benchmark counts.
 LENGTH_UNITS = {"alpaca_eval": "characters", "arena_hard": "tokens", "mt_bench": "characters"}
 
 
 @dataclass(frozen=True)
-class Model:
+class JudgedModel:
     """All seeds of one judged policy.
 
     Args:
@@ -63,7 +55,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkResults:
     """One benchmark's four files.
 
     Args:
@@ -72,7 +64,7 @@ class Benchmark:
         scores: value, low, high, n and note by base, method, seed and metric; in percent, rating points, or a length.
         items: base, method, seed, item_id, part, value (0..1, or rating points) and weight of all that was judged.
         draws: LC and SC of every policy on resamples of the questions, a row a draw and the same questions of all; by
-            `judged_draws.column`; a fit that was not resampled has no column.
+            `runfiles.draw_column`; a fit that was not resampled has no column.
         record: what the scores depend on: judge, set of models, failures.
     """
 
@@ -99,31 +91,31 @@ class Benchmark:
         """The prompt of each entry of the grid, shape (N,)."""
         return self.grid.get_level_values("item_id").to_numpy(dtype=str)
 
-    def values(self, model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def values(self, model: JudgedModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values and weights on the grid, each of shape (S, N); weight 0: not judged of this policy."""
         nothing = self.items.iloc[:0].set_index(["item_id", "part"])[["value", "weight"]]
         parts = [self.by_policy.get(key, nothing).reindex(self.grid).fillna(0.0) for key in model.keys]
         values, weights = (np.stack([part[name].to_numpy(dtype=float) for part in parts]) for name in nothing)
         return values, weights
 
-    def judged(self, model: Model) -> set[str]:
+    def judged(self, model: JudgedModel) -> set[str]:
         """Prompts with a judgment of any of its seeds."""
         parts = [self.by_policy[key] for key in model.keys if key in self.by_policy]
         return {item for part in parts for item in part.index.get_level_values("item_id")}
 
-    def rows(self, model: Model, metric: str) -> pd.DataFrame:
+    def rows(self, model: JudgedModel, metric: str) -> pd.DataFrame:
         """The scores' rows of one metric, one a seed; a seed that has none is left out."""
         wanted = [(*key, metric) for key in model.keys if (*key, metric) in self.scores.index]
         return self.scores.loc[wanted]
 
-    def drawn(self, model: Model, metric: str) -> NDArray[np.float64]:
+    def drawn(self, model: JudgedModel, metric: str) -> NDArray[np.float64]:
         """Draws of a fit, shape (B, S); B = 0 where a seed has none."""
-        names = [column(JudgedPolicy(*key).name, metric) for key in model.keys]
+        names = [draw_column(JudgedPolicy(*key).name, metric) for key in model.keys]
         if not set(names) <= set(self.draws):
             return np.empty((0, len(names)))
         return self.draws[names].to_numpy(dtype=float)
 
-    def length(self, model: Model) -> float:
+    def length(self, model: JudgedModel) -> float:
         """Mean length of a model's answers over its seeds, in `LENGTH_UNITS`.
 
         Raises:
@@ -151,18 +143,18 @@ class Benchmark:
         return found.get(base) if isinstance(found, dict) else found
 
 
-def judged_models(config: Config) -> list[Model]:
+def judged_models(config: Config) -> list[JudgedModel]:
     """Of each base: the start of training, where that was fine-tuned, then the methods of `policy.run`."""
     found = []
     for base, method in dict.fromkeys((policy.base, policy.method) for policy in config.judged_policies):
         entry = None if method == SFT else config.policy.methods[method]
         label = "SFT (start)" if entry is None else row_label(entry)
         ours = entry is not None and entry.ours
-        found.append(Model(base, method, config.policy.seeds, config.policy.bases[base].label, label, ours))
+        found.append(JudgedModel(base, method, config.policy.seeds, config.policy.bases[base].label, label, ours))
     return found
 
 
-def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, Benchmark]:
+def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, BenchmarkResults]:
     """All benchmarks of `benchmarks.run`, for the table or figure `made`.
 
     Raises:
@@ -173,22 +165,21 @@ def read_benchmarks(config: Config, results: Path, made: str) -> dict[str, Bench
     return {name: read_benchmark(config, results, name) for name in config.benchmarks.run}
 
 
-def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
+def read_benchmark(config: Config, results: Path, name: str) -> BenchmarkResults:
     """Read and check what `vrm judged-scores` wrote of one benchmark.
 
     Raises:
         RecordError: a file is missing or broken, lacks a judged policy, its intervals have another level than the
             report's, or the scores are not what the items say.
     """
-    folder = Path(results) / "judged"
-    source, items_file = folder / f"{name}.csv", folder / f"{name}.items.csv"
-    scores = _read_table(source, _SCORES, name)
-    items = _read_table(items_file, _ITEMS, name)
-    draws = _read_table(folder / f"{name}.draws.csv", ("draw",), name)
-    record = _read_record(folder / f"{name}.json", name, config.report.level)
+    source = judged_path(results, name)
+    tables = read_judged(source)
+    scores, items = tables.scores, tables.items
+    _check_level(source.with_suffix(".json"), tables.record, config.report.level)
     _check_scores(source, scores)
-    _check_items(items_file, items)
-    benchmark = Benchmark(name, source, scores.set_index([*_KEYS, "metric"]).sort_index(), items, draws, record)
+    _check_items(source.with_suffix(JUDGED_ITEMS.name), items)
+    scores_by = scores.set_index([*_KEYS, "metric"]).sort_index()
+    benchmark = BenchmarkResults(name, source, scores_by, items, tables.draws, tables.record)
     known = set(scores[_KEYS].itertuples(index=False, name=None))
     for policy in config.judged_policies:
         if tuple(policy) not in known:
@@ -201,39 +192,13 @@ def read_benchmark(config: Config, results: Path, name: str) -> Benchmark:
     return benchmark
 
 
-def _read_table(path: Path, required: Sequence[str], name: str) -> pd.DataFrame:
-    mend = f"run `vrm judged-scores --name {name}`"
-    if not path.is_file():
-        raise RecordError(f"{path}: missing; {mend} first")
-    try:
-        frame = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])
-    except ValueError as error:  # an empty file, or rows of different lengths
-        raise RecordError(f"{path}: not a table ({str(error).strip()}); {mend} again") from None
-    require_columns(path, frame, required, f"{mend} again")
-    whole = dict.fromkeys(frame.columns.intersection(["seed", "n", "draw"]), int)
-    numbers = dict.fromkeys(frame.columns.difference([*_TEXT, *whole]), float)
-    try:
-        frame = frame.astype(numbers | whole)
-    except ValueError as error:
-        raise RecordError(f"{path}: text where a number belongs ({error}); {mend} again") from None
-    text = [column for column in _TEXT if column in frame]
-    return frame.assign(**{column: frame[column].fillna("") for column in text})
-
-
-def _read_record(path: Path, name: str, level: float) -> dict[str, Any]:
-    mend = f"run `vrm judged-scores --name {name}`"
-    if not path.is_file():
-        raise RecordError(f"{path}: missing; {mend} first")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {mend} again") from None
-    if not isinstance(record, dict):
-        raise RecordError(f"{path}: expected a JSON object; {mend} again")
+def _check_level(path: Path, record: dict[str, Any], level: float) -> None:
     written = (record.get("intervals") or {}).get("level", level)
     if written != level:
-        raise RecordError(f"{path}: its intervals have level {written}, the report's {level}; {mend} again")
-    return record
+        raise RecordError(
+            f"{path}: its intervals have level {written}, the report's {level}; run `vrm judged-scores "
+            f"--name {path.stem}` again"
+        )
 
 
 def _check_scores(path: Path, scores: pd.DataFrame) -> None:
@@ -255,7 +220,7 @@ def _refuse(path: Path, faulty: pd.DataFrame, name: str, fault: str) -> None:
         raise RecordError(f"{path}, row {faulty.index[0] + 2}: {what} {fault}; run judged-scores again")
 
 
-def _check_agreement(benchmark: Benchmark) -> None:
+def _check_agreement(benchmark: BenchmarkResults) -> None:
     """The means in the scores are those of the items: the win rate, or MT-Bench's score and its turns' means."""
     turns = benchmark.name == "mt_bench"
     parts = {"turn_1": ["turn_1"], "turn_2": ["turn_2"], "score": ["turn_1", "turn_2"]} if turns else {"win_rate": [""]}
@@ -276,10 +241,10 @@ def _check_agreement(benchmark: Benchmark) -> None:
             )
 
 
-def _check_draws(benchmark: Benchmark, level: float) -> None:
+def _check_draws(benchmark: BenchmarkResults, level: float) -> None:
     """The ends of each fit's interval in the scores are those of its draws."""
     for (*key, metric), row in benchmark.scores.iterrows():
-        name = column(JudgedPolicy(*key).name, metric)
+        name = draw_column(JudgedPolicy(*key).name, metric)
         if name not in benchmark.draws:
             continue
         ends = np.array(percentiles(benchmark.draws[name], level))

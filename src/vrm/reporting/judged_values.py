@@ -1,16 +1,10 @@
-"""Differences of two policies on the judged benchmarks; the one place where they are computed.
+"""What the policies got on the judged benchmarks, and what two of them differ by; numbers only, no layout.
 
-* Means over items (win rates, MT-Bench's score) are paired by prompt: what hangs on one prompt, both games or both
-  turns, is one value. Interval and p-value are those of `comparisons`.
-* LC and SC are fits: the difference of the two policies in each of the scorer's joint draws, which are of the same
-  prompts for both, has interval and p-value by `joint_draws`. A fit that was not resampled has a difference alone.
-
-Values of the judged benchmarks with their intervals; numbers only, no layout.
-
-* Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts (see
-  `variance_components`): what hangs on one prompt (both games, both turns) counts as one.
-* LC and SC are fits, so that no item has a value: their intervals are of the scorer's joint draws (see `joint_draws`).
-* Differences of two policies are `differences`.
+* Win rates and MT-Bench's score are means over judged items, with an interval over seeds and prompts: what belongs to
+  one prompt (both games, both turns) counts as one, and the difference of two policies is paired by prompt.
+* LC and SC are fits, so that no item has a value. Their intervals come from the scorer's joint draws
+  (`vrm.statistics.draws`), which are of the same prompts for every policy, and so do those of a difference. A fit that
+  was not resampled has a value without an interval.
 """
 
 from __future__ import annotations
@@ -24,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vrm.config import Config
-from vrm.reporting.judged import Benchmark, Model, judged_models, read_benchmarks
+from vrm.reporting.judged import BenchmarkResults, JudgedModel, judged_models, read_benchmarks
 from vrm.statistics.draws import from_draws
 from vrm.statistics.intervals import Interval, crossed_interval
 from vrm.statistics.paired_tests import FLIPS, PairedTest, paired_test
 
 
 @dataclass(frozen=True)
-class Metric:
+class JudgedMetric:
     """One number of a benchmark.
 
     Args:
@@ -39,7 +33,8 @@ class Metric:
         name: its name in the scores; MT-Bench's `score` is read from the items alone.
         title: what stands beside the benchmark's label.
         paper: its column in the paper's table; "" where the paper has no such number.
-        scale: from an item's value to the unit of the scores; 0 for a fit.
+        is_fit: LC and SC are regressions over all items, so that no item has a value; all others are means of items.
+        scale: from an item's value to the unit of the scores; of no use to a fit.
         digits: decimals for people.
         possible: lowest and highest value, in the unit of the scores; an interval ends there.
     """
@@ -48,22 +43,23 @@ class Metric:
     name: str
     title: str
     paper: str
-    scale: float = 0.0
+    is_fit: bool = False
+    scale: float = 100.0
     digits: int = 1
     possible: tuple[float, float] = (0.0, 100.0)
 
 
-ALPACA_WR = Metric("alpaca_eval", "win_rate", "WR", "alpacaeval_wr", scale=100.0)
+ALPACA_WR = JudgedMetric("alpaca_eval", "win_rate", "WR", "alpacaeval_wr")
 
-ALPACA_LC = Metric("alpaca_eval", "lc_win_rate", "LC", "alpacaeval_lc")
+ALPACA_LC = JudgedMetric("alpaca_eval", "lc_win_rate", "LC", "alpacaeval_lc", is_fit=True)
 
-ALPACA_PARTIAL_LC = Metric("alpaca_eval", "lc_without_difficulty", "LC, no difficulty term*", "")
+ALPACA_PARTIAL_LC = JudgedMetric("alpaca_eval", "lc_without_difficulty", "LC, no difficulty term*", "", is_fit=True)
 
-ARENA_WR = Metric("arena_hard", "win_rate", "WR", "arena_hard_wr", scale=100.0)
+ARENA_WR = JudgedMetric("arena_hard", "win_rate", "WR", "arena_hard_wr")
 
-ARENA_SC = Metric("arena_hard", "sc_win_rate", "SC", "arena_hard_sc")
+ARENA_SC = JudgedMetric("arena_hard", "sc_win_rate", "SC", "arena_hard_sc", is_fit=True)
 
-MT_SCORE = Metric("mt_bench", "score", "score", "mt_bench", scale=1.0, digits=2, possible=(1.0, 10.0))
+MT_SCORE = JudgedMetric("mt_bench", "score", "score", "mt_bench", scale=1.0, digits=2, possible=(1.0, 10.0))
 
 # A penalty that is chosen by cross-validation may be so strong that the fit is its prior, whatever was judged.
 SHRUNK = "the fit's penalty leaves nothing of the judgments"
@@ -75,7 +71,7 @@ MAIN = {"alpaca_eval": ALPACA_WR, "arena_hard": ARENA_WR, "mt_bench": MT_SCORE}
 
 
 @dataclass(frozen=True)
-class Measured:
+class JudgedValue:
     """One metric of one model.
 
     Args:
@@ -95,7 +91,7 @@ class Measured:
         """Whether there is no value."""
         return bool(np.isnan(self.interval.estimate))
 
-    def row(self, model: Model, metric: Metric) -> dict[str, Any]:
+    def row(self, model: JudgedModel, metric: JudgedMetric) -> dict[str, Any]:
         """What a CSV says of it, but what it was resampled over, which stands behind columns of the table's own."""
         return {
             "base": model.base,
@@ -124,17 +120,17 @@ class JudgedTable:
         benchmarks: by name, for the notes.
     """
 
-    models: Sequence[Model]
-    columns: Sequence[Metric]
-    cells: dict[tuple[str, str, Metric], Measured]
-    benchmarks: dict[str, Benchmark]
+    models: Sequence[JudgedModel]
+    columns: Sequence[JudgedMetric]
+    cells: dict[tuple[str, str, JudgedMetric], JudgedValue]
+    benchmarks: dict[str, BenchmarkResults]
 
-    def cell(self, model: Model, metric: Metric) -> Measured:
+    def cell(self, model: JudgedModel, metric: JudgedMetric) -> JudgedValue:
         """One model in one column."""
         return self.cells[model.base, model.method, metric]
 
 
-def measure_table(config: Config, results: Path, made: str = "table1") -> JudgedTable:
+def measure_judged(config: Config, results: Path, made: str = "table1") -> JudgedTable:
     """Measure every judged model in every column of Table 1, for the table `made`.
 
     LC without the difficulty term never stands in LC's column: it has its own, which is there where a model has no LC.
@@ -143,7 +139,7 @@ def measure_table(config: Config, results: Path, made: str = "table1") -> Judged
         RecordError: as `results.read_benchmarks`.
     """
     benchmarks, models = read_benchmarks(config, results, made), judged_models(config)
-    columns: list[Metric] = []
+    columns: list[JudgedMetric] = []
     for name, benchmark in benchmarks.items():
         columns.append(MAIN[name])
         if name == "arena_hard":
@@ -156,21 +152,23 @@ def measure_table(config: Config, results: Path, made: str = "table1") -> Judged
             replaced = any(partial) and not all(official)
             columns += [*([ALPACA_LC] if any(official) or not replaced else []), *([ALPACA_PARTIAL_LC] * replaced)]
     cells = {
-        (model.base, model.method, metric): measure(config, benchmarks[metric.benchmark], model, metric)
+        (model.base, model.method, metric): measure_policy(config, benchmarks[metric.benchmark], model, metric)
         for model in models
         for metric in columns
     }
     return JudgedTable(models, columns, cells, benchmarks)
 
 
-def measure(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Measured:
+def measure_policy(
+    config: Config, benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric
+) -> JudgedValue:
     """One metric of one model, with its interval."""
     parts = [benchmark.by_policy[key] for key in model.keys if key in benchmark.by_policy]
-    interval = (_of_items if metric.scale else _of_fits)(config, benchmark, model, metric)
+    interval = (_of_fits if metric.is_fit else _of_items)(config, benchmark, model, metric)
     note = _why_missing(benchmark, model, metric) if np.isnan(interval.estimate) else ""
-    if metric.scale == 0 and not note and is_shrunk(benchmark, model, metric):
+    if metric.is_fit and not note and is_shrunk(benchmark, model, metric):
         interval, note = replace(interval, low=np.nan, high=np.nan, resampled="nothing"), SHRUNK
-    return Measured(interval, len(benchmark.judged(model)), sum(map(len, parts)), note)
+    return JudgedValue(interval, len(benchmark.judged(model)), sum(map(len, parts)), note)
 
 
 def linearised(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,12 +193,12 @@ def linearised(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     return mean + share * (judged - mean)
 
 
-def _of_items(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Interval:
+def _of_items(config: Config, benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> Interval:
     interval = _over_prompts(config, benchmark, linearised(*benchmark.values(model)))
     return _scaled(interval, metric.scale).within(*metric.possible)
 
 
-def _of_fits(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> Interval:
+def _of_fits(config: Config, benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> Interval:
     rows, level = benchmark.rows(model, metric.name), config.report.level
     if not _has_every_seed(benchmark, model, metric):
         return Interval(np.nan, np.nan, np.nan, level, "nothing")
@@ -208,17 +206,17 @@ def _of_fits(config: Config, benchmark: Benchmark, model: Model, metric: Metric)
     return from_draws(rows["value"].to_numpy(), draws, prompts, level).difference.within(*metric.possible)
 
 
-def is_shrunk(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
+def is_shrunk(benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> bool:
     """Whether all draws of a fit, in any seed, give the same value: an interval without width is no precision."""
     rows = benchmark.rows(model, metric.name)
     return bool((rows["high"] - rows["low"] < _NO_WIDTH).any())
 
 
-def _has_every_seed(benchmark: Benchmark, model: Model, metric: Metric) -> bool:
+def _has_every_seed(benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> bool:
     return benchmark.rows(model, metric.name)["value"].notna().sum() == len(model.seeds)
 
 
-def _over_prompts(config: Config, benchmark: Benchmark, values: NDArray[np.float64]) -> Interval:
+def _over_prompts(config: Config, benchmark: BenchmarkResults, values: NDArray[np.float64]) -> Interval:
     if values.size == 0 or np.isnan(values).any():
         return Interval(np.nan, np.nan, np.nan, config.report.level, "nothing")
     return crossed_interval(values, benchmark.prompts, config.report.level)
@@ -229,21 +227,23 @@ def _scaled(interval: Interval, scale: float) -> Interval:
     return Interval(*ends, interval.level, interval.resampled)
 
 
-def _why_missing(benchmark: Benchmark, model: Model, metric: Metric) -> str:
-    if metric.scale:
+def _why_missing(benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> str:
+    if not metric.is_fit:
         return "a seed has no usable judgment"
     rows = benchmark.rows(model, metric.name)
     notes = dict.fromkeys(note for note in rows.loc[rows["value"].isna(), "note"] if note)
     return "; ".join(notes) or "not among the scores"
 
 
-Judged = tuple[NDArray[np.float64], NDArray[np.float64]]
+WeightedValues = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Values and weights of one policy, each of shape (S, N); weight 0: not judged."""
 
 
-def compare(config: Config, benchmark: Benchmark, first: Model, second: Model, metric: Metric) -> PairedTest:
+def compare_policies(
+    config: Config, benchmark: BenchmarkResults, first: JudgedModel, second: JudgedModel, metric: JudgedMetric
+) -> PairedTest:
     """First less second in one metric, in percentage points or rating points; NaN where one of them has no value."""
-    if not metric.scale:
+    if metric.is_fit:
         return _of_two_fits(config, benchmark, first, second, metric)
     sides = [(metric.scale * values, weights) for values, weights in map(benchmark.values, (first, second))]
     key = f"{benchmark.name}/{metric.name}/{first.base}/{first.method}/{second.base}/{second.method}"
@@ -252,8 +252,8 @@ def compare(config: Config, benchmark: Benchmark, first: Model, second: Model, m
 
 
 def paired_means(
-    first: Judged,
-    second: Judged,
+    first: WeightedValues,
+    second: WeightedValues,
     prompts: NDArray[np.str_],
     rng: np.random.Generator,
     level: float = 0.95,
@@ -281,13 +281,13 @@ def paired_means(
     return paired_test(*means, prompts[judged], rng, level, flips)
 
 
-def half_width_alone(config: Config, benchmark: Benchmark, model: Model, metric: Metric) -> float:
+def half_width_alone(config: Config, benchmark: BenchmarkResults, model: JudgedModel, metric: JudgedMetric) -> float:
     """Half-width over prompts of one policy's value by itself, of one seed: what a set of this size can tell.
 
     Returns:
         The mean over seeds; NaN where a seed has no judgment, and for a fit that was not resampled.
     """
-    if not metric.scale:
+    if metric.is_fit:
         rows = benchmark.rows(model, metric.name)
         return float((rows["high"] - rows["low"]).mean(skipna=False)) / 2 if len(rows) == len(model.seeds) else np.nan
     values, weights = benchmark.values(model)
@@ -299,7 +299,9 @@ def half_width_alone(config: Config, benchmark: Benchmark, model: Model, metric:
     return float(np.mean([(interval.high - interval.low) / 2 for interval in intervals]))
 
 
-def _of_two_fits(config: Config, benchmark: Benchmark, first: Model, second: Model, metric: Metric) -> PairedTest:
+def _of_two_fits(
+    config: Config, benchmark: BenchmarkResults, first: JudgedModel, second: JudgedModel, metric: JudgedMetric
+) -> PairedTest:
     rows = [benchmark.rows(model, metric.name)["value"].to_numpy() for model in (first, second)]
     draws = [benchmark.drawn(model, metric.name) for model in (first, second)]
     level, prompts = config.report.level, len(benchmark.judged(first) & benchmark.judged(second))

@@ -65,6 +65,24 @@ def number(value: float, digits: int = 1) -> str:
     return EMPTY if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def of_seeds(seeds: Sequence[int]) -> str:
+    """What a number is a mean of: `Mean of 3 seeds (1, 2, 3)`, or `One seed (1)`."""
+    named = ", ".join(map(str, seeds))
+    return f"Mean of {len(seeds)} seeds ({named})" if len(seeds) > 1 else f"One seed ({named})"
+
+
+def over_seeds_and_prompts(seeds: Sequence[int]) -> str:
+    """What an interval is over, and how that is allowed for; with one seed, what it leaves out."""
+    if len(seeds) > 1:
+        return "seeds and prompts (variance components, Student's t)"
+    return "prompts (Student's t), which leaves out the variation between seeds"
+
+
+def counted_seeds_and_prompts(seeds: Sequence[int]) -> str:
+    """The same in a figure's few words: `3 seeds and prompts`, or `prompts (one seed)`."""
+    return f"{len(seeds)} seeds and prompts" if len(seeds) > 1 else "prompts (one seed)"
+
+
 def interval_cell(interval: Interval, scale: float = 1.0, digits: int = 1) -> Cell:
     """An estimate above its interval; the estimate alone where there is no interval.
 

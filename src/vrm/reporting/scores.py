@@ -1,12 +1,9 @@
-"""Accuracy of every scorer in every column of Table 2, with intervals; numbers only, no layout.
+"""Who scores pairs, their scores with all seeds side by side, and their accuracy in every column of Table 2.
 
-* A cell is a mean over seeds with an interval over seeds and prompts; see `variance_components`.
+* A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes
+  a scorer and asks no further.
+* An accuracy is a mean over seeds with an interval over seeds and prompts (`vrm.statistics.intervals`).
 * RewardBench's sections weigh their subsets as upstream does; prompts then vary within subsets.
-
-Who scores pairs, and reading their files for the report: training logs and pair scores, all seeds side by side.
-
-A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes a
-scorer and asks no further.
 """
 
 from __future__ import annotations
@@ -23,26 +20,12 @@ from numpy.typing import NDArray
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
 from vrm.data.reward_bench import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
-from vrm.records import RecordError, require_columns
+from vrm.records import RecordError
+from vrm.runfiles import SCORES, TRAINING, RunTable
 from vrm.statistics.intervals import Interval, crossed_interval
 
 # The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
 PROBES = "probes"
-
-_TRAINING_COLUMNS = ("step", "split", "metric", "value")
-
-_SCORE_COLUMNS = (
-    "evaluation_set",
-    "pair_id",
-    "prompt_id",
-    "subset",
-    "leaked",
-    "truncated",
-    "reward_chosen",
-    "reward_rejected",
-)
-
-_TEXT = ("evaluation_set", "pair_id", "prompt_id", "subset")
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ def read_training(results: Path, scorer: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a log is missing or lacks a column.
     """
-    return _read_seeds(results, scorer, "training.csv", _TRAINING_COLUMNS)
+    return _read_seeds(results, scorer, TRAINING)
 
 
 def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
@@ -158,12 +141,12 @@ def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a file is missing, lacks a column, or holds a reward that is not a finite number.
     """
-    frame = _read_seeds(results, scorer, "scores.csv", _SCORE_COLUMNS)
+    frame = _read_seeds(results, scorer, SCORES)
     finite = np.isfinite(frame[["reward_chosen", "reward_rejected"]]).all(axis=1)
     if not finite.all():
         bad = frame[~finite].iloc[0]
         raise RecordError(
-            f"{scorer.file(results, bad['seed'], 'scores.csv')}: the reward of pair {bad['pair_id']} of "
+            f"{scorer.file(results, bad['seed'], SCORES.name)}: the reward of pair {bad['pair_id']} of "
             f"{bad['evaluation_set']} is not a finite number; the training diverged, lower its learning rate"
         )
     return frame
@@ -201,18 +184,8 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
     )
 
 
-def _read_seeds(results: Path, scorer: Scorer, name: str, required: Sequence[str]) -> pd.DataFrame:
-    frames = []
-    for seed in scorer.seeds:
-        path = scorer.file(results, seed, name)
-        if not path.is_file():
-            raise RecordError(f"{path}: missing; train and score {scorer.name} with seed {seed} first")
-        # A subset may be called "NA": only an empty cell means that there is nothing.
-        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
-        require_columns(path, frame, required, "make it again")
-        text = [column for column in _TEXT if column in frame]
-        frame[text] = frame[text].fillna("")
-        frames.append(frame.assign(seed=seed))
+def _read_seeds(results: Path, scorer: Scorer, kind: RunTable) -> pd.DataFrame:
+    frames = [kind.read(scorer.file(results, seed, kind.name)).assign(seed=seed) for seed in scorer.seeds]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -234,7 +207,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellAccuracy:
     """One scorer in one column.
 
     Args:
@@ -248,11 +221,11 @@ class Measured:
     interval: Interval
     pairs: int
     prompts: int
-    without_leaked: Measured | None = None
+    without_leaked: CellAccuracy | None = None
 
 
 @dataclass(frozen=True)
-class Measurements:
+class AccuracyTable:
     """Everything that Table 2 shows.
 
     Args:
@@ -264,11 +237,11 @@ class Measurements:
 
     scorers: Sequence[Scorer]
     columns: Sequence[Column]
-    cells: dict[tuple[str, Column], Measured]
+    cells: dict[tuple[str, Column], CellAccuracy]
     sets: dict[tuple[str, str], PairScores]
 
 
-def measure(config: Config, results: Path) -> Measurements:
+def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
     """Measure every scorer on every set of `evaluation.run` but the probes.
 
     Raises:
@@ -276,7 +249,7 @@ def measure(config: Config, results: Path) -> Measurements:
             that RewardBench does not have.
     """
     columns, rows = table_columns(config), scorers(config)
-    cells: dict[tuple[str, Column], Measured] = {}
+    cells: dict[tuple[str, Column], CellAccuracy] = {}
     sets: dict[tuple[str, str], PairScores] = {}
     for scorer in rows:
         scores = read_scores(results, scorer)
@@ -288,7 +261,7 @@ def measure(config: Config, results: Path) -> Measurements:
             if inside.any():
                 pairs = sets[scorer.name, column.evaluation_set].select(inside)
                 cells[scorer.name, column] = _measure_cell(config, column, pairs)
-    return Measurements(rows, columns, cells, sets)
+    return AccuracyTable(rows, columns, cells, sets)
 
 
 def table_columns(config: Config) -> list[Column]:
@@ -319,17 +292,17 @@ def members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
     return np.isin(scores.subsets, list(SECTIONS[column.section]))
 
 
-def _measure_cell(config: Config, column: Column, scores: PairScores) -> Measured:
+def _measure_cell(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
     clean = scores.select(~scores.leaked)
     whole = _measure_pairs(config, column, scores)
     return replace(whole, without_leaked=_measure_pairs(config, column, clean) if len(clean.prompts) else None)
 
 
-def _measure_pairs(config: Config, column: Column, scores: PairScores) -> Measured:
+def _measure_pairs(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
     weights = SECTIONS.get(column.section)
     strata = scores.subsets if weights else None
     interval = crossed_interval(scores.wins, scores.prompts, config.report.level, strata, weights)
-    return Measured(interval.within(0, 1), len(scores.prompts), len(set(scores.prompts.tolist())))
+    return CellAccuracy(interval.within(0, 1), len(scores.prompts), len(set(scores.prompts.tolist())))
 
 
 def _check(config: Config, set_name: str, first: str, name: str, sets: dict[tuple[str, str], PairScores]) -> None:

@@ -2,7 +2,8 @@
 
 * One seed: percentiles of the draws, which need no symmetry, and the p-value of the level at which their end meets 0.
 * Several seeds: a draw's value is the mean over seeds. Seeds are not drawn, as a few of them can't be: what they add is
-  estimated from their values and allowed for by Student's t, by the same formula as for means (`variance_components`).
+  estimated from their values and allowed for by Student's t, by the same formula as for means
+  (`vrm.statistics.intervals`).
 * Simulated, nominal 95 %, 40 to 805 questions, 100 to 400 draws: intervals of SC and LC hold the truth in 92 to 96 % of
   cases, those of differences in 93 to 96 %; a p-value of two equal policies is below 0.05 in 4 to 7 % of cases (one
   seed, 300 to 1,000 cases each), and in 2 to 8 % with three seeds.

@@ -1,11 +1,19 @@
-"""An interval for a mean over few seeds and many prompts, from the variance that each of them contributes.
+"""Intervals that say what they are over: of a mean over few seeds and many prompts, or over seeds alone.
+
+* `variance_components` (and `crossed_interval`, from values): seeds and prompts, from the variance that each adds.
+* `student_interval`: Student's t over seeds, for curves and for statistics that are one number a seed.
+* `half_width`: what a set of pairs can tell apart at all.
+* Where nothing varies there are no ends: an interval without width would claim certainty, on however few items.
+* Student's t distribution is computed here, for real degrees of freedom: scipy would be a dependency for this alone.
+
+How seeds and prompts are taken together:
 
 * A value of a seed and a prompt is the mean, plus what the seed adds, plus what the prompt adds, plus the rest. Each
   part's share of the mean's variance is estimated apart and multiplied by the squared quantile of Student's t that its
   own degrees of freedom ask for: 4.3 for three seeds, 1.96 for hundreds of prompts.
 * Seeds' means also differ by the rest, which the prompts' part holds already; 0.6 of it are subtracted. With the
   whole, a seeds' part estimated from two degrees of freedom is often 0 by chance, and coverage falls to 91 %.
-* One seed: Student's t over prompts. Where no part varies there are no ends: all pairs right is no certainty.
+* One seed: Student's t over prompts. All pairs right is no certainty.
 * Why not the bootstrap: it takes every part for known. Simulated over all mixtures of the three parts, nominal 95 %:
 
   | seeds | this interval | crossed bootstrap | Satterthwaite's degrees of freedom |
@@ -16,24 +24,13 @@
 
   (`tools/coverage.py`: 100,000 draws for each of 66 mixtures, 100 prompts.) The bootstrap is too narrow where seeds
   differ a lot, and too wide where only the rest varies, as it often does in a difference between two models.
-  `tests/reporting/test_variance_components.py` simulates some of the mixtures on whole data.
+  `tests/statistics/test_intervals_components.py` simulates some of the mixtures on whole data.
 * It is symmetric, so that near 0 or 1 it may leave the range of a rate: callers cut it there (`Interval.within`). With
   fewer than five expected losses it is too narrow: 80 % for one seed's accuracy of 98 % on 150 pairs (same script).
 * It is a formula: no generator, the same numbers always.
 
 Sources: Howe (1974), J. Am. Stat. Assoc. 69, 789-794, for quantiles part by part; Owen (2007), "The pigeonhole
 bootstrap", for the parts of a mean over a crossed layout; Cochran (1977), "Sampling techniques", for ratios.
-
-Student's t distribution for real degrees of freedom; scipy would be a dependency for this alone.
-
-Intervals that say what they are over.
-
-* `Interval`: what every table shows; `variance_components` makes those over seeds and prompts.
-* `student_interval`: Student's t over seeds, for curves and for statistics that are one number a seed.
-* `half_width`: what a set of pairs can tell apart at all.
-* Where nothing varies there are no ends: an interval without width would claim certainty, on however few items.
-
-Values of seeds and pairs, summed within prompts and grouped by stratum: what every interval starts from.
 """
 
 from __future__ import annotations

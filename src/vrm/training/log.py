@@ -7,19 +7,16 @@ evaluation, so that it can be watched, and is derived from the trainer's own his
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from transformers import TrainerCallback
 
-from vrm.records import write_whole
+from vrm.runfiles import TRAINING
 from vrm.training.watchdog import TrainingError
-
-COLUMNS = ("step", "epoch", "split", "metric", "value")
 
 BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "preparation_time")
 
@@ -50,11 +47,8 @@ def write_log(history: list[dict[str, Any]], path: Path) -> None:
 
 def write_rows(rows: list[tuple[int, float, str, str, float]], path: Path) -> None:
     """Write rows of step, epoch, split, metric, value, whole."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    write_whole(path, out.getvalue())
+    # as objects: a count stays a count where other metrics are fractions
+    TRAINING.write(path, pd.DataFrame(rows, columns=list(TRAINING.columns), dtype=object))
 
 
 class LossWatch(TrainerCallback):

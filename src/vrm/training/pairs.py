@@ -31,7 +31,7 @@ class TokenisedPair:
 def tokenise_pairs(
     records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str
 ) -> tuple[list[TokenisedPair], dict[str, int]]:
-    """The pairs whose texts still differ once they are cut, and what was cut or had to go, counted.
+    """The pairs whose texts still differ once they are cut, and what was cut or left out, counted.
 
     Args:
         records: the pairs.

@@ -24,13 +24,11 @@ from vrm.models.templates import read_template
 from vrm.models.text import PolicyEncoder
 from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
-from vrm.records import write_json, write_whole
+from vrm.records import write_json
+from vrm.runfiles import HELD_OUT, TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.log import write_log
 from vrm.training.trainer import merged, weight_dtype, whole_weights, with_adapters
-
-HELD_OUT = "held_out.csv"
-HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,8 @@ def leave(
     """
     weights = whole_weights(trainer.accelerator, trainer.model)
     if trainer.accelerator.is_main_process:
-        write_held_out(held_out, job.out / HELD_OUT)
-        write_log(trainer.state.log_history, job.out / "training.csv")
+        write_held_out(held_out, job.out / HELD_OUT.name)
+        write_log(trainer.state.log_history, job.out / TRAINING.name)
         write_json(job.out / "counts.json", counts)
         policy = trainer.accelerator.unwrap_model(trainer.model)
         if weights is not None:  # a whole one on the CPU, whose adapters can be merged
@@ -152,6 +150,5 @@ def leave(
 
 
 def write_held_out(rows: list[tuple[str, str, str, float, float]], path: Path) -> None:
-    """Write `held_out.csv`: item_id, prompt_id, metric, start, end; see docs/files.md."""
-    table = pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
-    write_whole(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    """Write a `held_out.csv` from rows of item, prompt, metric, start and end."""
+    HELD_OUT.write(path, pd.DataFrame(rows, columns=list(HELD_OUT.columns)))

@@ -32,9 +32,10 @@ from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
 from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
-from vrm.records import write_json, write_jsonl
+from vrm.records import write_json
+from vrm.runfiles import ANSWER_MEASURES, HELD_OUT, PPO_SAMPLES, TRAINING
 from vrm.training.log import write_rows
-from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
+from vrm.training.policies import PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
     approximate_kl,
@@ -46,7 +47,6 @@ from vrm.training.ppo_math import (
     whiten,
 )
 from vrm.training.rollout import (
-    MEASURES,
     ActorCritic,
     Answerer,
     Answers,
@@ -141,7 +141,7 @@ class PpoRun:
                 self.evaluate(update)
             measures = self.update(update)
             self._log(update + 1, "batch", measures)
-            progress.set_postfix({name: f"{measures[name]:.3g}" for name in MEASURES})
+            progress.set_postfix({name: f"{measures[name]:.3g}" for name in ANSWER_MEASURES})
             try:
                 self.watchdog.check(update, measures)
             except TrainingError as error:
@@ -197,7 +197,7 @@ class PpoRun:
         ]
         rows = sorted(gather_object(rows), key=lambda row: row["prompt_id"])
         self.samples += rows
-        means = {name: float(np.mean([row[name] for row in rows])) for name in MEASURES}
+        means = {name: float(np.mean([row[name] for row in rows])) for name in ANSWER_MEASURES}
         self._log(update, "validation", means | {"missing_end": float(np.mean([not row["ended"] for row in rows]))})
         self._write()
 
@@ -208,10 +208,10 @@ class PpoRun:
             first, last = ([row for row in self.samples if row["step"] == step] for step in (0, self.ppo.updates))
             changes = [
                 (a["prompt_id"], a["prompt_id"], name, a[name], b[name])
-                for name in MEASURES
+                for name in ANSWER_MEASURES
                 for a, b in zip(first, last, strict=True)
             ]
-            write_held_out(changes, self.job.out / HELD_OUT)
+            write_held_out(changes, self.job.out / HELD_OUT.name)
             write_json(self.job.out / "counts.json", self.counts)
             place(
                 self.job.out / "model",
@@ -287,8 +287,8 @@ class PpoRun:
     def _write(self, directory: Path | None = None) -> None:
         directory = directory or self.job.out
         if self.accelerator.is_main_process:
-            write_rows(self.history, directory / "training.csv")
-            write_jsonl(directory / "samples.jsonl", self.samples)
+            write_rows(self.history, directory / TRAINING.name)
+            PPO_SAMPLES.write(directory / PPO_SAMPLES.name, self.samples)
 
     def _save(self, update: int) -> None:
         """A checkpoint; the state is its last file, so a readable one means that all others are there."""

@@ -1,21 +1,14 @@
 """Training of policies on preference pairs: DPO, IPO, KTO, SimPO, WPO, and DPO on selected pairs.
 
-* One trainer, one enum: methods differ in the pure functions of `preference_losses` and in their rows.
+* One trainer, one enum: methods differ in the pure functions of `preference_losses`, chosen here by name, and in their
+  rows. A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is
+  unpaired, they are one response, desirable or not, and a mismatched one: another response of the same batch below
+  this prompt, which estimates the KL term.
 * The reference is the policy before its first step. Its log-probabilities are computed once, over the whole data,
   before training; there is no second model in memory.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `held_out.csv` says what the training did to each validation pair.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
-
-Preference pairs as the rows that the preference methods train on.
-
-A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is unpaired,
-they are one response, desirable or not, and a mismatched one: another response of the same batch below this prompt,
-which estimates the KL term.
-
-What a preference method makes of the log-probabilities of two texts a row: its loss, its reward, whole pairs.
-
-The methods themselves are the pure functions of `preference_losses`; here they are chosen by name.
 """
 
 from __future__ import annotations
@@ -41,6 +34,7 @@ from vrm.config import PreferenceMethod
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError, read_pairs
+from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
@@ -199,7 +193,7 @@ def read_responses(side: str, evidence: Mapping[str, Tensor], known: Mapping[str
     return Responses(*(evidence[f"{side}_{name}"] for name in EVIDENCE), known[f"{side}_reference"])
 
 
-def pair_table(
+def measured_pairs(
     method: PreferenceMethod, evidence: Mapping[str, ArrayLike], known: Mapping[str, ArrayLike]
 ) -> pd.DataFrame:
     """Loss, margin and log ratios of whole pairs.
@@ -289,11 +283,11 @@ class PreferenceTrainer(Trainer):
 
     def observe(self, rows: Dataset) -> dict[str, np.ndarray]:
         """What the present policy says of both texts of N rows: `first_total`, ..., each of shape (N,)."""
-        measure, self.compute_metrics = self.compute_metrics, None
+        measure_rows, self.compute_metrics = self.compute_metrics, None
         try:
             return self.predict(rows).predictions
         finally:
-            self.compute_metrics = measure
+            self.compute_metrics = measure_rows
 
     def train(self, *arguments: Any, **options: Any) -> TrainOutput:
         """See `Trainer.train`."""
@@ -322,7 +316,7 @@ class PreferenceTrainer(Trainer):
                     self._window[name].append(value.detach().float().reshape(-1))
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        pairs = pair_table(self.method, prediction.predictions, prediction.label_ids)
+        pairs = measured_pairs(self.method, prediction.predictions, prediction.label_ids)
         return {
             "accuracy": float((pairs.margin > 0).mean()),
             **{name: float(pairs[name].mean()) for name in ("loss", "margin", "chosen_logratio", "rejected_logratio")},
@@ -350,12 +344,12 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
         counts["train"]["pairs_selected"] = len(pairs["train"])
     held_out = pairs["validation"][: job.training.evaluation_pairs]
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
-    start = measure(trainer)
-    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    start = measure_rows(trainer)
+    trainer.add_callback(LogWriter(job.out / TRAINING.name))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    changes = _changes(held_out, start, measure(trainer))
+    changes = _changes(held_out, start, measure_rows(trainer))
     leave(job, trainer, tokenizer, changes, counts)
 
 
@@ -413,12 +407,12 @@ def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> Dataset:
     return rows
 
 
-def measure(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
-    """`pair_table` of the present policy on some rows; None: the held-out ones."""
+def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
+    """`measured_pairs` of the present policy on some rows; None: the held-out ones."""
     rows = trainer.eval_dataset["validation"] if rows is None else rows
     names = [name for name in ("desirable", *REFERENCES) if name in rows.column_names]
     known = {name: np.asarray(rows[name]) for name in names}
-    return pair_table(trainer.method, trainer.observe(rows), known)
+    return measured_pairs(trainer.method, trainer.observe(rows), known)
 
 
 def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[TokenisedPair]:
@@ -427,7 +421,7 @@ def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[Tokenise
     Raises:
         RecordError: it is about other pairs.
     """
-    table = pd.read_csv(difficulty, dtype={"pair_id": str})
+    table = DIFFICULTY.read(difficulty)
     by_id = {pair.record.pair_id: pair for pair in pairs}
     unknown = by_id.keys() ^ set(table.pair_id)
     if unknown:

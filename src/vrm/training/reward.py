@@ -36,6 +36,7 @@ from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
+from vrm.runfiles import TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import LogWriter, write_log
@@ -82,13 +83,13 @@ def train_reward_model(job: RewardJob) -> None:
     require_places(job.checkpoints, job.out, job.out / "model")
     frozen = FrozenBackbone(job.features, job.dropout) if job.features else None
     trainer, counts = make_trainer(job, frozen)
-    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
     _leave(job, trainer, counts, frozen)
 
 
 def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
-    """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
+    """A trainer with a fresh model, and what was cut or left out of both splits, counted."""
     set_seed(job.seed)
     tokenizer = checked_tokenizer(
         job.backbone,
@@ -133,7 +134,7 @@ def _leave(
 
     if accelerator.is_main_process:
         place(job.out / "model", write)
-        write_log(trainer.state.log_history, job.out / "training.csv")
+        write_log(trainer.state.log_history, job.out / TRAINING.name)
         write_json(job.out / "counts.json", counts)
         remove_ours(job.checkpoints)
     accelerator.wait_for_everyone()

@@ -1,11 +1,10 @@
-"""A policy answers questions, and each answer is measured: what it is worth, and how far it is from the reference.
+"""What PPO learns from: the models of a run, the answers of its policy, and what each of them is worth.
 
-One batch of PPO: what the policy answered, what it was worth, and what each token's advantage is.
-
-Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
-`width` columns of prompt, then T of response.
-
-The models of a PPO run: the actor, the reference it must not leave, the critic, and their optimisers.
+* Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
+  `width` columns of prompt, then T of response (`Texts`).
+* `ActorCritic`: the actor, the reference that it is kept near, the critic, and their optimisers.
+* `Answerer`: the policy answers, the reward model reads the text, both policies give log-probabilities (`Answers`);
+  with values and advantages they are one batch of PPO (`Experience`).
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
 from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
+from vrm.runfiles import ANSWER_MEASURES
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.policies import PolicyJob, load_policy
 from vrm.training.trainer import weight_dtype, with_adapters
@@ -217,10 +217,6 @@ def _optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.Opti
     return torch.optim.AdamW(learnt, learning_rate, eps=ADAM_EPSILON, weight_decay=0.0)
 
 
-MEASURES = ("reward", "kl", "entropy", "length")
-"""What is measured of each answer; see docs/files.md."""
-
-
 @dataclass(frozen=True)
 class Question:
     """A prompt, as messages and as the policy's token ids."""
@@ -275,7 +271,7 @@ class Answers:
         """Reward, KL (nats a response), entropy (nats a token) and length (tokens) of each answer, shape (B,)."""
         length = self.texts.mask.sum(1)
         entropy = (self.entropy * self.texts.mask).sum(1) / length
-        return dict(zip(MEASURES, (self.rewards, self.logratio.sum(1), entropy, length), strict=True))
+        return dict(zip(ANSWER_MEASURES, (self.rewards, self.logratio.sum(1), entropy, length), strict=True))
 
 
 @dataclass(frozen=True)

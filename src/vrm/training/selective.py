@@ -19,11 +19,12 @@ from transformers import set_seed
 from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod
 from vrm.ours import remove_ours, require_ours
-from vrm.records import RecordError, read_pairs, write_whole
+from vrm.records import RecordError, read_pairs
+from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
 from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob
-from vrm.training.preference import make_trainer, measure, paired_rows, with_reference
+from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
 
 
 def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:
@@ -48,10 +49,10 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     settings = {"method": method.model_dump(mode="json", exclude={"label", "ours"}), "run": run, "half": half}
     made_from = job.made_from(settings)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    losses = measure(trainer, rows).loss
+    losses = measure_rows(trainer, rows).loss
     if trainer.accelerator.is_main_process:
         table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
-        write_whole(job.out, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+        DIFFICULTY_LOSSES.write(job.out, table)
         remove_ours(job.checkpoints)
     trainer.accelerator.wait_for_everyone()
 
@@ -87,15 +88,14 @@ def select_pairs(losses: Sequence[Path], keep: float, out: Path) -> None:
     """
     tables = []
     for path in losses:
-        table = pd.read_csv(path, dtype={"pair_id": str})
-        if not {"pair_id", "loss"} <= set(table) or not np.isfinite(table.loss).all():
-            raise RecordError(f"{path}: expected finite losses in the columns pair_id, loss; run it again")
+        table = DIFFICULTY_LOSSES.read(path)
+        require_finite(path, table, ["loss"])
         tables.append(table)
     grouped = pd.concat(tables).groupby("pair_id").loss.agg(["mean", "size"]).reset_index()
     grouped.columns = ["pair_id", "difficulty", "runs"]
     ranked = grouped.sort_values(["difficulty", "pair_id"], ignore_index=True)
     ranked["kept"] = (np.arange(len(ranked)) < max(1, round(keep * len(ranked)))).astype(int)
-    write_whole(out, ranked.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    DIFFICULTY.write(out, ranked)
     print(
         f"{out}: {int(ranked.kept.sum())} of {len(ranked)} pairs kept, difficulty up to "
         f"{ranked.difficulty[ranked.kept == 1].max():.3f} of {ranked.difficulty.max():.3f} nats"

@@ -18,6 +18,7 @@ from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
+from vrm.runfiles import TRAINING
 from vrm.training.log import LogWriter
 from vrm.training.policies import PolicyJob, leave, load_policy
 from vrm.training.trainer import common_arguments, shard
@@ -59,7 +60,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         eval_dataset={split: _rows(texts[split][:size]) for split in ("train", "validation")},
     )
     shard(trainer.accelerator, trainer.model)
-    trainer.add_callback(LogWriter(job.out / "training.csv"))
+    trainer.add_callback(LogWriter(job.out / TRAINING.name))
     start = _losses(job, trainer, tokenizer, held_out)
     made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=sft.model_dump().keys())
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))

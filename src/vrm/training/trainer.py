@@ -1,23 +1,17 @@
-"""Low-rank adapters (LoRA): put on a model before its training, merged into its weights after it.
+"""What every training on Hugging Face's `Trainer` has in common: length, measurements, checkpoints, adapters, sharding.
 
-* Adapters are float32, like all weights that are trained; with `bf16` the frozen weights below them are bfloat16, and
-  a backbone that was published in float32 stays rounded to that.
-* A layer that is trained whole beside them, a reward model's head or a critic's, is in every checkpoint with them.
-* Whatever was trained, a finished model is an ordinary Hugging Face directory in float32.
+* Adapters (LoRA) are float32, like all weights that are trained; with `bf16` the frozen weights below them are
+  bfloat16, and a backbone that was published in float32 stays rounded to that. A layer that is trained whole beside
+  them, a reward model's head or a critic's, is in every checkpoint with them.
+* FSDP2 is set up so that a sharded training equals a plain one. A model is sharded as soon as its trainer exists: what
+  it is compared with is measured before there is an optimiser. bfloat16 is autocast on float32 weights, as in a single
+  process, and not FSDP2's own mixed precision, which casts a VRM's head and its outputs as well: digamma differences
+  have no digits left in bfloat16. The price: weights travel between GPUs in float32. Without FSDP, all of this does
+  nothing.
+* Whatever was trained, a finished model is gathered in the main process's memory and is an ordinary Hugging Face
+  directory in float32.
 
 Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; the adapters are PEFT's.
-
-What every training on Hugging Face's `Trainer` has in common: its length, its measurements, its checkpoints.
-
-FSDP2: what our trainings do besides what transformers and accelerate do, so that a sharded one equals a plain one.
-
-* A model is sharded as soon as its trainer exists: what it is compared with is measured before there is an optimiser.
-* bfloat16 is autocast on float32 weights, as in a single process, and not FSDP2's own mixed precision, which casts a
-  VRM's head and its outputs as well: digamma differences have no digits left in bfloat16. The price: weights
-  travel between GPUs in float32.
-* A finished model is gathered in the main process's memory, and is an ordinary directory on disk.
-
-Without FSDP, everything here does nothing.
 """
 
 from __future__ import annotations

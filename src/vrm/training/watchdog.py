@@ -1,4 +1,4 @@
-"""A PPO run that has blown up stops, and says which measure did it and what usually mends it."""
+"""A PPO run that has blown up stops, and says which measure did it and what usually helps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from vrm.config import PpoLimits
 
-MENDS = {
+REMEDIES = {
     "kl": "raise policy.ppo.kl_coefficient or lower policy.ppo.learning_rate",
     "entropy": "the policy repeats itself: raise policy.ppo.kl_coefficient, or lower policy.ppo.learning_rate",
     "missing_end": "responses do not end: raise policy.ppo.missing_end_penalty or policy.generation.max_new_tokens, or "
@@ -19,14 +19,14 @@ MENDS = {
 
 
 class TrainingError(RuntimeError):
-    """A training can't go on; the message says which measure, and the mend."""
+    """A training can't go on; the message says which measure, and what to do."""
 
 
 class Watchdog:
     """Looks at the measures of each update.
 
     Args:
-        limits: what is borne, and for how many updates in a row.
+        limits: what is tolerated, and for how many updates in a row.
         critic_warmup: updates in which the critic's explained variance is not looked at.
     """
 
@@ -54,7 +54,7 @@ class Watchdog:
             if self.streaks[name] >= self.limits.patience:
                 raise TrainingError(
                     f"update {update}: {name} is {measures[name]:.4g}, beyond its limit of {limit:g} "
-                    f"(policy.ppo.limits) for {self.streaks[name]} updates in a row; {MENDS[name]}"
+                    f"(policy.ppo.limits) for {self.streaks[name]} updates in a row; {REMEDIES[name]}"
                 )
 
     def _verdicts(self, update: int, measures: Mapping[str, float]) -> list[tuple[str, bool, float]]:

@@ -1,9 +1,7 @@
-"""Annotators: noisy but unbiased ratings of each aspect, and an overall judgment that spurious features bias.
+"""The systems whose responses are rated, each with its own strengths and vices, and the annotators who rate them.
 
-* rating = true score + noise, rounded to half points within 1-5;
-* overall = w*.s + spurious_bias * (TASTE . spurious counts) + noise, in rating points, squashed to 1-10.
-
-The systems whose responses are rated: each with its own strengths and vices.
+* rating = true score + noise, rounded to half points within 1-5: noisy, but unbiased;
+* overall = w*.s + spurious_bias * (TASTE . spurious counts) + noise, in rating points, squashed to 1-10: biased.
 """
 
 from __future__ import annotations

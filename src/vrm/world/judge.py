@@ -6,11 +6,8 @@
 * Pairwise: log-odds that the first answer wins = sharpness * (gold_1 - gold_2) + position_bias
   + length_bias * log((words_1 + 1) / (words_2 + 1)) + noise * N(0, 1).
 * The noise is drawn from the seed and the request: the same request always gets the same reply.
-
-What the world's benchmarks tell their judge: our own words, in the public files' shapes.
-
-Placeholders and delimiters are those of Arena-Hard v0.1 and of FastChat's MT-Bench, so that one reader serves official
-and world files; `vrm.world.judge` finds the texts by the delimiters alone.
+* What the world's own benchmarks tell their judge stands here too: our words, with the placeholders and delimiters of
+  Arena-Hard v0.1 and of FastChat's MT-Bench, so that one reader serves official and world files.
 """
 
 from __future__ import annotations

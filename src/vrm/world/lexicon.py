@@ -1,18 +1,12 @@
-"""The words in which a response gives its evidence, and the book that reads them back.
+"""What is true in the world, the words in which a response gives its evidence, and the book that reads them back.
 
-* Honesty and helpfulness are mostly lexical: a phrase is good or bad whatever the prompt says.
-* Instruction following and truthfulness need the prompt or the facts: whether "a word on the price" is good depends on
-  what was asked. Each has one lexical slot besides (`focus`, `common`).
+* True are twelve herbs and four facts about each, the same for every seed: a seed decides what is asked and answered.
+* Honesty and helpfulness are mostly lexical: a phrase is good or bad whatever the prompt says. Instruction following
+  and truthfulness need the prompt or the facts: whether "a word on the price" is good depends on what was asked. Each
+  has one lexical slot besides (`focus`, `common`).
 * No phrase occurs inside another one (tested), so that what is written is what is read.
-
-What is true in the world: twelve herbs and four facts about each.
-
-The table is the same for every seed. A seed decides what is asked and answered, not what is true.
-
-Finding known phrases in any text.
-
-* Text is read as words and clause marks: punctuation becomes a mark, so a phrase never reaches across it.
-* A `PhraseBook` scans once from left to right and takes the longest phrase that begins at a word.
+* Text is read as words and clause marks: punctuation becomes a mark, so a phrase never reaches across it. A
+  `PhraseBook` scans once from left to right and takes the longest phrase that begins at a word.
 """
 
 from __future__ import annotations

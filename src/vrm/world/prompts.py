@@ -4,10 +4,8 @@
 * The true weights are a function of the text: the kind gives the centre, a cue shifts it, and a Dirichlet draw that is
   seeded by the text itself spreads prompts around it. So the same prompt has the same weights in every file, and
   a judge that knows the text alone knows them too.
-
-Kinds of prompt: what people ask, in which words, and which objectives then matter.
-
-Weights stand in the order of `ASPECTS`. A kind's centre is the mean of w*(x) over its prompts without a cue.
+* `KINDS` holds what people ask, in which words, and which objectives then matter. Weights stand in the order of
+  `ASPECTS`; a kind's centre is the mean of w*(x) over its prompts without a cue.
 """
 
 from __future__ import annotations

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from vrm.config import WorldConfig
 from vrm.world.annotators import TASTE, Annotated, AnnotatedPrompt, annotate
@@ -79,14 +78,9 @@ def statistics(
     ]
 
 
-def to_csv(rows: list[Statistic]) -> str:
-    """The statistics as CSV: metric,value,low,high,n,explanation."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["metric", "value", "low", "high", "n", "explanation"])
-    for row in rows:
-        writer.writerow(["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
-    return out.getvalue()
+def to_table(rows: list[Statistic]) -> pd.DataFrame:
+    """The statistics as `runfiles.WORLD_STATISTICS`, one row each."""
+    return pd.DataFrame([asdict(row) for row in rows])
 
 
 def wilson(wins: float, n: int) -> tuple[float, float]:

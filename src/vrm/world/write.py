@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from vrm.config import WorldConfig
-from vrm.records import write_jsonl, write_whole
+from vrm.records import write_jsonl
+from vrm.runfiles import WORLD_STATISTICS
 from vrm.world import prompts
 from vrm.world.annotators import Annotated, AnnotatedPrompt, annotate_prompt, on_ten_scale
 from vrm.world.preference_sets import PromptPool, probes, reward_bench, rows
 from vrm.world.prompts import ASPECTS, Request
-from vrm.world.statistics import HeldOutPair, statistics, to_csv
+from vrm.world.statistics import HeldOutPair, statistics, to_table
 
 SOURCE = "offline_world"
 
@@ -47,7 +48,7 @@ def write_world(config: WorldConfig, out: Path) -> None:
         "probes": [p.request.text for p in probe],
     }
     facts = statistics(training, held_out, sets, probe, config, statistics_rng)
-    write_whole(out / "statistics.csv", to_csv(facts))
+    WORLD_STATISTICS.write(out / Path(WORLD_STATISTICS.name).name, to_table(facts))
 
 
 def training_requests(config: WorldConfig, rng: np.random.Generator) -> list[Request]:

@@ -11,8 +11,8 @@ from vrm.reporting.explorer.page import (
     compared_models,
     contributions,
     disagreements,
+    explained_pairs,
     known_truth,
-    pair_table,
     weights_by_kind,
 )
 from vrm.reporting.scores import read_scores
@@ -52,7 +52,7 @@ def test_a_tie_is_never_right():
 
 
 def test_the_tie_of_the_example_counts_as_wrong(scores):
-    table = pair_table(of_seed(scores["rm"], 2), of_seed(scores["vrm"], 2), ASPECTS, "vrm")
+    table = explained_pairs(of_seed(scores["rm"], 2), of_seed(scores["vrm"], 2), ASPECTS, "vrm")
     tied = table[(table["evaluation_set"] == "uf_c") & (table["pair_id"] == "row1")].iloc[0]
     assert tied["margin_rm"] == 0
     assert tied["agreement"] in ("only_vrm", "both_wrong")
@@ -87,7 +87,7 @@ def test_contributions_that_do_not_sum_up_are_refused(scores, broken):
 
 def test_a_decoder_without_objectives_has_no_contributions(scores):
     assert contributions(scores["vrm_mlp"], ASPECTS, "vrm_mlp") is None
-    table = pair_table(of_seed(scores["rm"], 1), of_seed(scores["vrm_mlp"], 1), ASPECTS, "vrm_mlp")
+    table = explained_pairs(of_seed(scores["rm"], 1), of_seed(scores["vrm_mlp"], 1), ASPECTS, "vrm_mlp")
     assert not [column for column in table if column.startswith(("contribution_", "chosen_"))]
     assert table["weight_clarity"].between(0, 1).all()
 
@@ -95,11 +95,13 @@ def test_a_decoder_without_objectives_has_no_contributions(scores):
 def test_rows_are_matched_by_pair_whatever_their_order(scores):
     rm, vrm = of_seed(scores["rm"], 1), of_seed(scores["vrm"], 1)
     shuffled = rm.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(pair_table(rm, vrm, ASPECTS, "vrm"), pair_table(shuffled, vrm, ASPECTS, "vrm"))
+    pd.testing.assert_frame_equal(
+        explained_pairs(rm, vrm, ASPECTS, "vrm"), explained_pairs(shuffled, vrm, ASPECTS, "vrm")
+    )
     with pytest.raises(RecordError, match="different pairs"):
-        pair_table(rm.iloc[1:], vrm, ASPECTS, "vrm")
+        explained_pairs(rm.iloc[1:], vrm, ASPECTS, "vrm")
     with pytest.raises(RecordError, match="weight is missing"):
-        pair_table(rm, vrm.drop(columns="weight_clarity"), ASPECTS, "vrm")
+        explained_pairs(rm, vrm.drop(columns="weight_clarity"), ASPECTS, "vrm")
 
 
 def test_counts_are_those_of_the_files(explored, scores):

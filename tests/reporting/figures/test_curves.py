@@ -12,7 +12,7 @@ from vrm import config as configuration
 from vrm.config import ConfigError
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.figures import FIGURES
+from vrm.reporting.registry import FIGURES
 from vrm.statistics.intervals import half_width
 
 # those of the judged benchmarks have tests of their own

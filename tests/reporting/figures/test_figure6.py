@@ -10,7 +10,7 @@ from example_judged import make_judged, rewrite, write_judged
 
 from vrm.config import ConfigError
 from vrm.records import RecordError
-from vrm.reporting.figures import FIGURES
+from vrm.reporting.registry import FIGURES
 
 figure6 = FIGURES["figure6"]
 

@@ -9,7 +9,7 @@ from drawing import boxes_of, drawn, texts
 from example_judged import make_judged, rewrite, write_judged
 
 from vrm.records import RecordError
-from vrm.reporting.figures import FIGURES
+from vrm.reporting.registry import FIGURES
 
 win_rate_length = FIGURES["win_rate_length"]
 

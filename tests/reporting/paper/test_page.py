@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from vrm.records import RecordError
 from vrm.reporting.paper import numbers as numbers
 from vrm.reporting.paper import page as page
 from vrm.reporting.paper.orders import METRICS, SCORES
-from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, Run
+from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, PaperRun
 from vrm.reporting.published import published
 
 NAN = float("nan")
@@ -46,7 +45,7 @@ def scale(paper, files):
 
 
 def _scale(config, files):
-    run = Run(config, files)
+    run = PaperRun(config, files)
     run._read |= {"tables/table1": _table1(config), "tables/table2": _table2()}
     return run
 
@@ -92,7 +91,7 @@ def _cell(findings, what):
 
 
 def test_every_cell_of_both_tables_is_there_and_another_scale_decides_none(config, results):
-    run = Run(config, results)
+    run = PaperRun(config, results)
     first, second = list(numbers.table1_numbers(run)), list(numbers.table2_numbers(run))
     assert (len(first), len(second)) == (80, 40)
     assert {finding.verdict for finding in first + second} == {NOT_TESTABLE}
@@ -112,7 +111,7 @@ def test_every_cell_of_both_tables_is_there_and_another_scale_decides_none(confi
 
 
 def test_a_method_that_is_not_run_has_no_value_of_another_with_the_papers_number(config, results):
-    run = Run(config, results)
+    run = PaperRun(config, results)
     found = list(numbers.table1_numbers(run))
     other = _cell(found, "Qwen2.5-7B, SimPO: Arena-Hard WR")
     lacking = _cell(found, "Qwen2.5-7B, IPO: Arena-Hard WR")
@@ -251,7 +250,7 @@ def test_whatever_a_number_of_table_2_depends_on_has_to_be_the_papers(paper, fil
 
 
 def test_an_lc_that_is_not_there_says_why(config, results):
-    found = [f for f in numbers.table1_numbers(Run(config, results)) if f.what.endswith(" LC")]
+    found = [f for f in numbers.table1_numbers(PaperRun(config, results)) if f.what.endswith(" LC")]
     asked = [f for f in found if "not in this run" not in f.why]
     assert len(found) == 16
     assert len(asked) == 2 * 5
@@ -290,17 +289,6 @@ def test_no_raw_name_stands_in_a_sentence(written):
     entries, text, _ = written
     assert not re.search(r"win\\?_rate|kl\\?_total|kl total|seed\(s\)", text)
     assert entries.what.str.contains("_").sum() == 0
-
-
-def test_a_file_names_the_rule_that_makes_it():
-    text = Path("workflow/rules/report.smk").read_text(encoding="utf-8")
-    for made, rule in {
-        "tables/paper.md": "paper_page",
-        "tables/table1.md": "table",
-        "figures/figure4.pdf": "curves",
-    }.items():
-        assert page._rule(made) == rule
-        assert re.search(rf"rule (\w+ as )?{rule}\b", text)
 
 
 def test_a_table_that_is_not_there_is_named(config, results, tmp_path):

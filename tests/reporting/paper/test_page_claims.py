@@ -8,8 +8,17 @@ from example_paper import curves, gold
 from vrm.config import merge, parse
 from vrm.records import RecordError
 from vrm.reporting.paper import page as page
-from vrm.reporting.paper.orders import METRICS, Judged, Scored, answers, decide, orders
-from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, PAGE, UNDECIDED, Difference, Run, ordered
+from vrm.reporting.paper.orders import METRICS, JudgedOrders, Scored, answers, decide, orders
+from vrm.reporting.paper.verdicts import (
+    AGREES,
+    DISAGREES,
+    NOT_TESTABLE,
+    PAGE,
+    UNDECIDED,
+    ClaimedDifference,
+    PaperRun,
+    ordered,
+)
 from vrm.reporting.published import published
 from vrm.reporting.scores import table_columns
 from vrm.statistics.paired_tests import holm
@@ -19,21 +28,21 @@ NAN = float("nan")
 
 @pytest.fixture
 def run(config, results):
-    return Run(config, results)
+    return PaperRun(config, results)
 
 
 @pytest.fixture(scope="module")
 def found(config, results):
-    return page.claims(Run(config, results))
+    return page.claims(PaperRun(config, results))
 
 
 def changed(config, results, **report):
     """The same run under another `report`."""
-    return Run(parse(merge(config.model_dump(mode="json"), {"report": report})), results)
+    return PaperRun(parse(merge(config.model_dump(mode="json"), {"report": report})), results)
 
 
 def change(low, high, p_holm=None, few_seeds=""):
-    return Difference((low + high) / 2, low, high, "prompts", "made", few_seeds, p_holm, 30)
+    return ClaimedDifference((low + high) / 2, low, high, "prompts", "made", few_seeds, p_holm, 30)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +57,8 @@ def change(low, high, p_holm=None, few_seeds=""):
         (change(1, 3, p_holm=0.06), 1, UNDECIDED),
         (change(1, 3, p_holm=NAN), 1, UNDECIDED),
         (change(-1, 3, p_holm=0.04), 1, UNDECIDED),
-        (Difference(2, NAN, NAN, "nothing", "made"), 1, NOT_TESTABLE),
-        (Difference(NAN, NAN, NAN, "nothing", "made", note="why"), 1, NOT_TESTABLE),
+        (ClaimedDifference(2, NAN, NAN, "nothing", "made"), 1, NOT_TESTABLE),
+        (ClaimedDifference(NAN, NAN, NAN, "nothing", "made", note="why"), 1, NOT_TESTABLE),
     ],
 )
 def test_an_order_needs_an_interval_on_one_side_and_what_holm_leaves_of_it(difference, claimed, verdict):
@@ -88,11 +97,11 @@ def test_every_order_that_our_methods_stand_in_is_asked_and_none_vanishes(found)
 def test_what_a_run_lacks_is_the_reason(config, results, found):
     assert {f.why for f in found if f.what.endswith(" IPO")} == {"IPO is not in this run"}
     without = config.model_copy(update={"benchmarks": config.benchmarks.model_copy(update={"run": ["mt_bench"]})})
-    asked = [order for order in orders(Run(without, results)) if "LC: VRM-PPO below PPO" in order.what]
+    asked = [order for order in orders(PaperRun(without, results)) if "LC: VRM-PPO below PPO" in order.what]
     assert [order.lacking for order in asked] == ["AlpacaEval-shaped is not run"]
     raw = config.model_dump(mode="json")
     raw["policy"]["bases"]["qwen3"]["paper"] = None
-    lacking = {o.lacking for o in orders(Run(parse(raw), results)) if o.what.startswith("Qwen3-8B, ")}
+    lacking = {o.lacking for o in orders(PaperRun(parse(raw), results)) if o.what.startswith("Qwen3-8B, ")}
     assert lacking == {"no base of this run stands for Qwen3-8B"}
 
 
@@ -119,9 +128,9 @@ def test_a_difference_has_one_p_value_and_the_rest_is_one_family(run, found):
     mine = {question: test for question, test in answers(run, asked).items() if test.made == PAGE}
     finite = [test for test in mine.values() if np.isfinite(test.p_holm)]
     assert {test.tests for test in mine.values()} == {len(finite)}
-    assert {(q.first, q.second) for q in mine if isinstance(q, Judged)} >= {("ppo_vrm", "simpo")}
+    assert {(q.first, q.second) for q in mine if isinstance(q, JudgedOrders)} >= {("ppo_vrm", "simpo")}
     assert not {("ppo_vrm", "ppo"), ("ppo_vrm", "dpo")} & {
-        (q.first, q.second) for q in mine if isinstance(q, Judged) and q.metric.name != "lc_win_rate"
+        (q.first, q.second) for q in mine if isinstance(q, JudgedOrders) and q.metric.name != "lc_win_rate"
     }
     # alone in its family a test has its plain p-value: with others it can only grow, as by Holm
     question = next(q for q in mine if np.isfinite(mine[q].p_holm))
@@ -131,8 +140,8 @@ def test_a_difference_has_one_p_value_and_the_rest_is_one_family(run, found):
 
 
 def test_what_is_asked_twice_is_tested_once(run):
-    question = Judged("qwen3", "ppo_vrm", "simpo", METRICS["mt_bench"])
-    other = Judged("qwen2_5", "ppo_vrm", "simpo", METRICS["mt_bench"])
+    question = JudgedOrders("qwen3", "ppo_vrm", "simpo", METRICS["mt_bench"])
+    other = JudgedOrders("qwen2_5", "ppo_vrm", "simpo", METRICS["mt_bench"])
     assert answers(run, [question, other, question])[question].tests == 2
 
 
@@ -154,7 +163,7 @@ def test_without_the_tables_of_comparisons_the_page_tests_all_by_itself(config, 
 
 
 def test_verdicts_of_the_tables_follow_holm_and_the_papers_order(config, results):
-    run = Run(config, results)
+    run = PaperRun(config, results)
     rows = run.table("comparisons")
     asked = (rows["first"] == "vrm") & (rows["second"] == "rm") & (rows["column"] == "UF-C")
     for p_holm, sign, verdict in ((0.01, 1, AGREES), (0.01, -1, DISAGREES), (0.2, 1, UNDECIDED)):
@@ -172,7 +181,7 @@ def test_figure_6_has_the_p_values_of_the_judged_comparisons_in_any_order(config
     six = [f for f in found if f.where == "Figure 6"]
     assert {f.made for f in six} == {"tables/comparisons_judged.md"}
     assert decided(flipped) == six
-    run = Run(config, results)
+    run = PaperRun(config, results)
     rows = run.table("comparisons_judged")
     asked = (rows["second"] == "ppo_vrm_lambda_0") & (rows["metric"] == "score")
     for p_holm, verdict in ((0.01, AGREES), (0.2, UNDECIDED)):
@@ -245,7 +254,7 @@ def test_the_bound_is_the_papers_vrms_and_no_run_settles_the_claim(run):
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_figure_3_is_what_holm_leaves_of_the_paired_tests(config, results, low, p_holm, verdict, sign):
-    run = Run(config, results)
+    run = PaperRun(config, results)
     rows = run.table("comparisons")
     losses = rows["first"] == "vrm_mse"
     rows.loc[losses, "p_holm"] = 1.0

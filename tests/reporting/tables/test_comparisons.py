@@ -5,7 +5,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.tables.comparisons import comparisons, questions
+from vrm.reporting.tables.comparisons import comparisons_table, questions
 from vrm.reporting.tables.table2 import table2
 from vrm.statistics.paired_tests import holm
 
@@ -16,7 +16,7 @@ TWO = {name: VARIANTS[name] for name in ("rm", "vrm")}
 @pytest.fixture(scope="module")
 def tables(config, results, tmp_path_factory):
     out = tmp_path_factory.mktemp("comparisons")
-    comparisons(config, results, out)
+    comparisons_table(config, results, out)
     table2(config, results, out)
     return out
 
@@ -80,8 +80,8 @@ def test_notes_say_level_resampling_number_and_adjustment(tables):
 
 def test_one_seed_flips_signs_of_prompts_and_says_so(tmp_path):
     config = run(tmp_path, seeds=[1], sets=("uf_c",))
-    first = comparisons(config, tmp_path, tmp_path / "a")
-    second = comparisons(config, tmp_path, tmp_path / "b")
+    first = comparisons_table(config, tmp_path, tmp_path / "a")
+    second = comparisons_table(config, tmp_path, tmp_path / "b")
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
     row = pd.read_csv(first[0]).iloc[0]
     assert row["test"] == "9,999 sign flips over prompts"
@@ -97,7 +97,7 @@ def test_a_real_difference_passes_and_is_named(tmp_path):
         better = (scores["evaluation_set"] == "uf_c") & (scores.index % 7 > 1)
         scores.loc[better, "reward_chosen"] = scores.loc[better, "reward_rejected"] + 1
         scores.to_csv(path, index=False)
-    comparisons(config, tmp_path, tmp_path)
+    comparisons_table(config, tmp_path, tmp_path)
     rows = pd.read_csv(tmp_path / "comparisons.csv").set_index("column")
     assert rows.loc["UF-C", "p_holm"] < 0.05 < rows.loc["Noise-free", "p_holm"]
     assert "Below 0.05 remain: VRM − RM on UF-C." in (tmp_path / "comparisons.md").read_text()
@@ -105,7 +105,7 @@ def test_a_real_difference_passes_and_is_named(tmp_path):
 
 def test_an_absent_section_has_no_row(tmp_path):
     chat = ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med")
-    comparisons(run(tmp_path, sets=("reward_bench",), skip_subsets=chat), tmp_path, tmp_path)
+    comparisons_table(run(tmp_path, sets=("reward_bench",), skip_subsets=chat), tmp_path, tmp_path)
     assert pd.read_csv(tmp_path / "comparisons.csv")["column"].tolist() == ["Chat Hard", "Safety", "Reasoning"]
 
 
@@ -115,9 +115,9 @@ def test_models_have_to_score_the_same_pairs(tmp_path):
         path = tmp_path / "reward" / "rm" / f"seed{seed}" / "scores.csv"
         pd.read_csv(path).iloc[4:].to_csv(path, index=False)
     with pytest.raises(RecordError, match="vrm and rm scored different pairs"):
-        comparisons(config, tmp_path, tmp_path)
+        comparisons_table(config, tmp_path, tmp_path)
 
 
 def test_nothing_to_compare_is_said(tmp_path):
     with pytest.raises(RecordError, match="leave `comparisons` out"):
-        comparisons(run(tmp_path, {"rm": VARIANTS["rm"]}, sets=("uf_c",)), tmp_path, tmp_path)
+        comparisons_table(run(tmp_path, {"rm": VARIANTS["rm"]}, sets=("uf_c",)), tmp_path, tmp_path)

@@ -11,7 +11,7 @@ from example_policies import METHODS
 
 from vrm.config import ConfigError
 from vrm.records import RecordError
-from vrm.reporting.tables import TABLES
+from vrm.reporting.registry import TABLES
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from example_run import VARIANTS, make_raw, write_results
 from vrm import config as configuration
 from vrm.evaluation.accuracy import section_scores, subset_accuracy
 from vrm.records import RecordError
-from vrm.reporting.tables import TABLES
+from vrm.reporting.registry import TABLES
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.tables import TABLES
+from vrm.reporting.registry import TABLES
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_one_kind_of_training_is_one_table(tmp_path, kept):
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        (lambda f: f.drop(columns="end"), r"seed2/held_out.csv: lacks the column end; make it again"),
+        (lambda f: f.drop(columns="end"), r"seed2/held_out.csv: lacks the column end"),
         (lambda f: f.assign(end=np.inf), r"seed2/held_out.csv: end of row 1 is not a finite number"),
         (lambda f: f[f["metric"] != "margin"], r"seed2/held_out.csv: no row of metric margin; train it again"),
         (lambda f: pd.concat([f, f]), r"seed2/held_out.csv: metric loss has an item twice"),
@@ -167,7 +167,7 @@ def test_absent_and_empty_files_are_named(tmp_path):
     with pytest.raises(RecordError, match=r"sft/seed1/held_out.csv: not a table"):
         TABLES["training_summary"](config, results, tmp_path)
     path.unlink()
-    with pytest.raises(RecordError, match=r"held_out.csv: missing; run sft for base qwen2_5 with seed 1 first"):
+    with pytest.raises(RecordError, match=r"sft/seed1/held_out.csv: missing"):
         TABLES["training_summary"](config, results, tmp_path)
 
 

@@ -1,15 +1,12 @@
-"""The explorer: one HTML file to read a run's pairs in, with weights, contributions and who is right.
+"""The explorer: one HTML file to read a run's pairs in, with weights by prompt kind, contributions and who is right.
 
+* A pair is right for a model that scores the chosen response strictly higher; a tie is wrong, as everywhere. What
+  "chosen" means is the evaluation set's business: annotators in one, the known truth in another.
+* Single pairs are read with one seed; only the difference in accuracy is taken over all seeds.
 * Self-contained: styles, script and data are inside, nothing is loaded, and the content policy forbids it.
 * Texts are data: they stand in a compressed JSON block and reach the page as text nodes, so that no markup in them is
   ever run.
 * Scores are whole multiples of a unit per model: four digits are enough for a reader, and the file stays small.
-
-What a VRM says of its own preferences: weights by prompt kind, contributions, and where it parts from the plain RM.
-
-* A pair is right for a model that scores the chosen response strictly higher; a tie is wrong, as everywhere.
-* Single pairs are read with one seed; only the difference in accuracy is taken over all seeds.
-* What "chosen" means is the evaluation set's business: annotators in one, the known truth in another.
 """
 
 from __future__ import annotations
@@ -111,7 +108,7 @@ def contributions(scores: pd.DataFrame, aspects: Sequence[str], source: str) -> 
     return parts
 
 
-def pair_table(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str], source: str) -> pd.DataFrame:
+def explained_pairs(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str], source: str) -> pd.DataFrame:
     """One row a pair, in the order of `vrm`: both margins, who is right, weights, per-objective scores, contributions.
 
     Args:
@@ -274,7 +271,7 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     for model in vrms:
         scores = read_scores(results, model)
         one_seed = scores[scores["seed"] == first]
-        table = pair_table(rm_scores[rm_scores["seed"] == first], one_seed, config.data.aspects, model.name)
+        table = explained_pairs(rm_scores[rm_scores["seed"] == first], one_seed, config.data.aspects, model.name)
         tables[model.name] = _only_shown(table, shown, truth, model.name)
         models.append(
             {

@@ -1,13 +1,11 @@
 """Figures 3 to 5: what happens along training, read from the runs' training logs.
 
-* A curve is the mean over seeds; its band is Student's t interval over seeds, and the figure says so.
-* What is measured along a training is measured on a few pairs, the same for every seed. The figure says how many, and
-  what their choice alone is worth.
+* A curve is the mean over seeds; its band is Student's t interval over seeds. With one seed there is no interval, and
+  the figure says so.
+* Along a training is measured on a few pairs, the same for every seed. The figure says how many, and what their choice
+  alone is worth.
 * Small multiples: one variant stands out in each panel, the others lie behind it in grey, so that bands never cover
   each other and panels still compare.
-* With one seed there is no interval; the figure says that instead.
-
-How many pairs the trainings of reward models are measured on along the way, and what their choice alone is worth.
 """
 
 from __future__ import annotations
@@ -84,7 +82,7 @@ _SUPERVISION = {"kl": "KL", "mse": "MSE", "mae": "MAE", "rank": "rank"}
 
 
 @dataclass(frozen=True)
-class Measure:
+class LoggedQuantity:
     """One quantity of the training log, as a row of panels.
 
     Args:
@@ -102,11 +100,11 @@ class Measure:
     possible: tuple[float, float] = (0.0, np.inf)
 
 
-TRAIN_ACCURACY = Measure("train", "accuracy", "train accuracy (%)", 100.0, (0.0, 100.0))
+TRAIN_ACCURACY = LoggedQuantity("train", "accuracy", "train accuracy (%)", 100.0, (0.0, 100.0))
 
-EVAL_ACCURACY = Measure("validation", "accuracy", "eval accuracy (%)", 100.0, (0.0, 100.0))
+EVAL_ACCURACY = LoggedQuantity("validation", "accuracy", "eval accuracy (%)", 100.0, (0.0, 100.0))
 
-KL = Measure("train", "kl_total", "KL (nats per pair)")
+KL = LoggedQuantity("train", "kl_total", "KL (nats per pair)")
 
 
 def figure3(config: Config, results: Path, out: Path) -> list[Path]:
@@ -183,7 +181,9 @@ def _distinct(titles: Sequence[str], variants: dict[str, Variant]) -> list[str]:
     return [row_label(variant) for variant in variants.values()]
 
 
-def _curves(config: Config, results: Path, variants: dict[str, Variant], measures: Sequence[Measure]) -> pd.DataFrame:
+def _curves(
+    config: Config, results: Path, variants: dict[str, Variant], measures: Sequence[LoggedQuantity]
+) -> pd.DataFrame:
     """One row a variant, measure and step: the mean over seeds with its interval."""
     rows: list[dict[str, Any]] = []
     for name, variant in variants.items():
@@ -213,7 +213,7 @@ def _curves(config: Config, results: Path, variants: dict[str, Variant], measure
     return pd.DataFrame(rows)
 
 
-def _by_step(log: pd.DataFrame, measure: Measure, name: str) -> list[tuple[int, np.ndarray]]:
+def _by_step(log: pd.DataFrame, measure: LoggedQuantity, name: str) -> list[tuple[int, np.ndarray]]:
     """(step, one value a seed), for the steps that every seed has."""
     part = log[(log["split"] == measure.split) & (log["metric"] == measure.metric)]
     table = part.pivot_table(index="step", columns="seed", values="value", aggfunc="last")
@@ -231,7 +231,7 @@ def _small_multiples(
     out: Path,
     name: str,
     titles: Sequence[str],
-    measures: Sequence[Measure],
+    measures: Sequence[LoggedQuantity],
     others: str,
 ) -> list[Path]:
     """One column a variant, one row a measure."""
@@ -268,7 +268,7 @@ def _small_multiples(
 
 
 def _draw_context(
-    panel: Axes, data: pd.DataFrame, variants: dict[str, Variant], highlighted: str, measure: Measure
+    panel: Axes, data: pd.DataFrame, variants: dict[str, Variant], highlighted: str, measure: LoggedQuantity
 ) -> None:
     for other in variants:
         curve = _select(data, other, measure)
@@ -284,12 +284,12 @@ def _draw(panel: Axes, curve: pd.DataFrame, **keywords: Any) -> None:
     panel.plot(curve["step"], curve["mean"], markeredgewidth=0, zorder=3, **keywords)
 
 
-def _select(data: pd.DataFrame, name: str, measure: Measure) -> pd.DataFrame:
+def _select(data: pd.DataFrame, name: str, measure: LoggedQuantity) -> pd.DataFrame:
     chosen = (data["variant"] == name) & (data["split"] == measure.split) & (data["metric"] == measure.metric)
     return data[chosen].sort_values("step")
 
 
-def _finish(panel: Axes, data: pd.DataFrame, measure: Measure, xlabel: bool = True) -> None:
+def _finish(panel: Axes, data: pd.DataFrame, measure: LoggedQuantity, xlabel: bool = True) -> None:
     from matplotlib.ticker import MaxNLocator
 
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
@@ -299,7 +299,7 @@ def _finish(panel: Axes, data: pd.DataFrame, measure: Measure, xlabel: bool = Tr
         panel.set_xlabel("optimiser step")
 
 
-def _limits(data: pd.DataFrame, measure: Measure) -> tuple[float, float]:
+def _limits(data: pd.DataFrame, measure: LoggedQuantity) -> tuple[float, float]:
     """Limits that hold every curve of a metric, and as much of the bands as is possible at all.
 
     A t interval of three seeds can be wider than the scale; beyond twice the curves' own range the band is cut at the

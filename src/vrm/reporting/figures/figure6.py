@@ -18,7 +18,8 @@ import pandas as pd
 from vrm.config import Config, ConfigError
 from vrm.reporting import style
 from vrm.reporting.judged import judged_models, read_benchmarks
-from vrm.reporting.judged_values import MAIN, compare, measure
+from vrm.reporting.judged_values import MAIN, compare_policies, measure_policy
+from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.tables.table1 import span
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def _measure(config: Config, results: Path, names: Sequence[str]) -> pd.DataFram
         shown = [models[base, name] for name in names if (base, name) in models]
         for name, benchmark in benchmarks.items():
             for model in shown:
-                measured = measure(config, benchmark, model, MAIN[name])
+                measured = measure_policy(config, benchmark, model, MAIN[name])
                 row = {**measured.row(model, MAIN[name]), "resampled": measured.interval.resampled}
                 if model is not shown[0]:
-                    change = compare(config, benchmark, shown[0], model, MAIN[name]).difference
+                    change = compare_policies(config, benchmark, shown[0], model, MAIN[name]).difference
                     ends = {"difference_low": change.low, "difference_high": change.high}
                     row |= {"difference": change.estimate} | ends
                 rows.append(row)
@@ -193,7 +194,7 @@ def _legend(figure: Figure, data: pd.DataFrame, names: Sequence[str]) -> None:
 
 
 def _statement(config: Config) -> str:
-    seeds, names = len(config.policy.seeds), config.report.figure6
-    over = f"{seeds} seeds and prompts" if seeds > 1 else "prompts (one seed)"
+    names = config.report.figure6
+    over = counted_seeds_and_prompts(config.policy.seeds)
     change = " Δ: first less second, paired." if len(names) == 2 else ""
     return f"Bars, brackets: {100 * config.report.level:g}\u00a0% interval over {over}.{change}"

@@ -1,20 +1,15 @@
 """The figure `overoptimisation`: what optimising a reward model does to its own reward, and to the gold reward.
 
-* One column of panels a base: the proxy reward above, the gold reward below, over one KL axis, so that one reads down
-  at a given KL how much of the proxy's gain is real.
-* One colour and marker a reward model: PPO thick and filled, each in its own dashes, so that a grey print works;
-  best-of-n from the same start thin and hollow.
-* The KL axis is a square-root scale, on which best-of-n and PPO are nearly straight while the proxy can be trusted.
-
-Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figure 1.
-
-Proxy and gold reward against the KL from the starting policy, of PPO and of best-of-n; numbers only, no drawing.
-
 * A point is the gain over the starting policy on the same prompts: PPO's first evaluation, best-of-n's n = 1. Both
   curves start at 0, whatever prompts they were measured on, and prompts that are easy or hard cancel.
 * Proxy gains are in standard deviations of the starting policy's rewards by that reward model (all answers that were
   sampled for best-of-n, seed by seed), so that reward models compare. Gold gains are in the gold judge's own unit.
 * PPO's KL is the mean of log pi - log pi_start over the sampled answers; best-of-n's is known.
+* A column of panels a base, the proxy reward above the gold reward, over one KL axis: one reads down at a given KL how
+  much of the proxy's gain is real. The axis is a square-root scale, on which both optimisers are nearly straight while
+  the proxy can be trusted.
+* One colour and marker a reward model: PPO thick and filled, each in its own dashes, so that a grey print works;
+  best-of-n from the same start thin and hollow.
 
 Source: Gao et al. 2023, "Scaling laws for reward model overoptimization", Figure 1.
 """
@@ -34,8 +29,9 @@ from vrm.config import Config
 from vrm.config.policy import RATED
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.policies import BEST_OF_N, policy_run, read_best_of_n, read_samples
+from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.scores import row_label
+from vrm.runfiles import BEST_OF_N, BEST_OF_N_SAMPLES, policy_run, read_best_of_n_samples, read_ppo_samples
 from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.statistics.intervals import crossed_interval
 
@@ -96,7 +92,7 @@ def overoptimisation_curves(config: Config, results: Path) -> pd.DataFrame:
 
 def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) -> _Answers:
     run = policy_run(config, base, BEST_OF_N)
-    table = read_best_of_n(results, run, rewards, gold=config.policy.gold is not None)
+    table = read_best_of_n_samples(results, run, rewards, gold=config.policy.gold is not None)
     table = table.sort_values(["seed", "prompt_id"], kind="stable")
     prompts = np.unique(table["prompt_id"].to_numpy(dtype=str))
     shape = (len(run.seeds), len(prompts), -1)
@@ -108,7 +104,7 @@ def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) 
     answers = _Answers(prompts, {name: cube(name) for name in rewards}, cube("length"), gold)
     constant = [name for name in rewards if not answers.spread(name).all()]
     if constant:
-        path = run.file(results, run.seeds[0], "samples.jsonl")
+        path = run.file(results, run.seeds[0], BEST_OF_N_SAMPLES.name)
         raise RecordError(f"{path}: {', '.join(constant)} rewards every answer the same; train that reward model again")
     return answers
 
@@ -116,7 +112,7 @@ def _read_answers(config: Config, results: Path, base: str, rewards: list[str]) 
 def _ppo(config: Config, results: Path, base: str, name: str, answers: _Answers) -> Iterator[dict[str, Any]]:
     """One point an evaluation."""
     method = config.policy.methods[name]
-    samples = read_samples(results, policy_run(config, base, name), gold=answers.gold is not None)
+    samples = read_ppo_samples(results, policy_run(config, base, name), gold=answers.gold is not None)
     steps = sorted(samples["step"].unique())
     prompts = np.unique(samples["prompt_id"].to_numpy(dtype=str))
 
@@ -311,8 +307,7 @@ def _square_root_axis(panel: Axes, highest: float) -> None:
 
 
 def _statement(config: Config) -> str:
-    seeds = len(config.policy.seeds)
-    over = f"{seeds} seeds and prompts" if seeds > 1 else "prompts (one seed)"
+    over = counted_seeds_and_prompts(config.policy.seeds)
     gold = "" if config.policy.gold else " No gold judge (policy.gold): proxy alone."
     return (
         "Gain over the start on the same prompts. "

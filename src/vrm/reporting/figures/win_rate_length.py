@@ -1,13 +1,10 @@
 """The figure `win_rate_length`: win rate against the mean length of the answers, of every judged policy.
 
 * A column of panels a base, a row a benchmark with win rates: one reads whether what the judge prefers is longer, too.
-* Labels stand at the points; markers tell kinds of training apart, hollow ones are ours, so that grey prints work.
-* The dashed line is the mean length of the answers that all are compared with, where the scorer has written it.
-
-Where the labels of a scatter plot stand: beside their points, clear of one another, further off where it is crowded.
-
-One label after the other takes the cheapest of a fixed set of places around its point, given the others; a few rounds
-of that suffice for a few dozen labels. Nothing is random.
+* Markers tell kinds of training apart, hollow ones are ours, so that grey prints work. The dashed line is the mean
+  length of the answers that all are compared with, where the scorer has written it.
+* A label stands beside its point, clear of the others, further off where it is crowded: one after the other takes the
+  cheapest of a fixed set of places, given the others, for a few rounds. Nothing is random.
 """
 
 from __future__ import annotations
@@ -23,10 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from vrm.config import Config, PpoMethod
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.judged import LENGTH_UNITS, Benchmark, judged_models, read_benchmarks
-from vrm.reporting.judged_values import MAIN, measure
-from vrm.reporting.policies import SFT
+from vrm.reporting.judged import LENGTH_UNITS, BenchmarkResults, judged_models, read_benchmarks
+from vrm.reporting.judged_values import MAIN, measure_policy
+from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.tables.table1 import span
+from vrm.runfiles import SFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,11 +165,11 @@ def win_rate_length(config: Config, results: Path, out: Path) -> list[Path]:
         return style.save(figure, out, "win_rate_length", data)
 
 
-def _points(config: Config, benchmark: Benchmark) -> list[dict[str, Any]]:
+def _points(config: Config, benchmark: BenchmarkResults) -> list[dict[str, Any]]:
     """One row a model."""
     metric, rows = MAIN[benchmark.name], []
     for model in judged_models(config):
-        measured = measure(config, benchmark, model, metric)
+        measured = measure_policy(config, benchmark, model, metric)
         if model.method == SFT:
             kind = "start"
         else:
@@ -310,6 +308,5 @@ def _legend(data: pd.DataFrame) -> tuple[list[Any], list[str]]:
 
 
 def _statement(config: Config) -> str:
-    seeds = len(config.policy.seeds)
-    over = f"{seeds} seeds and prompts" if seeds > 1 else "prompts (one seed)"
+    over = counted_seeds_and_prompts(config.policy.seeds)
     return f"Bars: {100 * config.report.level:g}\u00a0% interval over {over}."

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.reporting.judged_values import ARENA_SC, Metric
+from vrm.reporting.judged_values import ARENA_SC, JudgedMetric
 from vrm.reporting.paper.orders import METRICS, SCORES
-from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, Run
+from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, Finding, PaperRun
 from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY, number
 from vrm.reporting.scores import table_columns
@@ -32,7 +32,7 @@ PAPER_BASELINE = "gpt-4-1106-preview"
 BENCHMARKS = {"alpaca_eval": "AlpacaEval 2", "arena_hard": "Arena-Hard", "mt_bench": "MT-Bench"}
 
 
-def table1_numbers(run: Run) -> Iterator[Finding]:
+def table1_numbers(run: PaperRun) -> Iterator[Finding]:
     """The 80 cells of Table 1."""
     for row in published("table1"):
         base, method, lacking = run.policy(row["policy"], row["method"])
@@ -49,7 +49,7 @@ def table1_numbers(run: Run) -> Iterator[Finding]:
                 yield _number("table1", what, row[column], found, digits, unlike)
 
 
-def _cell(run: Run, base: str, method: str, metric: Metric) -> pd.Series | None:
+def _cell(run: PaperRun, base: str, method: str, metric: JudgedMetric) -> pd.Series | None:
     """Our row of Table 1; None where it has no value."""
     cells = run.table("table1")
     same = (cells.base == base) & (cells.method == method)
@@ -58,7 +58,7 @@ def _cell(run: Run, base: str, method: str, metric: Metric) -> pd.Series | None:
     return None if found.empty else found.iloc[0]
 
 
-def table2_numbers(run: Run) -> Iterator[Finding]:
+def table2_numbers(run: PaperRun) -> Iterator[Finding]:
     """The 40 cells of Table 2."""
     cells = run.table("table2")
     columns = {column.paper: column for column in reversed(table_columns(run.config))}
@@ -98,7 +98,7 @@ def _number(table: str, what: str, paper: str, found: pd.Series, digits: int, un
     return Finding(*head, value, over, AGREES if holds else DISAGREES, why, made)
 
 
-def _unlike_policies(run: Run, base: str, row: dict[str, str], metric: Metric) -> list[str]:
+def _unlike_policies(run: PaperRun, base: str, row: dict[str, str], metric: JudgedMetric) -> list[str]:
     """What a cell of Table 1 depends on and is not the paper's."""
     config, policy, official = run.config, row["policy"], _official(run.results, metric.benchmark)
     # without an entry: those of reference_outputs.json, of which the official file has gpt4_1106_preview's
@@ -147,7 +147,7 @@ def _official(results: Path, benchmark: str) -> bool:
     return True in known and False not in known
 
 
-def _paper_set(run: Run) -> bool:
+def _paper_set(run: PaperRun) -> bool:
     """Whether style control was fitted over the paper's policies and no other: its values depend on that."""
     cells = run.table("table1").drop_duplicates(["base", "method"]).set_index(["base", "method"])
     bases = run.config.policy.bases

@@ -1,13 +1,11 @@
 """The claims of the paper that are orders of two methods, and what a run says of each.
 
-Asked are the orders that the paper's method stands in: of Table 1 VRM-PPO against every other method, of Table 2 VRM
-and the plain RM against every other scorer, in every column; of the abstract and of Figure 6 those that their
-sentences can be asked of. What a run can't be asked is listed with the reason.
-
-The differences that the page "paper against this run" asks for: where a table has one, that one; else tested here.
-
-* What stands in `comparisons` or `comparisons_judged` keeps that table's p-value, so that no difference has two.
-* What stands in neither is tested by the same functions, and all such tests are one more family for Holm's correction.
+* Asked are the orders that the paper's method stands in: of Table 1 VRM-PPO against every other method, of Table 2 VRM
+  and the plain RM against every other scorer, in every column; of the abstract and of Figure 6 those that their
+  sentences can be asked of. What a run can't be asked is listed with the reason.
+* A difference that stands in `comparisons` or `comparisons_judged` keeps that table's p-value, so that none has two.
+* A difference that stands in neither is tested here by the same functions; all such tests are one more family for
+  Holm's correction.
 """
 
 from __future__ import annotations
@@ -22,8 +20,17 @@ import pandas as pd
 from vrm.config import Config, PpoMethod
 from vrm.data.reward_bench import SECTIONS
 from vrm.records import RecordError
-from vrm.reporting.judged_values import ALPACA_LC, ALPACA_WR, ARENA_SC, ARENA_WR, MAIN, MT_SCORE, Metric, compare
-from vrm.reporting.paper.verdicts import NOT_TESTABLE, PAGE, Difference, Finding, Run, ordered
+from vrm.reporting.judged_values import (
+    ALPACA_LC,
+    ALPACA_WR,
+    ARENA_SC,
+    ARENA_WR,
+    MAIN,
+    MT_SCORE,
+    JudgedMetric,
+    compare_policies,
+)
+from vrm.reporting.paper.verdicts import NOT_TESTABLE, PAGE, ClaimedDifference, Finding, PaperRun, ordered
 from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY
 from vrm.reporting.scores import Column, PairScores, Scorer, members, pair_scores, read_scores, scorers, table_columns
@@ -32,13 +39,13 @@ from vrm.statistics.paired_tests import PairedTest, holm, paired_test
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedOrders:
     """Two policies of one base in a column of Table 1, by name: the first less the second."""
 
     base: str
     first: str
     second: str
-    metric: Metric
+    metric: JudgedMetric
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,10 @@ class Scored:
     column: Column
 
 
-Question = Judged | Scored
+Question = JudgedOrders | Scored
 
 
-def answers(run: Run, questions: Iterable[Question]) -> dict[Question, Difference]:
+def answers(run: PaperRun, questions: Iterable[Question]) -> dict[Question, ClaimedDifference]:
     """The difference that each question asks for; what is asked twice counts once.
 
     Args:
@@ -66,11 +73,11 @@ def answers(run: Run, questions: Iterable[Question]) -> dict[Question, Differenc
     found = {question: _stored(run, question) for question in dict.fromkeys(questions)}
     asked = [question for question, stored in found.items() if stored is None]
     scores = _Scores(run)
-    tests = [_judged_test(run, q) if isinstance(q, Judged) else scores.test(q) for q in asked]
+    tests = [_judged_test(run, q) if isinstance(q, JudgedOrders) else scores.test(q) for q in asked]
     adjusted = holm([test.p_value for test in tests])
     for question, test, p in zip(asked, tests, adjusted, strict=True):
         change = test.difference
-        found[question] = Difference(
+        found[question] = ClaimedDifference(
             *(change.estimate, change.low, change.high, change.resampled),
             made=PAGE,
             few_seeds=_few_seeds(run.config, question),
@@ -81,15 +88,15 @@ def answers(run: Run, questions: Iterable[Question]) -> dict[Question, Differenc
     return found
 
 
-def _stored(run: Run, question: Question) -> Difference | None:
+def _stored(run: PaperRun, question: Question) -> ClaimedDifference | None:
     """The row of a table of comparisons, whichever way round it stands there; None where there is none."""
-    name = "comparisons_judged" if isinstance(question, Judged) else "comparisons"
+    name = "comparisons_judged" if isinstance(question, JudgedOrders) else "comparisons"
     rows = run.table(name)
     if rows.empty:
         return None
     for first, second, sign in ((question.first, question.second, 1), (question.second, question.first, -1)):
         same = (rows["first"] == first) & (rows["second"] == second)
-        if isinstance(question, Judged):
+        if isinstance(question, JudgedOrders):
             same &= (rows["base"] == question.base) & (rows["benchmark"] == question.metric.benchmark)
             same &= rows["metric"] == question.metric.name
         else:
@@ -100,11 +107,11 @@ def _stored(run: Run, question: Question) -> Difference | None:
     return None
 
 
-def stored_difference(row: pd.Series, made: str, sign: int = 1) -> Difference:
+def stored_difference(row: pd.Series, made: str, sign: int = 1) -> ClaimedDifference:
     """A row of a table of comparisons; with `sign` -1 the second less the first."""
     ends = (row["low"], row["high"]) if sign > 0 else (-row["high"], -row["low"])
     note = row.get("note", "")
-    return Difference(
+    return ClaimedDifference(
         *(sign * row["difference"], *ends, row["resampled"]),
         made=made,
         few_seeds="one seed" if row["n_seeds"] == 1 else "",
@@ -114,12 +121,12 @@ def stored_difference(row: pd.Series, made: str, sign: int = 1) -> Difference:
     )
 
 
-def _judged_test(run: Run, question: Judged) -> PairedTest:
+def _judged_test(run: PaperRun, question: JudgedOrders) -> PairedTest:
     sides = (run.models[question.base, name] for name in (question.first, question.second))
-    return compare(run.config, run.benchmarks[question.metric.benchmark], *sides, question.metric)
+    return compare_policies(run.config, run.benchmarks[question.metric.benchmark], *sides, question.metric)
 
 
-def _why_none(run: Run, question: Question) -> str:
+def _why_none(run: PaperRun, question: Question) -> str:
     if isinstance(question, Scored):
         return "no pair of this column was scored"
     notes = [run.why_no_value(question.base, name, question.metric) for name in (question.first, question.second)]
@@ -127,7 +134,7 @@ def _why_none(run: Run, question: Question) -> str:
 
 
 def _few_seeds(config: Config, question: Question) -> str:
-    if isinstance(question, Judged):
+    if isinstance(question, JudgedOrders):
         return "one seed" if len(config.policy.seeds) == 1 else ""
     sides = {scorer.name: len(scorer.seeds) for scorer in scorers(config)}
     first, second = sides[question.first], sides[question.second]
@@ -139,7 +146,7 @@ def _few_seeds(config: Config, question: Question) -> str:
 class _Scores:
     """Tests of scorers, each of which is read once."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: PaperRun) -> None:
         self.run = run
         self.scorers = {scorer.name: scorer for scorer in scorers(run.config)}
         self.read: dict[str, pd.DataFrame] = {}
@@ -187,7 +194,9 @@ def _in_points(interval: Interval, counts: list[int]) -> Interval:
     return Interval(*(100 * end for end in (interval.estimate, interval.low, interval.high)), interval.level, over)
 
 
-METRICS: dict[str, Metric] = {metric.paper: metric for metric in (ALPACA_WR, ALPACA_LC, ARENA_WR, ARENA_SC, MT_SCORE)}
+METRICS: dict[str, JudgedMetric] = {
+    metric.paper: metric for metric in (ALPACA_WR, ALPACA_LC, ARENA_WR, ARENA_SC, MT_SCORE)
+}
 """By column of the paper's Table 1."""
 
 SCORES = {
@@ -226,7 +235,7 @@ class Order:
     digits: int = 1
 
 
-def decide(run: Run, orders: Sequence[Order]) -> list[Finding]:
+def decide(run: PaperRun, orders: Sequence[Order]) -> list[Finding]:
     """The verdict of each. All of them at once: how many are tested is part of a verdict."""
     found = answers(run, [order.question for order in orders if order.question])
     findings = []
@@ -241,7 +250,7 @@ def decide(run: Run, orders: Sequence[Order]) -> list[Finding]:
     return findings
 
 
-def orders(run: Run) -> list[Order]:
+def orders(run: PaperRun) -> list[Order]:
     """Every order that is asked."""
     return [*_of_abstract(run), *_of_table1(run), *_of_table2(run), *_of_figure6(run)]
 
@@ -253,7 +262,7 @@ def reward_pair(config: Config) -> tuple[str, str]:
     return found.get("variational", ""), found.get("scalar", "")
 
 
-def _of_abstract(run: Run) -> Iterator[Order]:
+def _of_abstract(run: PaperRun) -> Iterator[Order]:
     columns = table_columns(run.config)
     plain = [c for c in columns if run.config.evaluation.sets[c.evaluation_set].format == "pairs"]
     hard = [c for c in columns if c.paper == "rewardbench_chat_hard"]
@@ -269,7 +278,7 @@ def _of_abstract(run: Run) -> Iterator[Order]:
         yield Order("Abstract", what, ABSTRACT, 1, question, lacking, "points")
 
 
-def _of_table1(run: Run) -> Iterator[Order]:
+def _of_table1(run: PaperRun) -> Iterator[Order]:
     """VRM-PPO against every other method, base by base and column by column."""
     rows = {(row["policy"], row["method"]): row for row in published("table1")}
     for (policy, method), row in rows.items():
@@ -285,11 +294,11 @@ def _of_table1(run: Run) -> Iterator[Order]:
             label = getattr(run.config.benchmarks, metric.benchmark).label
             why = lacking or ("" if metric.benchmark in run.config.benchmarks.run else f"{label} is not run")
             what = f"{place}, {label} {metric.title}: VRM-PPO {_side(claimed)} {method}"
-            question = None if why else Judged(base, first, second, metric)
+            question = None if why else JudgedOrders(base, first, second, metric)
             yield Order("Table 1", what, f"{claimed:+.2f}", claimed, question, why, digits=2)
 
 
-def _of_table2(run: Run) -> Iterator[Order]:
+def _of_table2(run: PaperRun) -> Iterator[Order]:
     """VRM against every other scorer, then the plain RM against every policy, column by column."""
     rows = {row["method"]: row for row in published("table2")}
     policies = [name for name in rows if name not in ("RM", "VRM")]
@@ -305,7 +314,7 @@ def _of_table2(run: Run) -> Iterator[Order]:
             yield Order("Table 2", what, f"{claimed:+.1f}", claimed, question, why, "points")
 
 
-def _of_figure6(run: Run) -> Iterator[Order]:
+def _of_figure6(run: PaperRun) -> Iterator[Order]:
     """Policies of the reward model with supervision against those without, whatever order the figure has them in."""
     config, what = run.config, "supervision improves alignment"
     made = {"table1", "comparisons_judged", "figure6"} & {*config.report.tables, *config.report.figures}
@@ -319,7 +328,7 @@ def _of_figure6(run: Run) -> Iterator[Order]:
     for base, second, name in product(config.policy.run_bases, without, config.benchmarks.run):
         place = f"{config.policy.bases[base].label}, {getattr(config.benchmarks, name).label} {MAIN[name].title}"
         against = f" (against {config.policy.methods[second].label})" if len(without) > 1 else ""
-        question = Judged(base, supervised[0], second, MAIN[name])
+        question = JudgedOrders(base, supervised[0], second, MAIN[name])
         yield Order("Figure 6", f"Figure 6: {place}: {what}{against}", FIGURE, 1, question, digits=2)
 
 
@@ -336,7 +345,7 @@ def _by_supervision(config: Config) -> tuple[list[str], list[str]]:
     )
 
 
-def _no_scores(run: Run) -> str:
+def _no_scores(run: PaperRun) -> str:
     """Why scores may not be there; they are made for the tables that read them."""
     return "" if {"table2", "comparisons"} & set(run.config.report.tables) else "report.tables has no table2"
 

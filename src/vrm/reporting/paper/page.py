@@ -1,17 +1,12 @@
 """The paper against this run: every number that the paper reports, every claim that we know of, and a verdict.
 
 * A number is compared only where this run had the paper's models, data and judge; anywhere else it is on another scale,
-  and "not testable at this scale". Comparable: our interval holds the paper's value, or does not.
-* A claim about an order can be asked of any run: `verdicts` says how an interval becomes a verdict.
-* Values are read from the tables and figures of the run, whose rule and command stand beside them; differences that no
-  table has are tested here, by the functions of those tables.
-* The numbers are `numbers`, the claims and their sources `claims` and `orders`.
-
-What the paper claims beside its numbers, each asked of the run's own tables and figures.
-
-The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in the
-project's reading of it). So a claim here is one of three kinds: an order that the paper's own numbers show, a statement
-of the abstract, or what a figure is there to show. `paper` says which. Claims that are orders are `orders`.
+  and "not testable at this scale". Comparable: our interval holds the paper's value, or does not. See `numbers`.
+* A claim about an order can be asked of any run (`orders`); `verdicts` says how an interval becomes a verdict.
+* The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in
+  the project's reading of it). So a claim is one of three kinds, and `paper` says which: an order that the paper's own
+  numbers show, a statement of the abstract, or what a figure is there to show.
+* Values are read from the tables and figures of the run, whose files stand beside them.
 """
 
 from __future__ import annotations
@@ -23,10 +18,19 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.reporting.figures.curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, Measure
+from vrm.reporting.figures.curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, LoggedQuantity
 from vrm.reporting.paper.numbers import table1_numbers, table2_numbers
 from vrm.reporting.paper.orders import ABSTRACT, FIGURE, decide, orders, reward_pair, stored_difference
-from vrm.reporting.paper.verdicts import AGREES, NOT_TESTABLE, PAGE, VERDICTS, Difference, Finding, Run, ordered
+from vrm.reporting.paper.verdicts import (
+    AGREES,
+    NOT_TESTABLE,
+    PAGE,
+    VERDICTS,
+    ClaimedDifference,
+    Finding,
+    PaperRun,
+    ordered,
+)
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, number, write_table
 from vrm.reporting.tables.comparisons_judged import ppo_pair
 
@@ -34,13 +38,13 @@ PLACES = ("Abstract", "Table 1", "Table 2", "Figure 3", "Figure 4", "Figure 5", 
 """Where a claim stands, in the order of the page."""
 
 
-def claims(run: Run) -> list[Finding]:
+def claims(run: PaperRun) -> list[Finding]:
     """Every claim with its verdict, in the paper's order."""
     found = [*decide(run, orders(run)), _hacking(run), _bound(run), _figure3(run), _figure4(run), *_figure5(run)]
     return sorted(found, key=lambda finding: PLACES.index(finding.where))
 
 
-def _hacking(run: Run) -> Finding:
+def _hacking(run: PaperRun) -> Finding:
     """Gold reward at the end of PPO, with the VRM and with the plain RM."""
     what = "VRM resists reward hacking (here: gold reward gained by VRM-PPO less that by PPO, mean over bases)"
     head, made = ("Abstract", what, ABSTRACT), "figures/overoptimisation.pdf"
@@ -55,7 +59,7 @@ def _hacking(run: Run) -> Finding:
     # A base's two policies as if independent, and bases as if they moved together, for all share reward models and
     # prompts: wider than an interval of the mean, so that the verdict errs on the side of none.
     half = float(np.hypot(table["half"][methods[0]], table["half"][methods[1]]).mean(skipna=False))
-    change = Difference(
+    change = ClaimedDifference(
         *(difference, difference - half, difference + half),
         f"{ends.resampled.iloc[0]}, the two as if independent, bases as if alike",
         made,
@@ -64,7 +68,7 @@ def _hacking(run: Run) -> Finding:
     return Finding(*head, *ordered(change, 1, run.config.report.level, "points of gold reward", 2), made)
 
 
-def _bound(run: Run) -> Finding:
+def _bound(run: PaperRun) -> Finding:
     """The bound of the paper's own VRM; ablations of ours don't speak for it."""
     what, made = "VRM has a tighter generalisation bound than the plain reward model (Theorem 5.1)", "tables/bound.md"
     head, terms = ("Abstract", what, ABSTRACT), run.table("bound")
@@ -77,7 +81,7 @@ def _bound(run: Run) -> Finding:
     return Finding(*head, value or EMPTY, "", NOT_TESTABLE, why, made)
 
 
-def _figure3(run: Run) -> Finding:
+def _figure3(run: PaperRun) -> Finding:
     """The losses by the paired tests on the held-out sets: along training they are watched on a few pairs only."""
     what = "Figure 3: the form of the supervision matters for accuracy (here: each loss less the first, held out)"
     head, made = ("Figure 3", what, FIGURE), "tables/comparisons.md"
@@ -98,7 +102,7 @@ def _figure3(run: Run) -> Finding:
     return Finding(*head, f"{name}: {value}", over, verdict, why, made, change.p_holm, change.tests)
 
 
-def _figure4(run: Run) -> Finding:
+def _figure4(run: PaperRun) -> Finding:
     """The ends of two curves, whatever order the figure has them in."""
     what, made = "Figure 4: VRM ends with a higher eval accuracy than the plain RM", "figures/figure4.pdf"
     head = ("Figure 4", what, FIGURE)
@@ -111,11 +115,11 @@ def _figure4(run: Run) -> Finding:
     difference = float(vrm["mean"] - plain["mean"])
     half = float(np.hypot(vrm.high - vrm.low, plain.high - plain.low)) / 2
     over = f"{vrm.resampled}, the two as if independent"
-    change = Difference(difference, difference - half, difference + half, over, made)
+    change = ClaimedDifference(difference, difference - half, difference + half, over, made)
     return Finding(*head, *ordered(change, 1, run.config.report.level, "points"), made)
 
 
-def _figure5(run: Run) -> Iterator[Finding]:
+def _figure5(run: PaperRun) -> Iterator[Finding]:
     """What each lambda ends with; reported, not judged."""
     why = (
         "values only, no verdict: whether any two of several intervals lie apart could be found true and never be "
@@ -130,7 +134,7 @@ def _figure5(run: Run) -> Iterator[Finding]:
         yield Finding(*head, value or EMPTY, "", NOT_TESTABLE, lacking or why, "figures/figure5.pdf")
 
 
-def _last_of(curves: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+def _last_of(curves: pd.DataFrame, measure: LoggedQuantity) -> pd.DataFrame:
     """The last step of each curve of one quantity, by variant in the figure's order."""
     if curves.empty:
         return curves
@@ -143,10 +147,7 @@ def _ends(curves: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return curves.sort_values("step", kind="stable").groupby(by, sort=False).tail(1)
 
 
-RULES = {"figure6": "judged", "overoptimisation": "overoptimisation", "paper": "paper_page"}
-"""Rules of workflow/rules/report.smk, by file, other than `table` and `curves`."""
-
-HEADER = ("Where", "What", "Paper", "This run", "Verdict", "Regenerated by")
+HEADER = ("Where", "What", "Paper", "This run", "Verdict", "Made anew by asking for")
 
 
 def paper_page(config: Config, results: Path, out: Path) -> list[Path]:
@@ -160,7 +161,7 @@ def paper_page(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: a table or figure of the configuration is missing or older than this page.
     """
-    run = Run(config, results)
+    run = PaperRun(config, results)
     asked, first, second = claims(run), list(table1_numbers(run)), list(table2_numbers(run))
     parts = {
         "paper": ("Claims of the paper, asked of this run.", asked, _claim_notes(asked)),
@@ -184,14 +185,8 @@ def paper_page(config: Config, results: Path, out: Path) -> list[Path]:
 def _row(config: Config, finding: Finding) -> Row:
     cells = map(Cell, (finding.where, finding.what, finding.paper))
     over = f"over {finding.resampled}" if finding.resampled else ""
-    made = Cell(f"results/{config.run}/{finding.made}", f"rule {_rule(finding.made)}")
+    made = Cell(f"results/{config.run}/{finding.made}")
     return Row([*cells, Cell(finding.ours, over), Cell(finding.verdict, finding.why), made])
-
-
-def _rule(made: str) -> str:
-    """The rule of the workflow that makes a file."""
-    folder, name = made.split("/")
-    return RULES.get(name.split(".")[0], "table" if folder == "tables" else "curves")
 
 
 def _notes(config: Config, findings: Sequence[Finding]) -> Iterator[str]:
@@ -204,8 +199,8 @@ def _notes(config: Config, findings: Sequence[Finding]) -> Iterator[str]:
         f"what the line below them says. Policies have {variation}."
     )
     yield (
-        "A file of the last column is made by the rule that it names: `snakemake --cores all --rerun-incomplete FILE`, "
-        "with this run's --configfile."
+        "A file of the last column is made anew by `snakemake --cores all --rerun-incomplete FILE`, with this run's "
+        "--configfile."
     )
 
 

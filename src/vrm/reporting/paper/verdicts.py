@@ -17,8 +17,8 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.records import RecordError, require_columns
-from vrm.reporting.judged import Benchmark, Model, judged_models, read_benchmarks
-from vrm.reporting.judged_values import Metric, measure
+from vrm.reporting.judged import BenchmarkResults, JudgedModel, judged_models, read_benchmarks
+from vrm.reporting.judged_values import JudgedMetric, measure_policy
 from vrm.reporting.rendering import EMPTY
 from vrm.statistics.paired_tests import p_text
 
@@ -74,7 +74,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ClaimedDifference:
     """One value less another, as the run has it.
 
     Args:
@@ -99,7 +99,7 @@ class Difference:
 
 
 def ordered(
-    change: Difference, claimed: float, level: float, unit: str = "", digits: int = 1
+    change: ClaimedDifference, claimed: float, level: float, unit: str = "", digits: int = 1
 ) -> tuple[str, str, str, str]:
     """What a difference says of its claimed sign.
 
@@ -128,7 +128,7 @@ def ordered(
     return (value, change.resampled, verdict, why)
 
 
-def _corrected(verdict: str, change: Difference, alpha: float) -> tuple[str, str]:
+def _corrected(verdict: str, change: ClaimedDifference, alpha: float) -> tuple[str, str]:
     """What is left of a verdict by an interval alone, with the reason."""
     if change.p_holm is None:
         return verdict, "the interval excludes 0"
@@ -141,7 +141,7 @@ def _corrected(verdict: str, change: Difference, alpha: float) -> tuple[str, str
 
 
 @dataclass
-class Run:
+class PaperRun:
     """What a run has, read when asked for."""
 
     config: Config
@@ -172,12 +172,12 @@ class Run:
         return self._read[key]
 
     @cached_property
-    def benchmarks(self) -> dict[str, Benchmark]:
+    def benchmarks(self) -> dict[str, BenchmarkResults]:
         """The judged benchmarks by name. Raises as `judged.results.read_benchmarks`."""
         return read_benchmarks(self.config, self.results, "paper")
 
     @cached_property
-    def models(self) -> dict[tuple[str, str], Model]:
+    def models(self) -> dict[tuple[str, str], JudgedModel]:
         """The judged policies by base and method."""
         return {(model.base, model.method): model for model in judged_models(self.config)}
 
@@ -204,9 +204,9 @@ class Run:
             return "", "report.tables has no table2"
         return _only(cells[cells.paper_method == method].variant.unique().tolist(), method)
 
-    def why_no_value(self, base: str, method: str, metric: Metric) -> str:
+    def why_no_value(self, base: str, method: str, metric: JudgedMetric) -> str:
         """Why one of our policies has no value in a metric of a benchmark that is run, as the scorer says."""
-        return measure(self.config, self.benchmarks[metric.benchmark], self.models[base, method], metric).note
+        return measure_policy(self.config, self.benchmarks[metric.benchmark], self.models[base, method], metric).note
 
 
 def _only(names: list[str], method: str) -> tuple[str, str]:

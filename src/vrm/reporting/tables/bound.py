@@ -13,27 +13,10 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.records import RecordError
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, of_seeds, write_table
 from vrm.reporting.scores import Scorer, reward_models, row_label, starts_group
+from vrm.runfiles import BOUND_TERMS, PAC_BAYES, read_bound_terms
 from vrm.statistics.intervals import Interval, half_width, student_interval
-
-TERMS = (
-    "pairs",
-    "samples",
-    "delta",
-    "empirical_risk",
-    "kl_w",
-    "kl_z",
-    "kl_total",
-    "kl_w_per_pair",
-    "kl_z_per_pair",
-    "kl_per_pair",
-    "bound",
-    "vacuous",
-    "largest_kl_per_pair",
-    "held_out_pairs",
-    "held_out_risk",
-)
 
 _POSSIBLE = {
     **dict.fromkeys(("empirical_risk", "held_out_risk", "vacuous"), (0.0, 1.0)),
@@ -44,7 +27,7 @@ _POSSIBLE = {
 _HEADER = ("Reward model", "Empirical risk", "KL of w", "KL of z", "Bound", "Vacuous", "Held-out risk", "KL allowed")
 
 
-def bound(config: Config, results: Path, out: Path) -> list[Path]:
+def bound_table(config: Config, results: Path, out: Path) -> list[Path]:
     """Write bound.{csv,md,tex,html}: one row a VRM of `reward.run`.
 
     Args:
@@ -89,17 +72,7 @@ def read_terms(results: Path, model: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a file is missing, or lacks a term or has one that is not a finite number.
     """
-    rows = {}
-    for seed in model.seeds:
-        path = model.file(results, seed, "pac_bayes.csv")
-        if not path.is_file():
-            raise RecordError(f"{path}: missing; run `vrm pac-bayes` on {model.name} with seed {seed} first")
-        table = pd.read_csv(path)
-        if not {"term", "value"} <= set(table) or not set(TERMS) <= set(table["term"]):
-            raise RecordError(f"{path}: lacks a term of the bound; make it again")
-        rows[seed] = table.set_index("term")["value"][list(TERMS)]
-        if not np.isfinite(rows[seed].to_numpy(dtype=float)).all():
-            raise RecordError(f"{path}: a term is not a finite number; the training diverged, lower its learning rate")
+    rows = {seed: read_bound_terms(model.file(results, seed, PAC_BAYES.name)) for seed in model.seeds}
     return pd.DataFrame(rows).T.rename_axis("seed")
 
 
@@ -139,10 +112,9 @@ def _notes(config: Config, measured: dict[str, pd.DataFrame]) -> Iterator[str]:
     level = f"{100 * config.report.level:g} %"
     seeds = config.reward.seeds
     over = (
-        f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the {level} interval over seeds "
-        "(Student's t)."
+        f"{of_seeds(seeds)}; in brackets the {level} interval over seeds (Student's t)."
         if len(seeds) > 1
-        else f"One seed ({seeds[0]}): no interval."
+        else f"{of_seeds(seeds)}: no interval."
     )
     yield f"Data: {config.data.label}. {over}"
     yield (
@@ -178,7 +150,7 @@ def _tidy(config: Config, measured: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a term; `vacuous` is the share of the seeds."""
     rows = []
     for name, terms in measured.items():
-        for term in TERMS:
+        for term in BOUND_TERMS:
             interval = over_seeds(config, terms, term)
             rows.append(
                 {

@@ -55,7 +55,7 @@ class _Compared:
     prompts: int
 
 
-def comparisons(config: Config, results: Path, out: Path) -> list[Path]:
+def comparisons_table(config: Config, results: Path, out: Path) -> list[Path]:
     """Write comparisons.{csv,md,tex}: one row a question and column of Table 2.
 
     Args:

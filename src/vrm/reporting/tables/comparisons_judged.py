@@ -3,7 +3,7 @@
 * Asked of each base: VRM-PPO against PPO, the first method of Figure 6 against the others, each score-anchored
   VRM-PPO against PPO, and VRM-PPO against DPO. The configuration decides which these are; none is chosen by its result.
 * One row a question and column of Table 1. All tests together are one family for Holm's adjustment. LC and SC are fits,
-  whose tests are of the scorer's joint draws; without enough of them there is no test (see `joint_draws`).
+  whose tests are of the scorer's joint draws; without enough of them there is no test (`vrm.statistics.draws`).
 * What a run has no policy for is named in the notes.
 """
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from vrm.config import Config
 from vrm.records import RecordError
-from vrm.reporting.judged import Model
-from vrm.reporting.judged_values import JudgedTable, Metric, compare, half_width_alone, measure_table
+from vrm.reporting.judged import JudgedModel
+from vrm.reporting.judged_values import JudgedMetric, JudgedTable, compare_policies, half_width_alone, measure_judged
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from vrm.statistics.draws import FEWEST_DRAWS
 from vrm.statistics.paired_tests import FLIPS, PairedTest, family_note, holm, p_text
@@ -64,9 +64,9 @@ class _Compared:
         note: why there is no difference; "" else.
     """
 
-    first: Model
-    second: Model
-    metric: Metric
+    first: JudgedModel
+    second: JudgedModel
+    metric: JudgedMetric
     column: str
     test: PairedTest
     half_width: float
@@ -89,10 +89,10 @@ def comparisons_judged(config: Config, results: Path, out: Path) -> list[Path]:
         out: directory of the files. The CSV has one row a difference, in percentage points or rating points.
 
     Raises:
-        RecordError: there is nothing to compare, or as `measures.measure_table`.
+        RecordError: there is nothing to compare_policies, or as `measures.measure_table`.
     """
     asked = questions(config)
-    table = measure_table(config, results, NAME)
+    table = measure_judged(config, results, NAME)
     rows = list(_compare(config, table, asked.pairs))
     if not rows:
         raise RecordError(f"{NAME}: no two policies to compare; leave `{NAME}` out of report.tables. {_absent(asked)}")
@@ -155,7 +155,9 @@ def _compare(config: Config, table: JudgedTable, pairs: Sequence[tuple[str, str]
                 yield from (_test(config, table, *sides, metric) for metric in table.columns)
 
 
-def _test(config: Config, table: JudgedTable, first: Model, second: Model, metric: Metric) -> _Compared:
+def _test(
+    config: Config, table: JudgedTable, first: JudgedModel, second: JudgedModel, metric: JudgedMetric
+) -> _Compared:
     benchmark = table.benchmarks[metric.benchmark]
     prompts = [benchmark.judged(model) for model in (first, second)]
     missing = [model for model in (first, second) if table.cell(model, metric).missing]
@@ -164,7 +166,7 @@ def _test(config: Config, table: JudgedTable, first: Model, second: Model, metri
         second,
         metric,
         f"{getattr(config.benchmarks, metric.benchmark).label} {metric.title}",
-        compare(config, benchmark, first, second, metric),
+        compare_policies(config, benchmark, first, second, metric),
         half_width_alone(config, benchmark, second, metric),
         len(prompts[0] & prompts[1]),
         len(prompts[0] ^ prompts[1]),
@@ -233,7 +235,7 @@ def _interval_note(config: Config, level: str) -> str:
 
 def _fit_notes(rows: Sequence[_Compared], seeds: int) -> Iterator[str]:
     """Where interval and p-value of LC and SC come from, and which have none."""
-    fits = [row for row in rows if not row.metric.scale and not np.isnan(row.test.difference.estimate)]
+    fits = [row for row in rows if row.metric.is_fit and not np.isnan(row.test.difference.estimate)]
     drawn = dict.fromkeys(row.column for row in fits if not np.isnan(row.test.difference.low))
     if drawn:
         yield (

@@ -1,8 +1,7 @@
 """Table 1: every judged policy on every judged benchmark, the paper's value beside ours.
 
-Rows are the policies of each base, from the start of training on. The notes are `table1_notes`.
-
-The notes below Table 1: what the intervals cover, who judged, what was compared with what, what is left out.
+Rows are the policies of each base, from the start of training on. The notes say what the intervals cover, who judged,
+what was compared with what, and what is left out.
 """
 
 from __future__ import annotations
@@ -15,12 +14,22 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, ConfigError, PpoMethod
-from vrm.reporting.judged import Benchmark, Model
-from vrm.reporting.judged_values import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedTable, Metric, measure_table
-from vrm.reporting.policies import SFT
+from vrm.reporting.judged import BenchmarkResults, JudgedModel
+from vrm.reporting.judged_values import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedMetric, JudgedTable, measure_judged
 from vrm.reporting.published import published
-from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.rendering import (
+    EMPTY,
+    Cell,
+    Grid,
+    Row,
+    interval_cell,
+    number,
+    of_seeds,
+    over_seeds_and_prompts,
+    write_table,
+)
 from vrm.reporting.scores import slug
+from vrm.runfiles import SFT
 
 _PAPER_NOTE = (
     "† The paper's value, on ANOTHER SCALE: its own policies of 7 and 8 billion parameters, trained on the real data, "
@@ -56,11 +65,11 @@ def _interval_note(config: Config) -> str:
     seeds, level = config.policy.seeds, f"{100 * config.report.level:g} %"
     if len(seeds) > 1:
         return (
-            f"Data: {config.data.label}. Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the "
-            f"{level} interval; WR and MT-Bench: over seeds and prompts (variance components, Student's t)."
+            f"Data: {config.data.label}. {of_seeds(seeds)}; in brackets the {level} interval; WR and MT-Bench: over "
+            f"{over_seeds_and_prompts(seeds)}."
         )
     return (
-        f"Data: {config.data.label}. One seed ({seeds[0]}) of each policy; in brackets the {level} interval; WR and "
+        f"Data: {config.data.label}. {of_seeds(seeds)} of each policy; in brackets the {level} interval; WR and "
         "MT-Bench: over prompts (Student's t). It leaves out the variation between seeds: a policy trained again can "
         "differ by more."
     )
@@ -68,7 +77,7 @@ def _interval_note(config: Config) -> str:
 
 def _fit_notes(config: Config, table: JudgedTable) -> Iterator[str]:
     """How the intervals of LC and SC come about."""
-    fits = {metric.title.removesuffix("*"): metric for metric in table.columns if not metric.scale}
+    fits = {metric.title.removesuffix("*"): metric for metric in table.columns if metric.is_fit}
     alone = [
         name
         for name, metric in fits.items()
@@ -106,7 +115,7 @@ def _judge_notes(config: Config, table: JudgedTable) -> Iterator[str]:
         yield f"Judge{'' if len(judges) == 1 else f' of {_listed(labels)}'}: {judge}."
 
 
-def _alpaca_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+def _alpaca_notes(config: Config, table: JudgedTable, benchmark: BenchmarkResults) -> Iterator[str]:
     record, label = benchmark.record, _label(config, benchmark.name)
     yield (
         f"{label}: each answer against that of {_references(config, table, benchmark)}, {_questions(benchmark)} "
@@ -122,7 +131,7 @@ def _alpaca_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> I
         )
 
 
-def _references(config: Config, table: JudgedTable, benchmark: Benchmark) -> str:
+def _references(config: Config, table: JudgedTable, benchmark: BenchmarkResults) -> str:
     """Who wrote the reference answers; by base where they differ."""
     found: dict[str, list[str]] = {}
     policies = benchmark.record.get("policies") or {}
@@ -136,7 +145,7 @@ def _references(config: Config, table: JudgedTable, benchmark: Benchmark) -> str
     return _listed(f"{name} ({_listed(bases[base].label for base in own)})" for name, own in found.items())
 
 
-def _arena_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+def _arena_notes(config: Config, table: JudgedTable, benchmark: BenchmarkResults) -> Iterator[str]:
     record, label = benchmark.record, _label(config, benchmark.name)
     yield (
         f"{label}: two games a prompt against {record.get('baseline') or config.benchmarks.arena_hard.baseline}, "
@@ -163,7 +172,7 @@ def _styles(record: Mapping[str, Any]) -> str:
     return f" Log-odds of a win by a standard deviation of the difference in style: {listed}."
 
 
-def _mt_notes(config: Config, table: JudgedTable, benchmark: Benchmark) -> Iterator[str]:
+def _mt_notes(config: Config, table: JudgedTable, benchmark: BenchmarkResults) -> Iterator[str]:
     record, label = benchmark.record, _label(config, benchmark.name)
     references = record.get("references") or config.benchmarks.mt_bench.references
     yield (
@@ -188,7 +197,7 @@ def _failures(label: str, what: str, reasons: Mapping[str, int] | None) -> str:
 def _missing_notes(config: Config, table: JudgedTable) -> Iterator[str]:
     """Which cells are empty, and why."""
     for metric in table.columns:
-        reasons: dict[str, list[Model]] = {}
+        reasons: dict[str, list[JudgedModel]] = {}
         for model in table.models:
             cell = table.cell(model, metric)
             if cell.missing:
@@ -235,7 +244,7 @@ def _reading_notes(config: Config, table: JudgedTable) -> Iterator[str]:
         )
 
 
-def _reason(table: JudgedTable, benchmark: Benchmark) -> str:
+def _reason(table: JudgedTable, benchmark: BenchmarkResults) -> str:
     """Why there is no official LC, in the scorer's words."""
     found: dict[str, None] = {}
     for model in table.models:
@@ -244,7 +253,7 @@ def _reason(table: JudgedTable, benchmark: Benchmark) -> str:
     return "; ".join(found) or "the scores have none"
 
 
-def _questions(benchmark: Benchmark) -> int:
+def _questions(benchmark: BenchmarkResults) -> int:
     """How many were judged of any policy."""
     return benchmark.items["item_id"].nunique()
 
@@ -253,7 +262,7 @@ def _label(config: Config, name: str) -> str:
     return getattr(config.benchmarks, name).label
 
 
-def _who(table: JudgedTable, models: Sequence[Model]) -> str:
+def _who(table: JudgedTable, models: Sequence[JudgedModel]) -> str:
     if len(models) == len(table.models):
         return "all rows"
     bases = dict.fromkeys(model.base_label for model in models)
@@ -265,7 +274,7 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-Paper = dict[tuple[str, str, Metric], float]
+Paper = dict[tuple[str, str, JudgedMetric], float]
 
 # The reward model that the paper's PPO rows train against: another kind under the same name is not the paper's row.
 _REWARD_KINDS = {"ppo": "scalar", "vrm_ppo": "variational"}
@@ -285,7 +294,7 @@ def table1(config: Config, results: Path, out: Path) -> list[Path]:
         ConfigError: the paper has no policy of such a name.
         RecordError: as `measures.measure_table`.
     """
-    table = measure_table(config, results)
+    table = measure_judged(config, results)
     paper = _paper_values(config, table)
     grid = Grid(
         name="table1",
@@ -317,7 +326,7 @@ def _paper_values(config: Config, table: JudgedTable) -> Paper:
     return values
 
 
-def _paper_method(config: Config, model: Model) -> str:
+def _paper_method(config: Config, model: JudgedModel) -> str:
     """What the paper's row of a method would be called; "" for what is not the paper's."""
     if model.method == SFT or model.ours:
         return ""
@@ -367,7 +376,9 @@ def _tidy(config: Config, table: JudgedTable, paper: Paper) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _tidy_row(table: JudgedTable, paper: Paper, model: Model, metric: Metric, paper_method: str) -> dict[str, Any]:
+def _tidy_row(
+    table: JudgedTable, paper: Paper, model: JudgedModel, metric: JudgedMetric, paper_method: str
+) -> dict[str, Any]:
     cell = table.cell(model, metric)
     return {
         **cell.row(model, metric),

@@ -1,8 +1,7 @@
 """Table 2: accuracy of every scorer on every evaluation set, the paper's value beside ours.
 
-Rows are policies read as reward models, then the paper's reward models, then ours. The notes are `table2_notes`.
-
-The notes below Table 2: what the intervals cover, what a policy is scored by, what is missing, cut or tied.
+Rows are policies read as reward models, then the paper's reward models, then ours. The notes say what the intervals
+cover, what a policy is scored by, and what is missing, cut or tied.
 """
 
 from __future__ import annotations
@@ -17,8 +16,27 @@ import pandas as pd
 from vrm.config import Config
 from vrm.evaluation.accuracy import missing_subsets
 from vrm.reporting.published import published
-from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
-from vrm.reporting.scores import PROBES, Column, Measured, Measurements, Scorer, measure, slug, starts_group
+from vrm.reporting.rendering import (
+    EMPTY,
+    Cell,
+    Grid,
+    Row,
+    interval_cell,
+    number,
+    of_seeds,
+    over_seeds_and_prompts,
+    write_table,
+)
+from vrm.reporting.scores import (
+    PROBES,
+    AccuracyTable,
+    CellAccuracy,
+    Column,
+    Scorer,
+    measure_accuracies,
+    slug,
+    starts_group,
+)
 from vrm.statistics.intervals import Interval
 
 _PAPER_NOTE = (
@@ -27,7 +45,7 @@ _PAPER_NOTE = (
 )
 
 
-def notes(config: Config, measured: Measurements, has_paper: bool) -> Iterator[str]:
+def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[str]:
     """All notes in order; `has_paper` says whether the table repeats values of the paper."""
     policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
     models = [scorer for scorer in measured.scorers if scorer.group != "policy"]
@@ -44,7 +62,7 @@ def notes(config: Config, measured: Measurements, has_paper: bool) -> Iterator[s
     yield from _count_notes(config, measured)
 
 
-def clean_notes(config: Config, measured: Measurements) -> Iterator[str]:
+def clean_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """The notes below the table without leaked prompts: its intervals, and what may be missing from a section."""
     policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
     models = [scorer for scorer in measured.scorers if scorer.group != "policy"]
@@ -68,17 +86,10 @@ def _interval_notes(config: Config, policies: Sequence[Scorer], models: Sequence
 
 
 def _interval(config: Config, seeds: Sequence[int], inside_sentence: str) -> str:
-    mean, one = ("mean", "one seed") if inside_sentence else ("Mean", "One seed")
+    mean = of_seeds(seeds)
+    mean = mean[0].lower() + mean[1:] if inside_sentence else mean
     level = f"{100 * config.report.level:g} %"
-    if len(seeds) > 1:
-        return (
-            f"{mean} of {len(seeds)} seeds ({', '.join(map(str, seeds))}); in brackets the {level} interval over seeds "
-            "and prompts (variance components, Student's t)."
-        )
-    return (
-        f"{one} ({seeds[0]}); in brackets the {level} interval over prompts (Student's t), which leaves out the "
-        "variation between seeds."
-    )
+    return f"{mean}; in brackets the {level} interval over {over_seeds_and_prompts(seeds)}."
 
 
 def _reward_note(config: Config, policies: Sequence[Scorer]) -> str:
@@ -97,7 +108,7 @@ def _reward_note(config: Config, policies: Sequence[Scorer]) -> str:
     return f"{note} A policy scores by {implicit}; {' and '.join(free)}, without a reference, {verb} by {per_token}."
 
 
-def _section_notes(config: Config, measured: Measurements) -> Iterator[str]:
+def _section_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """What RewardBench's sections are, and which subsets they lack."""
     first = measured.scorers[0].name
     for name in dict.fromkeys(column.evaluation_set for column in measured.columns):
@@ -116,7 +127,7 @@ def _section_notes(config: Config, measured: Measurements) -> Iterator[str]:
             )
 
 
-def _count_notes(config: Config, measured: Measurements) -> Iterator[str]:
+def _count_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """Leaked prompts, truncated pairs and ties of each evaluation set."""
     for name in dict.fromkeys(column.evaluation_set for column in measured.columns):
         scores = measured.sets[measured.scorers[0].name, name]
@@ -131,7 +142,7 @@ def _count_notes(config: Config, measured: Measurements) -> Iterator[str]:
         )
 
 
-def _truncated(measured: Measurements, set_name: str) -> str:
+def _truncated(measured: AccuracyTable, set_name: str) -> str:
     """Cut pairs; by group where tokenizers and limits make them differ."""
     groups: dict[str, set[int]] = {}
     for scorer in measured.scorers:
@@ -161,7 +172,7 @@ def table2(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: as `accuracies.measure`.
     """
-    measured = measure(config, results)
+    measured = measure_accuracies(config, results)
     paper = _paper_values(measured)
     policies = any(scorer.group == "policy" for scorer in measured.scorers)
     first, what = ("Scorer", "policies and reward models") if policies else ("Reward model", "the reward models")
@@ -176,7 +187,7 @@ def table2(config: Config, results: Path, out: Path) -> list[Path]:
     return write_table(out, grids, _tidy(measured, paper))
 
 
-def _paper_values(measured: Measurements) -> dict[tuple[str, Column], float]:
+def _paper_values(measured: AccuracyTable) -> dict[tuple[str, Column], float]:
     """The paper's values by (scorer, column), for the scorers whose name or label is a method of the paper."""
     values = {}
     for scorer in measured.scorers:
@@ -193,13 +204,13 @@ def _paper_row(scorer: Scorer) -> dict[str, str]:
     return methods.get(slug(scorer.name)) or methods.get(slug(scorer.label)) or {}
 
 
-def _header(measured: Measurements) -> Iterator[Cell]:
+def _header(measured: AccuracyTable) -> Iterator[Cell]:
     for column in measured.columns:
         cell = measured.cells.get((measured.scorers[0].name, column))
         yield Cell(column.title, f"n = {cell.pairs if cell else 0}")
 
 
-def _rows(measured: Measurements, paper: dict[tuple[str, Column], float]) -> Iterator[Row]:
+def _rows(measured: AccuracyTable, paper: dict[tuple[str, Column], float]) -> Iterator[Row]:
     """A row a scorer; below it the paper's own, where the paper has it."""
     for scorer, previous in zip(measured.scorers, [None, *measured.scorers], strict=False):
         cells = (measured.cells.get((scorer.name, column)) for column in measured.columns)
@@ -211,7 +222,7 @@ def _rows(measured: Measurements, paper: dict[tuple[str, Column], float]) -> Ite
             yield Row([Cell(f"{scorer.label}, in the paper†"), *cells])
 
 
-def _without_leaked(config: Config, measured: Measurements, first: str) -> Iterator[Grid]:
+def _without_leaked(config: Config, measured: AccuracyTable, first: str) -> Iterator[Grid]:
     """The same accuracies without the prompts that also occur in training; nothing where no prompt leaked."""
     leaky = {name for (_, name), scores in measured.sets.items() if scores.leaked.any()}
     columns = [column for column in measured.columns if column.evaluation_set in leaky]
@@ -228,12 +239,12 @@ def _without_leaked(config: Config, measured: Measurements, first: str) -> Itera
     yield Grid("table2-without-leaked", caption, [Cell(first), *titles], rows, list(clean_notes(config, measured)))
 
 
-def _clean(measured: Measurements, scorer: Scorer, column: Column) -> Measured | None:
+def _clean(measured: AccuracyTable, scorer: Scorer, column: Column) -> CellAccuracy | None:
     cell = measured.cells.get((scorer.name, column))
     return cell and cell.without_leaked
 
 
-def _tidy(measured: Measurements, paper: dict[tuple[str, Column], float]) -> pd.DataFrame:
+def _tidy(measured: AccuracyTable, paper: dict[tuple[str, Column], float]) -> pd.DataFrame:
     """One row a cell; numbers in points."""
     rows = []
     for scorer in measured.scorers:
@@ -244,8 +255,8 @@ def _tidy(measured: Measurements, paper: dict[tuple[str, Column], float]) -> pd.
     return pd.DataFrame(rows)
 
 
-def _tidy_row(scorer: Scorer, column: Column, cell: Measured, paper: float) -> dict[str, Any]:
-    nothing = Measured(Interval(np.nan, np.nan, np.nan, cell.interval.level, "nothing (no pair)"), 0, 0)
+def _tidy_row(scorer: Scorer, column: Column, cell: CellAccuracy, paper: float) -> dict[str, Any]:
+    nothing = CellAccuracy(Interval(np.nan, np.nan, np.nan, cell.interval.level, "nothing (no pair)"), 0, 0)
     clean = cell.without_leaked or nothing
     return {
         "variant": scorer.name,

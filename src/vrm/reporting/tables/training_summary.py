@@ -1,8 +1,6 @@
 """What each policy training did on held-out data: one table for SFT and the preference methods, one for PPO.
 
-What each policy training did to its own objective on held-out data; numbers only, no layout.
-
-* A number is a mean over seeds with an interval over seeds and held-out prompts, the change's items being paired.
+* A number is a mean over seeds with an interval over seeds and held-out items; a change is paired by item.
 * A training moved as expected where the interval of its objective's change lies on the right side of zero.
 """
 
@@ -17,9 +15,18 @@ import pandas as pd
 
 from vrm.config import Config, Method, PpoMethod
 from vrm.records import RecordError
-from vrm.reporting.policies import SFT, Change, PolicyRun, policy_run, read_held_out, read_samples
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
+from vrm.reporting.rendering import (
+    Cell,
+    Grid,
+    Row,
+    interval_cell,
+    number,
+    of_seeds,
+    over_seeds_and_prompts,
+    write_table,
+)
 from vrm.reporting.scores import row_label
+from vrm.runfiles import SFT, HeldOutChange, PolicyRun, policy_run, read_held_out, read_ppo_samples
 from vrm.statistics.intervals import Interval, crossed_interval
 
 FALLS, RISES = "falls", "rises"
@@ -119,7 +126,7 @@ def outcomes(config: Config, results: Path, training: Training) -> dict[str, Out
     return found
 
 
-def _outcome(config: Config, training: Training, metric: str, change: Change) -> Outcome:
+def _outcome(config: Config, training: Training, metric: str, change: HeldOutChange) -> Outcome:
     expected = RISES if training.is_ppo else FALLS
     lowest = 0.0 if metric in _NEVER_NEGATIVE else -np.inf
     return Outcome(
@@ -131,12 +138,12 @@ def _outcome(config: Config, training: Training, metric: str, change: Change) ->
     )
 
 
-def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
+def _accuracy(config: Config, training: Training, margin: HeldOutChange) -> Outcome:
     """Share of pairs with a positive margin, in points.
 
     At the start the implicit reward of a method with a reference is 0 for every response: there is no accuracy then.
     """
-    right = Change(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
+    right = HeldOutChange(100.0 * (margin.start > 0), 100.0 * (margin.end > 0), margin.prompts)
     outcome = _outcome(config, training, "accuracy", right)
     outcome = replace(outcome, end=outcome.end.within(0, 100))
     if not training.method.needs_reference:
@@ -145,12 +152,12 @@ def _accuracy(config: Config, training: Training, margin: Change) -> Outcome:
     return Outcome(np.nan, outcome.end, Interval(np.nan, np.nan, np.nan, level, "nothing (no start)"), outcome.items)
 
 
-def _gold(results: Path, run: PolicyRun) -> Change:
+def _gold(results: Path, run: PolicyRun) -> HeldOutChange:
     """Gold reward of the answers at the first and the last step."""
-    samples = read_samples(results, run, gold=True)
+    samples = read_ppo_samples(results, run, gold=True)
     ends = [samples[samples["step"] == step] for step in (samples["step"].min(), samples["step"].max())]
     start, end = (part.pivot(index="seed", columns="prompt_id", values="gold") for part in ends)
-    return Change(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
+    return HeldOutChange(start.to_numpy(), end.to_numpy(), start.columns.to_numpy(dtype=str))
 
 
 _LOSS_UNITS = {"ipo": "squared nats", "kto": "no unit"}
@@ -164,7 +171,7 @@ _VERDICT = (
     "distinguishable from no change where it holds 0."
 )
 
-Measured = Sequence[tuple[Training, Mapping[str, Outcome]]]
+TrainingOutcomes = Sequence[tuple[Training, Mapping[str, Outcome]]]
 
 
 def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
@@ -188,7 +195,7 @@ def training_summary(config: Config, results: Path, out: Path) -> list[Path]:
     return write_table(out, grids, _tidy(config, measured))
 
 
-def _offline_grid(config: Config, measured: Measured) -> Grid:
+def _offline_grid(config: Config, measured: TrainingOutcomes) -> Grid:
     has_start = any(training.method and not training.method.needs_reference for training, _ in measured)
     header = [
         *(Cell("Base"), Cell("Method"), Cell("Loss", "unit")),
@@ -221,7 +228,7 @@ def _offline_grid(config: Config, measured: Measured) -> Grid:
     )
 
 
-def _ppo_grid(config: Config, measured: Measured) -> Grid:
+def _ppo_grid(config: Config, measured: TrainingOutcomes) -> Grid:
     gold = [Cell("Gold reward", when) for when in ("at start", "at end", "change")] if config.policy.gold else []
     header = [
         *(Cell("Base"), Cell("Method"), Cell("Reward model")),
@@ -253,7 +260,7 @@ def _ppo_grid(config: Config, measured: Measured) -> Grid:
     )
 
 
-def _with_rules(measured: Measured) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
+def _with_rules(measured: TrainingOutcomes) -> Iterator[tuple[tuple[Training, Mapping[str, Outcome]], bool]]:
     """Each row, and whether it is the first of another base than the row above."""
     for row, previous in zip(measured, [None, *measured], strict=False):
         yield row, previous is not None and previous[0].run.base != row[0].run.base
@@ -295,7 +302,7 @@ def _reward_model(config: Config, training: Training) -> str:
     return row_label(config.reward.variants[training.method.reward])
 
 
-def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
+def _offline_notes(config: Config, measured: TrainingOutcomes) -> Iterator[str]:
     methods = {training.method.method for training, _ in measured if training.method}
     yield _interval_note(config, measured, "loss", "validation pairs")
     yield _VERDICT
@@ -318,7 +325,7 @@ def _offline_notes(config: Config, measured: Measured) -> Iterator[str]:
     )
 
 
-def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
+def _ppo_notes(config: Config, measured: TrainingOutcomes) -> Iterator[str]:
     yield _interval_note(config, measured, "reward", "validation prompts, one sampled answer each at start and end")
     yield _VERDICT
     yield (
@@ -329,21 +336,16 @@ def _ppo_notes(config: Config, measured: Measured) -> Iterator[str]:
         yield f"Gold reward: {config.policy.gold}, which no training sees; it is watched, not optimised."
 
 
-def _interval_note(config: Config, measured: Measured, metric: str, items: str) -> str:
+def _interval_note(config: Config, measured: TrainingOutcomes, metric: str, items: str) -> str:
     counts = {found[metric].items for _, found in measured}
     count = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     seeds = config.policy.seeds
     level = f"{100 * config.report.level:g} %"
-    if len(seeds) > 1:
-        mean = f"Mean of {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-        over = "seeds and prompts (variance components, Student's t)"
-    else:
-        mean = f"One seed ({seeds[0]})"
-        over = "prompts (Student's t), which leaves out the variation between seeds"
-    return f"Data: {config.data.label}, {count} {items}. {mean}; in brackets the {level} interval over {over}."
+    over = f"in brackets the {level} interval over {over_seeds_and_prompts(seeds)}"
+    return f"Data: {config.data.label}, {count} {items}. {of_seeds(seeds)}; {over}."
 
 
-def _tidy(config: Config, measured: Measured) -> pd.DataFrame:
+def _tidy(config: Config, measured: TrainingOutcomes) -> pd.DataFrame:
     rows = [
         {
             "base": training.run.base,

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.records import RecordError, require_columns
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, write_table
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
 from vrm.reporting.scores import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
+from vrm.runfiles import WORLD_STATISTICS
 from vrm.statistics.intervals import Interval, crossed_interval
 
 _FACT_LEVEL = 0.95
@@ -31,8 +31,6 @@ _FACT_INTERVALS = (
 
 _FEW = 5
 """Expected wins or losses below which an accuracy's interval is too narrow; tools/coverage.py says by how much."""
-
-_STATISTICS = ("metric", "value", "low", "high", "n", "explanation")
 
 
 def world_table(config: Config, results: Path, out: Path) -> list[Path]:
@@ -49,7 +47,7 @@ def world_table(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: the statistics or scores are missing or broken.
     """
-    facts = _read_statistics(Path(results) / "world" / "statistics.csv")
+    facts = WORLD_STATISTICS.read(Path(results) / WORLD_STATISTICS.name)
     crossed = facts["metric"].str.count("/") == 2
     grids = [_facts_grid(config, facts[~crossed]), *_crossed_grids(config, facts[crossed])]
     rows = [_fact_row(fact) for fact in facts.to_dict("records")]
@@ -58,14 +56,6 @@ def world_table(config: Config, results: Path, out: Path) -> list[Path]:
         grids.append(_probe_grid(config, probes))
         rows += [_probe_row(config, *key, interval, pairs) for key, (interval, pairs) in probes.items()]
     return write_table(out, grids, pd.DataFrame(rows))
-
-
-def _read_statistics(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise RecordError(f"{path}: missing; make the world first, or leave `world` out of report.tables")
-    facts = pd.read_csv(path)
-    require_columns(path, facts, _STATISTICS, "make the world again")
-    return facts
 
 
 def _facts_grid(config: Config, facts: pd.DataFrame) -> Grid:
@@ -162,9 +152,7 @@ def _probe_notes(config: Config, probes: dict[tuple[str, str], tuple[Interval, i
         "spurious: pairs that differ in this spurious feature alone, the response without it is the better one; below "
         "50 the feature is rewarded."
     )
-    seeds = len(config.reward.seeds)
-    over = f"{seeds} seeds and prompts (variance components," if seeds > 1 else "prompts (one seed,"
-    yield f"In brackets: {100 * config.report.level:g} % interval over {over} Student's t)."
+    yield f"In brackets: {100 * config.report.level:g} % interval over {over_seeds_and_prompts(config.reward.seeds)}."
     few: dict[str, list[str]] = {}
     for (name, probe), (interval, pairs) in probes.items():
         if pairs * min(interval.estimate, 1 - interval.estimate) < _FEW:

@@ -1,0 +1,51 @@
+"""The tables and figures of the report by name; each takes (config, results, out) and returns the files it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vrm.config import Config
+from vrm.reporting.figures.bound import bound_figure
+from vrm.reporting.figures.curves import figure3, figure4, figure5
+from vrm.reporting.figures.figure6 import figure6
+from vrm.reporting.figures.overoptimisation import overoptimisation
+from vrm.reporting.figures.schematics import figure1, figure2
+from vrm.reporting.figures.win_rate_length import win_rate_length
+from vrm.reporting.paper.page import paper_page
+from vrm.reporting.tables.bound import bound_table
+from vrm.reporting.tables.comparisons import comparisons_table
+from vrm.reporting.tables.comparisons_judged import comparisons_judged
+from vrm.reporting.tables.latents import latents_table
+from vrm.reporting.tables.table1 import table1
+from vrm.reporting.tables.table2 import table2
+from vrm.reporting.tables.training_summary import training_summary
+from vrm.reporting.tables.world import world_table
+
+Maker = Callable[[Config, Path, Path], list[Path]]
+
+TABLES: dict[str, Maker] = {
+    "table1": table1,
+    "table2": table2,
+    "comparisons": comparisons_table,
+    "comparisons_judged": comparisons_judged,
+    "bound": bound_table,
+    "world": world_table,
+    "latents": latents_table,
+    "training_summary": training_summary,
+    "paper": paper_page,
+}
+"""Written as CSV, Markdown, LaTeX and HTML by `vrm table --name`."""
+
+FIGURES: dict[str, Maker] = {
+    "figure1": figure1,
+    "figure2": figure2,
+    "figure3": figure3,
+    "figure4": figure4,
+    "figure5": figure5,
+    "figure6": figure6,
+    "win_rate_length": win_rate_length,
+    "overoptimisation": overoptimisation,
+    "bound": bound_figure,
+}
+"""Drawn as PDF and PNG, with their numbers as CSV, by `vrm figure --name`."""
