@@ -197,9 +197,9 @@ def test_every_leaf_is_described():
     assert bare == []
 
 
-def test_the_readmes_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL) if "policy:" in part)
+def test_the_documented_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "policy:" in part)
     (tmp_path / "mine.yaml").write_text("data: {path: my_scores.jsonl}\n" + snippet)
     config = load([DEFAULT, ROOT / "workflow" / "presets" / "own_data.yaml", tmp_path / "mine.yaml"])
     assert config.policy.run == ["dpo", "simpo", "ppo_vrm"]

@@ -27,14 +27,6 @@ except vrm_config.ConfigError as error:
     raise WorkflowError(str(error))
 
 
-# Backbones that are taken from the package index, for all runs.
-FETCHED = "results/backbones/"
-SPLITS = ["train", "validation", "test"]
-# Keys of `data` and of `world` that change no pair, and no scored prompt.
-NOT_PAIRS = ["label", "benchmarks_dir"]
-INSTRUCTIONS = ["instructions", "arena_prompts", "mt_bench_questions"]
-
-
 wildcard_constraints:
     run=r"[A-Za-z0-9_.-]+",
     variant=r"[a-z][a-z0-9_]*",
@@ -44,6 +36,8 @@ wildcard_constraints:
     halving=r"\d+",
     half=r"[01]",
     benchmark=r"alpaca_eval|arena_hard|mt_bench",
+    kind=r"pairs|sets",
+    packaged=r"smollm2",
 
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
@@ -81,49 +75,43 @@ def get_launcher(training, launch=None):
     )
 
 
-def get_scored_source(wildcards):
-    """The file of scored prompts; a hub dataset is no file."""
-    return CONFIG.data.path or []
+# What jobs ask a scheduler for, from the same estimates as `vrm plan`. Small models that are made here ask for no GPU.
+from vrm.planning.jobs import RuleResources
+
+RESOURCES = RuleResources(CONFIG)
 
 
-def get_evaluation_source(wildcards):
-    """The file of an evaluation set; a hub dataset is no file."""
-    return CONFIG.evaluation.sets[wildcards.set].path or []
+def get_gpus(stage):
+    """GPUs of a job of this stage, by its base and method."""
+
+    def gpus(wildcards):
+        return RESOURCES.gpus(stage, *get_kind(wildcards))
+
+    return gpus
 
 
-def get_evaluation_settings(wildcards):
-    return get_settings(f"evaluation.sets.{wildcards.set}", exclude=["label"])
+def get_mem_mb(stage):
+    """Memory of the machine; more with every attempt."""
+
+    def mem_mb(wildcards, attempt):
+        return RESOURCES.mem_mb(stage, *get_kind(wildcards), attempt=attempt)
+
+    return mem_mb
 
 
-def get_created_backbone(wildcards):
-    """The backbone that has to be made or fetched first; any other path, or the hub, has it already."""
-    path = CONFIG.backbone.path
-    if path is None or CONFIG.backbone.is_gguf:
-        return f"results/{wildcards.run}/backbone"
-    return path if path.startswith(FETCHED) else []
+def get_runtime(stage):
+    """Minutes until a scheduler ends the job; more with every attempt."""
+
+    def runtime(wildcards, attempt):
+        return RESOURCES.runtime(stage, *get_kind(wildcards), attempt=attempt)
+
+    return runtime
 
 
-def get_backbone(wildcards):
-    """Directory or hub id of the causal LM under the reward models."""
-    return get_created_backbone(wildcards) or CONFIG.backbone.path
-
-
-def get_training_settings(wildcards):
-    """Labels are left out: renaming a row does not retrain its model."""
-    return get_settings(
-        f"reward.variants.{wildcards.variant}",
-        "reward.training",
-        "data.aspects",
-        "backbone",
-        exclude=["label", "ours"],
-    )
-
-
-def get_reward_files(name, variants=None):
-    """One file of each trained reward model of this run."""
-    return collect(
-        "results/{{run}}/reward/{variant}/seed{seed}/{name}",
-        variant=CONFIG.reward.run if variants is None else variants,
-        seed=CONFIG.reward.seeds,
-        name=name,
-    )
+def get_kind(wildcards):
+    """What the estimate of a job depends on; without these wildcards it is about the reward models."""
+    base, method = wildcards.get("base", ""), wildcards.get("method", "")
+    if base and not method:
+        selective = CONFIG.policy.trained("selective_dpo")
+        method = selective[0] if selective else ""
+    return base, method

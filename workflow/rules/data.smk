@@ -1,5 +1,17 @@
 # From scored prompts to normalised preference pairs.
 
+SPLITS = ["train", "validation", "test"]
+
+# Keys of `data` and of `world` that change no pair, and no scored prompt.
+NOT_PAIRS = ["label", "benchmarks_dir"]
+
+INSTRUCTIONS = ["instructions", "arena_prompts", "mt_bench_questions"]
+
+
+def get_scored_source(wildcards):
+    """The file of scored prompts; a hub dataset is no file."""
+    return CONFIG.data.path or []
+
 
 # The embedded default: made only where the configuration points at its files.
 rule world:
@@ -43,7 +55,7 @@ rule make_pairs:
     input:
         "results/{run}/data/scored.jsonl",
     output:
-        pairs=collect("results/{{run}}/data/paired/{split}.jsonl", split=SPLITS),
+        pairs=collect("results/{{run}}/data/raw_pairs/{split}.jsonl", split=SPLITS),
         counts="results/{run}/data/pair_counts.json",
     log:
         "results/{run}/logs/make_pairs.log",
@@ -59,7 +71,7 @@ rule make_pairs:
 # Mean and standard deviation come from the training split and are reused for every other one.
 rule normalise:
     input:
-        collect("results/{{run}}/data/paired/{split}.jsonl", split=SPLITS),
+        collect("results/{{run}}/data/raw_pairs/{split}.jsonl", split=SPLITS),
     output:
         pairs=collect("results/{{run}}/data/pairs/{split}.jsonl", split=SPLITS),
         statistics="results/{run}/data/normalisation.json",

@@ -1,6 +1,15 @@
 # Every scorer on every evaluation set; and how far a policy can be pushed against a reward model.
 
 
+def get_evaluation_source(wildcards):
+    """The file of an evaluation set; a hub dataset is no file."""
+    return CONFIG.evaluation.sets[wildcards.set].path or []
+
+
+def get_evaluation_settings(wildcards):
+    return get_settings(f"evaluation.sets.{wildcards.set}", exclude=["label"])
+
+
 rule evaluation_set:
     input:
         source=get_evaluation_source,
@@ -19,6 +28,10 @@ rule evaluation_set:
     shell:
         "python -m vrm evaluation-set --config results/{wildcards.run}/config.yaml --name {wildcards.set}"
         " --pairs {params.train} --out {params.out} > {log} 2>&1"
+
+
+def get_evaluation_features(wildcards):
+    return get_features(wildcards, "sets", CONFIG.evaluation.run)
 
 
 rule score:
@@ -87,6 +100,11 @@ rule pac_bayes:
         " --pairs {params.pairs} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
+def get_score_policy_settings(wildcards):
+    lengths = [*LENGTHS, "batch_size"]
+    return get_policy_settings(wildcards, of_training=lengths)
+
+
 # A policy as a scorer: its implicit reward, or its own where it has no reference.
 rule score_policy:
     input:
@@ -121,6 +139,27 @@ rule score_policy:
         " --pairs {params.train} --out {output} > {log} 2>&1"
 
 
+def get_ppo_rewards():
+    """What pays some PPO: names of reward models, with `:rated` for that part of a reward alone."""
+    rewards = [CONFIG.policy.methods[name].paid_by for name in CONFIG.policy.ppo_run]
+    return list(dict.fromkeys(rewards))
+
+
+def get_ppo_reward_models(wildcards):
+    """Every reward model that some PPO trains against."""
+    return collect(
+        "results/{run}/reward/{variant}/seed{seed}/model",
+        run=wildcards.run,
+        variant=[name.removesuffix(":rated") for name in get_ppo_rewards()],
+        seed=wildcards.seed,
+    )
+
+
+def get_best_of_n_settings(wildcards):
+    more = ["policy.best_of_n", "policy.generation", "reward.scoring_batch_size"]
+    return get_policy_settings(wildcards, *more, of_training=LENGTHS)
+
+
 rule best_of_n:
     input:
         validation="results/{run}/data/pairs/validation.jsonl",
@@ -152,6 +191,12 @@ rule best_of_n:
         " --out {output} > {log} 2>&1"
 
 
+def get_gold_model(wildcards):
+    """The gold judge's directory, where it is a reward model and not a function."""
+    judge = CONFIG.policy.gold
+    return judge if judge and ":" not in judge else []
+
+
 rule gold:
     input:
         samples="results/{run}/policy/{base}/{sampled}/seed{seed}/samples.jsonl",
@@ -167,20 +212,4 @@ rule gold:
         settings=get_settings("policy.gold"),
     shell:
         "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input.samples} --out {output}"
-        " > {log} 2>&1"
-
-
-rule evaluate:
-    input:
-        [*get_policy_scores(), *get_reward_files("scores.csv")],
-    output:
-        "results/{run}/evaluation/reward_models.csv",
-    log:
-        "results/{run}/logs/evaluate.log",
-    conda:
-        "../../envs/train.yaml"
-    params:
-        settings=get_settings("evaluation"),
-    shell:
-        "python -m vrm evaluate --config results/{wildcards.run}/config.yaml --scores {input} --out {output}"
         " > {log} 2>&1"

@@ -1,4 +1,21 @@
 # The judged benchmarks' questions, and every policy's answers to them.
+from vrm.config.benchmarks import FILES
+
+# What only the judge and the scores need of a benchmark, or only the reader of tables.
+NOT_ANSWERS = ["label", "annotator", "attempts", "bootstrap_samples"]
+
+
+def get_benchmark_sets():
+    return collect(
+        "results/{{run}}/judged/sets/{benchmark}", benchmark=CONFIG.benchmarks.run
+    )
+
+
+def get_answer_files(benchmarks=None):
+    """Names of one policy's answers."""
+    folder = "results/{run}/policy/{base}/{method}/seed{seed}/answers"
+    names = CONFIG.benchmarks.run if benchmarks is None else benchmarks
+    return [f"{folder}/{FILES[name]}" for name in names]
 
 
 # The embedded default: made only where the configuration points at its files.
@@ -15,6 +32,14 @@ rule world_benchmarks:
         "python -m vrm world-benchmarks --config results/{wildcards.run}/config.yaml --out {output} > {log} 2>&1"
 
 
+def get_benchmark_settings(wildcards):
+    """The set's files depend on who is compared with."""
+    own = get_settings(f"benchmarks.{wildcards.benchmark}")
+    names = ("references", "baseline")
+    kept = {k: v for part in own.values() for k, v in part.items() if k in names}
+    return kept | get_settings("data.benchmarks_dir")
+
+
 rule benchmark_set:
     input:
         CONFIG.data.benchmarks_dir or [],
@@ -29,6 +54,14 @@ rule benchmark_set:
     shell:
         "python -m vrm benchmark-set --config results/{wildcards.run}/config.yaml --name {wildcards.benchmark}"
         " --out {output} > {log} 2>&1"
+
+
+def get_answer_settings(wildcards):
+    names = [f"benchmarks.{name}" for name in CONFIG.benchmarks.run]
+    sets = get_settings(*names, exclude=NOT_ANSWERS)
+    template = f"policy.bases.{wildcards.base}.chat_template_kwargs"
+    how = get_settings("benchmarks.answering", exclude=["save_every", "vllm_memory"])
+    return sets | how | get_settings(template)
 
 
 # One job a policy, since loading it is what takes time; it goes on where a killed one stopped.

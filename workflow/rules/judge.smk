@@ -1,6 +1,20 @@
 # The judge on every answer, and what the judgments amount to. Replies are kept in a store that is no output of any rule,
 # so that Snakemake never deletes one that was paid for; judging again asks only for what is not in it.
 
+# How hard a judge is asked, what it costs and where replies are kept change no judgment.
+NOT_JUDGMENTS = [
+    *["concurrency", "requests_per_minute", "timeout", "attempts", "backoff"],
+    *["longest_wait", "prices", "store", "api_key_env"],
+]
+
+
+def get_judge_settings(wildcards):
+    name = wildcards.get("benchmark", "alpaca_eval")
+    kept = ["annotator", "attempts", "references", "baseline"]
+    benchmark = get_settings(f"benchmarks.{name}")[f"benchmarks.{name}"]
+    own = {key: value for key, value in benchmark.items() if key in kept}
+    return own | get_settings("judge", exclude=NOT_JUDGMENTS)
+
 
 rule judge:
     input:
@@ -48,6 +62,27 @@ use rule judge as judge_alpaca_eval with:
         name="alpaca_eval",
         answers=lambda wildcards, input: Path(input.answers).parent,
         out=lambda wildcards, output: Path(output.counts).parent,
+
+
+def get_judged_files(wildcards, stage):
+    """One file of each judged policy: its answers to a benchmark, or the judgments of them."""
+    return [
+        f"results/{wildcards.run}/{policy.folder}/{stage}/{FILES[wildcards.benchmark]}"
+        for policy in CONFIG.judged_policies
+    ]
+
+
+def get_judged_answers(wildcards):
+    return get_judged_files(wildcards, "answers")
+
+
+def get_judgments(wildcards):
+    return get_judged_files(wildcards, "judgments")
+
+
+def get_judged_scores_settings(wildcards):
+    names = ["report.level", "report.seed", "report.bootstrap_samples", "judge.model"]
+    return get_settings(f"benchmarks.{wildcards.benchmark}", *names, exclude=["label"])
 
 
 # All policies at once: Arena-Hard's style control is fitted over the whole table.

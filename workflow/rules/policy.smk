@@ -2,6 +2,63 @@
 # lives in an undeclared directory.
 
 
+def get_policy_methods(*kinds):
+    """A wildcard constraint: the methods of this run that are of one of these kinds."""
+    return "|".join(CONFIG.policy.trained(*kinds)) or "(?!)"
+
+
+PREFERENCE = get_policy_methods("dpo", "ipo", "kto", "simpo", "wpo", "selective_dpo")
+
+PPO = get_policy_methods("ppo")
+
+
+def get_base(wildcards):
+    return CONFIG.policy.bases[wildcards.base]
+
+
+def get_policy_backbone(wildcards):
+    """Directory or hub id of a policy base."""
+    made = f"results/{wildcards.run}/policy/{wildcards.base}/backbone"
+    return get_base(wildcards).path or made
+
+
+def get_created_policy_backbone(wildcards):
+    """The base that has to be made first; one from a path or the hub is there already."""
+    return get_policy_backbone(wildcards) if get_base(wildcards).create else []
+
+
+def get_start(wildcards):
+    """What every method starts from, and is compared with: the SFT model, or a base that is one already."""
+    sft = f"results/{wildcards.run}/policy/{wildcards.base}/sft/seed{wildcards.seed}/model"
+    return sft if get_base(wildcards).sft else get_policy_backbone(wildcards)
+
+
+def get_start_files(wildcards):
+    """`get_start`, where a rule has to make it."""
+    base = get_base(wildcards)
+    return get_start(wildcards) if base.sft or base.create else []
+
+
+def get_policy_files(name, methods, bases=None):
+    """One file of each of these methods, for every base and seed."""
+    return collect(
+        "results/{{run}}/policy/{base}/{method}/seed{seed}/{name}",
+        base=CONFIG.policy.run_bases if bases is None else bases,
+        method=methods,
+        seed=CONFIG.policy.seeds,
+        name=name,
+    )
+
+
+def get_policy_backbone_settings(wildcards):
+    return get_settings(
+        f"policy.bases.{wildcards.base}.create",
+        f"policy.bases.{wildcards.base}.chat_template_kwargs",
+        "policy.training.max_prompt_length",
+        "policy.training.max_length",
+    )
+
+
 use rule backbone as policy_backbone with:
     output:
         directory("results/{run}/policy/{base}/backbone"),
@@ -14,6 +71,34 @@ use rule backbone as policy_backbone with:
         which="--base {base}",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/backbone",
+
+
+# What every policy stage takes of policy.training, and what only those take that are optimised by it.
+SIZES = ["max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"]
+
+LENGTHS = SIZES[:2]
+
+SPEED = ["epochs", "learning_rate"]
+
+
+def get_policy_settings(wildcards, *more, of_training=None, but=()):
+    """What a stage depends on: its base, fields of `policy.training` (all, `of_training`, or all `but` some), `more`."""
+    training = get_settings("policy.training")["policy.training"]
+    wanted = of_training or [field for field in training if field not in but]
+    base = get_settings(
+        f"policy.bases.{wildcards.base}", *more, exclude=["label", "paper"]
+    )
+    return base | {field: training[field] for field in wanted}
+
+
+def get_method(wildcards, name=None):
+    """The settings of a method, without what it is called."""
+    name = name or wildcards.method
+    return get_settings(f"policy.methods.{name}", exclude=["label", "ours"])
+
+
+def get_sft_settings(wildcards):
+    return get_policy_settings(wildcards, "policy.sft", but=SPEED)
 
 
 rule sft:
@@ -48,6 +133,17 @@ rule sft:
         "{params.launcher} -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --seed {wildcards.seed} --policy {params.policy} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+
+
+def get_preference_settings(wildcards):
+    return get_policy_settings(wildcards) | get_method(wildcards)
+
+
+def get_difficulty(wildcards):
+    """Which pairs are kept, for the method that selects."""
+    if CONFIG.policy.methods[wildcards.method].method != "selective_dpo":
+        return []
+    return f"results/{wildcards.run}/policy/{wildcards.base}/difficulty/seed{wildcards.seed}/difficulty.csv"
 
 
 rule train_preference:
@@ -88,6 +184,18 @@ rule train_preference:
         "{params.launcher} -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --pairs {params.pairs}"
         " {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+
+
+def get_selective_method(wildcards):
+    """Whose reference runs they are: there is one way to select, whatever is trained on the selection."""
+    return CONFIG.policy.trained("selective_dpo")[0]
+
+
+def get_difficulty_settings(wildcards):
+    """Neither how many halvings there are nor what is kept of them changes a run."""
+    method = get_method(wildcards, get_selective_method(wildcards))
+    own = get_settings("policy.difficulty", exclude=["runs", "keep"])
+    return get_policy_settings(wildcards, but=["epochs"]) | method | own
 
 
 # Selective DPO: reference runs on halves of the pairs, and from them each pair's difficulty.
@@ -141,6 +249,20 @@ rule difficulty:
     shell:
         "python -m vrm difficulty --config results/{wildcards.run}/config.yaml --losses {input} --out {output}"
         " > {log} 2>&1"
+
+
+def get_reward_model(wildcards):
+    """The reward model that PPO trains against; its seed is the policy's."""
+    reward = CONFIG.policy.methods[wildcards.method].reward
+    return f"results/{wildcards.run}/reward/{reward}/seed{wildcards.seed}/model"
+
+
+def get_ppo_settings(wildcards):
+    """Where a run is stopped changes nothing in one that was not."""
+    own = get_settings("policy.ppo", exclude=["limits"])
+    more = ["policy.generation", "reward.scoring_batch_size"]
+    shared = get_policy_settings(wildcards, *more, of_training=SIZES)
+    return shared | get_method(wildcards) | own
 
 
 rule train_ppo:

@@ -57,10 +57,6 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": Path, "nargs": "+", "required": True, "help": "directories that `vrm benchmark-set` filled"},
     ),
     "answers": ("--answers", {"type": Path, "required": True, "help": "directory that `vrm answer` filled"}),
-    "scores": (
-        "--scores",
-        {"type": Path, "nargs": "+", "required": True, "help": "<variant or method>/seed<seed>/scores.csv files"},
-    ),
     "features": (
         "--features",
         {
@@ -123,7 +119,7 @@ STAGES = (
     Stage("world", "Write the offline preference world.", (), FILL),
     Stage("read-scored", "Read scored prompts; set aside what can't be used.", (), FILL),
     Stage("make-pairs", "Split prompts and make preference pairs.", (), "directory that holds scored.jsonl"),
-    Stage("normalise", "Normalise scores by the training split.", (), "directory that holds paired/"),
+    Stage("normalise", "Normalise scores by the training split.", (), "directory that holds raw_pairs/"),
     Stage("evaluation-set", "Read one evaluation set and audit its leakage.", ("name", "pairs"), FILL),
     Stage("backbone", "Make and pretrain a small causal LM.", ("base", "pairs", "checkpoints"), MAKE),
     Stage("features", "Compute a frozen backbone's features of a file of pairs.", ("backbone", "file", "store"), FILL),
@@ -180,7 +176,6 @@ STAGES = (
         FILL,
     ),
     Stage("judged-scores", "Score every judged policy on one benchmark.", ("name", "results"), CSV),
-    Stage("evaluate", "Point estimates of every scorer.", ("scores",), CSV),
     Stage("table", "Make one table.", ("name", "results"), FILL),
     Stage("figure", "Draw one figure.", ("name", "results"), FILL),
     Stage("explorer", "Make the page to read pairs, weights and contributions in.", ("results",), FILL),

@@ -313,14 +313,6 @@ def judged_scores(options: argparse.Namespace) -> None:
     write_scores(_config(options), _benchmark(options), options.results, options.out)
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    from vrm.evaluation.reward_models import evaluate
-
-    sets = _config(options).evaluation.sets
-    scores = {(path.parts[-3], int(path.parts[-2].removeprefix("seed"))): path for path in options.scores}
-    evaluate(scores, {name: entry.format for name, entry in sets.items()}, options.out)
-
-
 def table(options: argparse.Namespace) -> None:
     from vrm.reporting import tables
 
