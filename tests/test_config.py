@@ -40,7 +40,24 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
     config = load([DEFAULT])
     (tmp_path / "resolved.yaml").write_text(dump(config))
     assert load([tmp_path / "resolved.yaml"]) == config
-    assert config.data.path == "results/demo/world/ultrafeedback.jsonl"
+
+
+def test_the_name_of_the_run_is_filled_in_wherever_a_path_is_meant():
+    overlay = {"run": "mine", "data": {"label": "of {run}"}, "policy": {"gold": "results/{run}/judge"}}
+    config = parse(merge(yaml.safe_load(DEFAULT.read_text()), overlay))
+    assert config.data.path == "results/mine/world/ultrafeedback.jsonl"
+    assert config.data.benchmarks_dir == "results/mine/world/benchmarks"
+    assert config.evaluation.sets["probes"].path == "results/mine/world/probes.jsonl"
+    assert (config.policy.gold, config.judge.store) == ("results/mine/judge", "results/mine/replies")  # a default too
+    assert config.data.label == "of {run}"
+
+
+def test_a_set_is_read_by_its_role_whatever_its_name():
+    overlay = {
+        "evaluation": {"run": ["uf_c", "swaps"], "sets": {"swaps": {"label": "x", "path": "x", "role": "probes"}}}
+    }
+    evaluation = parse(merge(yaml.safe_load(DEFAULT.read_text()), overlay)).evaluation
+    assert (evaluation.probes, evaluation.of_role("measured"), evaluation.of_role("truth")) == ("swaps", ["uf_c"], [])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +67,7 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
         ({"reward": {"training": {"learnin_rate": 1}}}, "reward.training.learnin_rate"),
         ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, vrm"),
         ({"evaluation": {"run": ["uf"]}}, "evaluation.run names uf"),
+        ({"evaluation": {"sets": {"uf_c": {"role": "probes"}}}}, "names uf_c, probes, which have the role probes"),
         ({"report": {"figure5": ["nope"]}}, "report.figure5 names nope"),
         ({"report": {"figure3": []}}, "report.figure3 names no variant"),
         ({"data": {"path": None}}, "exactly one of `path` and `hub`"),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vrm.config.backbone import BackboneConfig
 from vrm.config.base import (
     ConfigError,
     Lora,
@@ -14,10 +15,10 @@ from vrm.config.base import (
     Optimisation,
     PositiveFloat,
     PositiveInt,
+    RunPath,
     Section,
     require_known,
 )
-from vrm.config.reward import BackboneConfig
 
 NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
 """What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""
@@ -240,7 +241,7 @@ class PolicyConfig(Section):
     ppo: PpoTraining = Field(default_factory=PpoTraining, description="PPO.")
     generation: Generation = Field(default_factory=Generation, description="How policies answer.")
     best_of_n: BestOfN = Field(default_factory=BestOfN, description="Best-of-n sampling.")
-    gold: str | None = Field(
+    gold: RunPath | None = Field(
         None,
         description="What over-optimisation is measured against: `module:function` of (prompt text, response text), or "
         "the directory of a reward model that training does not see. null: the figure shows the proxy alone.",

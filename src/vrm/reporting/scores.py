@@ -26,9 +26,6 @@ from vrm.evaluation.accuracy import missing_subsets
 from vrm.records import RecordError, require_columns
 from vrm.statistics.intervals import Interval, crossed_interval
 
-# The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
-PROBES = "probes"
-
 _TRAINING_COLUMNS = ("step", "split", "metric", "value")
 
 _SCORE_COLUMNS = (
@@ -293,7 +290,7 @@ def measure(config: Config, results: Path) -> Measurements:
 
 def table_columns(config: Config) -> list[Column]:
     """The four sections for a set in RewardBench's format, one accuracy for every other."""
-    shown = [name for name in config.evaluation.run if name != PROBES]
+    shown = [name for name in config.evaluation.run if name != config.evaluation.probes]
     benches = [name for name in shown if config.evaluation.sets[name].format == "reward_bench"]
     columns = []
     for name in shown:

@@ -18,7 +18,7 @@ from vrm.config import Config
 from vrm.evaluation.accuracy import missing_subsets
 from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
-from vrm.reporting.scores import PROBES, Column, Measured, Measurements, Scorer, measure, slug, starts_group
+from vrm.reporting.scores import Column, Measured, Measurements, Scorer, measure, slug, starts_group
 from vrm.statistics.intervals import Interval
 
 _PAPER_NOTE = (
@@ -38,8 +38,8 @@ def notes(config: Config, measured: Measurements, has_paper: bool) -> Iterator[s
         yield _PAPER_NOTE.format(policies=" and the paper's own policies" if policies else "")
     if any(scorer.ours for scorer in measured.scorers):
         yield "(ours): not in the paper."
-    if PROBES in config.evaluation.run:
-        yield f"{config.evaluation.sets[PROBES].label}: read one by one in the world table."
+    if probes := config.evaluation.probes:
+        yield f"{config.evaluation.sets[probes].label}: read one by one in the world table."
     yield from _section_notes(config, measured)
     yield from _count_notes(config, measured)
 
