@@ -19,6 +19,7 @@ shell.prefix(
 )
 
 from vrm import config as vrm_config
+from vrm.config import dependencies
 from vrm.records import write_whole
 
 try:
@@ -47,22 +48,17 @@ onstart:
     )
 
 
-def get_settings(*keys, exclude=()):
-    """The part of the configuration that a job depends on; it is rerun when this changes, and only then.
+def depends_on(stage, *names, **given):
+    """What jobs depend on: `stage` of the wildcards of these names. A job is rerun when this changes, and only then.
 
     Snakemake compares it as text, so that the order of keys must be always the same.
     """
-    settings = {}
-    for key in keys:
-        value = CONFIG.model_dump(mode="json")
-        for part in key.split("."):
-            value = value[part]
-        if isinstance(value, dict):
-            value = {
-                name: entry for name, entry in value.items() if name not in exclude
-            }
-        settings[key] = value
-    return json.loads(json.dumps(settings, sort_keys=True))
+
+    def settings(wildcards):
+        parts = stage(CONFIG, *(wildcards[name] for name in names), **given)
+        return json.loads(json.dumps(parts, sort_keys=True))
+
+    return settings
 
 
 def get_launcher(training, launch=None):

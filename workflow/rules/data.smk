@@ -2,11 +2,6 @@
 
 SPLITS = ["train", "validation", "test"]
 
-# Keys of `data` and of `world` that change no pair, and no scored prompt.
-NOT_PAIRS = ["label", "benchmarks_dir"]
-
-INSTRUCTIONS = ["instructions", "arena_prompts", "mt_bench_questions"]
-
 
 def get_scored_source(wildcards):
     """The file of scored prompts; a hub dataset is no file."""
@@ -27,7 +22,7 @@ rule world:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("world", exclude=INSTRUCTIONS),
+        settings=depends_on(dependencies.world),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm world --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -45,7 +40,7 @@ rule read_scored:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=NOT_PAIRS),
+        settings=depends_on(dependencies.pairs),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm read-scored --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -62,7 +57,7 @@ rule make_pairs:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=NOT_PAIRS),
+        settings=depends_on(dependencies.pairs),
         out=lambda wildcards, output: Path(output.counts).parent,
     shell:
         "python -m vrm make-pairs --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -80,7 +75,7 @@ rule normalise:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data.aspects"),
+        settings=depends_on(dependencies.normalise),
         out=lambda wildcards, output: Path(output.statistics).parent,
     shell:
         "python -m vrm normalise --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"

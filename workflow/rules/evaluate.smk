@@ -6,10 +6,6 @@ def get_evaluation_source(wildcards):
     return CONFIG.evaluation.sets[wildcards.set].path or []
 
 
-def get_evaluation_settings(wildcards):
-    return get_settings(f"evaluation.sets.{wildcards.set}", exclude=["label"])
-
-
 rule evaluation_set:
     input:
         source=get_evaluation_source,
@@ -22,7 +18,7 @@ rule evaluation_set:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_evaluation_settings,
+        settings=depends_on(dependencies.evaluation_set, "set"),
         train=lambda wildcards, input: Path(input.train).parent,
         out=lambda wildcards, output: Path(output.pairs).parent,
     shell:
@@ -56,12 +52,7 @@ rule score:
         mem_mb=get_mem_mb("score"),
         runtime=get_runtime("score"),
     params:
-        settings=get_settings(
-            "reward.scoring_batch_size",
-            "reward.posterior_samples",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.score),
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
     shell:
@@ -89,20 +80,11 @@ rule pac_bayes:
         mem_mb=get_mem_mb("score"),
         runtime=get_runtime("score"),
     params:
-        settings=get_settings(
-            "reward.scoring_batch_size",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.pac_bayes),
         pairs=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm pac-bayes --config results/{wildcards.run}/config.yaml --model {input.model}"
         " --pairs {params.pairs} --seed {wildcards.seed} --out {output} > {log} 2>&1"
-
-
-def get_score_policy_settings(wildcards):
-    lengths = [*LENGTHS, "batch_size"]
-    return get_policy_settings(wildcards, of_training=lengths)
 
 
 # A policy as a scorer: its implicit reward, or its own where it has no reference.
@@ -130,7 +112,7 @@ rule score_policy:
         mem_mb=get_mem_mb("score_policy"),
         runtime=get_runtime("score_policy"),
     params:
-        settings=get_score_policy_settings,
+        settings=depends_on(dependencies.score_policy, "base"),
         start=get_start,
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
@@ -155,11 +137,6 @@ def get_ppo_reward_models(wildcards):
     )
 
 
-def get_best_of_n_settings(wildcards):
-    more = ["policy.best_of_n", "policy.generation", "reward.scoring_batch_size"]
-    return get_policy_settings(wildcards, *more, of_training=LENGTHS)
-
-
 rule best_of_n:
     input:
         validation="results/{run}/data/pairs/validation.jsonl",
@@ -179,7 +156,7 @@ rule best_of_n:
         mem_mb=get_mem_mb("best_of_n"),
         runtime=get_runtime("best_of_n"),
     params:
-        settings=get_best_of_n_settings,
+        settings=depends_on(dependencies.best_of_n, "base"),
         start=get_start,
         models=lambda wildcards, input: [
             f"{name}={path}" for name, path in zip(get_ppo_rewards(), input.models)
@@ -209,7 +186,7 @@ rule gold:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_settings("policy.gold"),
+        settings=depends_on(dependencies.gold),
     shell:
         "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input.samples} --out {output}"
         " > {log} 2>&1"

@@ -1,9 +1,6 @@
 # The judged benchmarks' questions, and every policy's answers to them.
 from vrm.config.benchmarks import FILES
 
-# What only the judge and the scores need of a benchmark, or only the reader of tables.
-NOT_ANSWERS = ["label", "annotator", "attempts", "bootstrap_samples"]
-
 
 def get_benchmark_sets():
     return collect(
@@ -27,17 +24,9 @@ rule world_benchmarks:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("world"),
+        settings=depends_on(dependencies.world_benchmarks),
     shell:
         "python -m vrm world-benchmarks --config results/{wildcards.run}/config.yaml --out {output} > {log} 2>&1"
-
-
-def get_benchmark_settings(wildcards):
-    """The set's files depend on who is compared with."""
-    own = get_settings(f"benchmarks.{wildcards.benchmark}")
-    names = ("references", "baseline")
-    kept = {k: v for part in own.values() for k, v in part.items() if k in names}
-    return kept | get_settings("data.benchmarks_dir")
 
 
 rule benchmark_set:
@@ -50,18 +39,10 @@ rule benchmark_set:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_benchmark_settings,
+        settings=depends_on(dependencies.benchmark_set, "benchmark"),
     shell:
         "python -m vrm benchmark-set --config results/{wildcards.run}/config.yaml --name {wildcards.benchmark}"
         " --out {output} > {log} 2>&1"
-
-
-def get_answer_settings(wildcards):
-    names = [f"benchmarks.{name}" for name in CONFIG.benchmarks.run]
-    sets = get_settings(*names, exclude=NOT_ANSWERS)
-    template = f"policy.bases.{wildcards.base}.chat_template_kwargs"
-    how = get_settings("benchmarks.answering", exclude=["save_every", "vllm_memory"])
-    return sets | how | get_settings(template)
 
 
 # One job a policy, since loading it is what takes time; it goes on where a killed one stopped.
@@ -84,7 +65,7 @@ rule answer:
         mem_mb=get_mem_mb("answer"),
         runtime=get_runtime("answer"),
     params:
-        settings=get_answer_settings,
+        settings=depends_on(dependencies.answer, "base"),
         checkpoints="results/{run}/checkpoints/answers/{base}/{method}/seed{seed}",
         out=lambda wildcards, output: Path(output.counts).parent,
     shell:

@@ -1,20 +1,6 @@
 # The judge on every answer, and what the judgments amount to. Replies are kept in a store that is no output of any rule,
 # so that Snakemake never deletes one that was paid for; judging again asks only for what is not in it.
 
-# How hard a judge is asked, what it costs and where replies are kept change no judgment.
-NOT_JUDGMENTS = [
-    *["concurrency", "requests_per_minute", "timeout", "attempts", "backoff"],
-    *["longest_wait", "prices", "store", "api_key_env"],
-]
-
-
-def get_judge_settings(wildcards):
-    name = wildcards.get("benchmark", "alpaca_eval")
-    kept = ["annotator", "attempts", "references", "baseline"]
-    benchmark = get_settings(f"benchmarks.{name}")[f"benchmarks.{name}"]
-    own = {key: value for key, value in benchmark.items() if key in kept}
-    return own | get_settings("judge", exclude=NOT_JUDGMENTS)
-
 
 rule judge:
     input:
@@ -35,7 +21,7 @@ rule judge:
     resources:
         judge=1,
     params:
-        settings=get_judge_settings,
+        settings=depends_on(dependencies.judge, "benchmark"),
         name="{benchmark}",
         answers=lambda wildcards, input: Path(input.answers).parent,
         out=lambda wildcards, output: Path(output.counts).parent,
@@ -58,7 +44,7 @@ use rule judge as judge_alpaca_eval with:
     benchmark:
         "results/{run}/benchmarks/judge/alpaca_eval.{base}.{method}.seed{seed}.tsv"
     params:
-        settings=get_judge_settings,
+        settings=depends_on(dependencies.judge, name="alpaca_eval"),
         name="alpaca_eval",
         answers=lambda wildcards, input: Path(input.answers).parent,
         out=lambda wildcards, output: Path(output.counts).parent,
@@ -80,11 +66,6 @@ def get_judgments(wildcards):
     return get_judged_files(wildcards, "judgments")
 
 
-def get_judged_scores_settings(wildcards):
-    names = ["report.level", "report.seed", "report.bootstrap_samples", "judge.model"]
-    return get_settings(f"benchmarks.{wildcards.benchmark}", *names, exclude=["label"])
-
-
 # All policies at once: Arena-Hard's style control is fitted over the whole table.
 rule judged_scores:
     input:
@@ -103,7 +84,7 @@ rule judged_scores:
     conda:
         "../../envs/judge.yaml"
     params:
-        settings=get_judged_scores_settings,
+        settings=depends_on(dependencies.judged_scores, "benchmark"),
         results=lambda wildcards, output: Path(output.scores).parents[1],
     shell:
         "python -m vrm judged-scores --config {params.results}/config.yaml --name {wildcards.benchmark}"

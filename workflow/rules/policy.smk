@@ -50,15 +50,6 @@ def get_policy_files(name, methods, bases=None):
     )
 
 
-def get_policy_backbone_settings(wildcards):
-    return get_settings(
-        f"policy.bases.{wildcards.base}.create",
-        f"policy.bases.{wildcards.base}.chat_template_kwargs",
-        "policy.training.max_prompt_length",
-        "policy.training.max_length",
-    )
-
-
 use rule backbone as policy_backbone with:
     output:
         directory("results/{run}/policy/{base}/backbone"),
@@ -67,38 +58,10 @@ use rule backbone as policy_backbone with:
     benchmark:
         "results/{run}/benchmarks/policy_backbone/{base}.tsv"
     params:
-        settings=get_policy_backbone_settings,
+        settings=depends_on(dependencies.policy_backbone, "base"),
         which="--base {base}",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/backbone",
-
-
-# What every policy stage takes of policy.training, and what only those take that are optimised by it.
-SIZES = ["max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"]
-
-LENGTHS = SIZES[:2]
-
-SPEED = ["epochs", "learning_rate"]
-
-
-def get_policy_settings(wildcards, *more, of_training=None, but=()):
-    """What a stage depends on: its base, fields of `policy.training` (all, `of_training`, or all `but` some), `more`."""
-    training = get_settings("policy.training")["policy.training"]
-    wanted = of_training or [field for field in training if field not in but]
-    base = get_settings(
-        f"policy.bases.{wildcards.base}", *more, exclude=["label", "paper"]
-    )
-    return base | {field: training[field] for field in wanted}
-
-
-def get_method(wildcards, name=None):
-    """The settings of a method, without what it is called."""
-    name = name or wildcards.method
-    return get_settings(f"policy.methods.{name}", exclude=["label", "ours"])
-
-
-def get_sft_settings(wildcards):
-    return get_policy_settings(wildcards, "policy.sft", but=SPEED)
 
 
 rule sft:
@@ -124,7 +87,7 @@ rule sft:
         runtime=get_runtime("sft"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_sft_settings,
+        settings=depends_on(dependencies.sft, "base"),
         policy=get_policy_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/sft/seed{seed}",
@@ -133,10 +96,6 @@ rule sft:
         "{params.launcher} -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --seed {wildcards.seed} --policy {params.policy} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
-
-
-def get_preference_settings(wildcards):
-    return get_policy_settings(wildcards) | get_method(wildcards)
 
 
 def get_difficulty(wildcards):
@@ -172,7 +131,7 @@ rule train_preference:
         runtime=get_runtime("train_preference"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_preference_settings,
+        settings=depends_on(dependencies.train_preference, "base", "method"),
         start=get_start,
         difficulty=lambda wildcards, input: (
             f"--difficulty {input.difficulty}" if input.difficulty else ""
@@ -184,18 +143,6 @@ rule train_preference:
         "{params.launcher} -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --pairs {params.pairs}"
         " {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
-
-
-def get_selective_method(wildcards):
-    """Whose reference runs they are: there is one way to select, whatever is trained on the selection."""
-    return CONFIG.policy.trained("selective_dpo")[0]
-
-
-def get_difficulty_settings(wildcards):
-    """Neither how many halvings there are nor what is kept of them changes a run."""
-    method = get_method(wildcards, get_selective_method(wildcards))
-    own = get_settings("policy.difficulty", exclude=["runs", "keep"])
-    return get_policy_settings(wildcards, but=["epochs"]) | method | own
 
 
 # Selective DPO: reference runs on halves of the pairs, and from them each pair's difficulty.
@@ -219,8 +166,8 @@ rule difficulty_run:
         runtime=get_runtime("difficulty_run"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_difficulty_settings,
-        method=get_selective_method,
+        settings=depends_on(dependencies.difficulty_run, "base"),
+        method=lambda wildcards: dependencies.selective_method(CONFIG),
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/difficulty/seed{seed}/run{halving}.half{half}",
@@ -245,7 +192,7 @@ rule difficulty:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("policy.difficulty.keep"),
+        settings=depends_on(dependencies.difficulty),
     shell:
         "python -m vrm difficulty --config results/{wildcards.run}/config.yaml --losses {input} --out {output}"
         " > {log} 2>&1"
@@ -255,14 +202,6 @@ def get_reward_model(wildcards):
     """The reward model that PPO trains against; its seed is the policy's."""
     reward = CONFIG.policy.methods[wildcards.method].reward
     return f"results/{wildcards.run}/reward/{reward}/seed{wildcards.seed}/model"
-
-
-def get_ppo_settings(wildcards):
-    """Where a run is stopped changes nothing in one that was not."""
-    own = get_settings("policy.ppo", exclude=["limits"])
-    more = ["policy.generation", "reward.scoring_batch_size"]
-    shared = get_policy_settings(wildcards, *more, of_training=SIZES)
-    return shared | get_method(wildcards) | own
 
 
 rule train_ppo:
@@ -292,7 +231,7 @@ rule train_ppo:
         runtime=get_runtime("train_ppo"),
     params:
         launcher=get_launcher(CONFIG.policy.training, "ddp"),
-        settings=get_ppo_settings,
+        settings=depends_on(dependencies.train_ppo, "base", "method"),
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/{method}/seed{seed}",

@@ -144,20 +144,7 @@ rule table:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "data.aspects",
-            "reward.run",
-            "reward.variants",
-            "evaluation",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "policy.gold",
-            "benchmarks",
-        ),
+        settings=depends_on(dependencies.table),
         name="{table}",
         results="results/{run}",
         out=lambda wildcards, output: Path(output.csv).parent,
@@ -183,21 +170,7 @@ use rule table as paper_page with:
     log:
         "results/{run}/logs/table/paper.log",
     params:
-        settings=get_settings(
-            "report",
-            "data",
-            "reward.run",
-            "reward.variants",
-            "evaluation",
-            "policy.run",
-            "policy.run_bases",
-            "policy.scorers_from",
-            "policy.bases",
-            "policy.methods",
-            "benchmarks",
-            "judge",
-            "backbone",
-        ),
+        settings=depends_on(dependencies.paper_page),
         name="paper",
         results="results/{run}",
         out=lambda wildcards, output: Path(output.csv).parent,
@@ -221,7 +194,7 @@ rule schematic:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data.aspects", "reward.run", "reward.variants"),
+        settings=depends_on(dependencies.schematic),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
     shell:
@@ -235,7 +208,7 @@ use rule schematic as curves with:
     wildcard_constraints:
         figure="figure[345]",
     params:
-        settings=get_settings("report", "data.label", "reward.variants"),
+        settings=depends_on(dependencies.curves),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -247,16 +220,7 @@ use rule schematic as overoptimisation with:
     wildcard_constraints:
         figure="overoptimisation",
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "reward.variants",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "policy.gold",
-        ),
+        settings=depends_on(dependencies.overoptimisation),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -268,15 +232,7 @@ use rule schematic as win_rates with:
     wildcard_constraints:
         figure="figure6|win_rate_length",
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "benchmarks",
-        ),
+        settings=depends_on(dependencies.win_rates),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -287,7 +243,7 @@ use rule schematic as bound with:
     wildcard_constraints:
         figure="bound",
     params:
-        settings=get_settings("report", "data.label", "reward.run", "reward.variants"),
+        settings=depends_on(dependencies.bound),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -312,17 +268,7 @@ rule explorer:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings(
-            "report.level",
-            "report.explorer_pairs",
-            "report.seed",
-            "data.label",
-            "data.aspects",
-            "reward.run",
-            "reward.seeds",
-            "reward.variants",
-            "evaluation",
-        ),
+        settings=depends_on(dependencies.explorer),
         results=lambda wildcards, output: Path(output.html).parents[1],
         out=lambda wildcards, output: Path(output.html).parent,
     shell:

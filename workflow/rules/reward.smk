@@ -43,12 +43,7 @@ rule backbone:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_settings(
-            "backbone.create",
-            "backbone.path",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.backbone),
         which="",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/backbone",
@@ -100,31 +95,12 @@ rule features:
         mem_mb=get_mem_mb("features"),
         runtime=get_runtime("features"),
     params:
-        settings=get_settings(
-            "backbone.path",
-            "backbone.revision",
-            "backbone.create",
-            "backbone.features.layer",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-            "reward.training.bf16",
-        ),
+        settings=depends_on(dependencies.features),
         backbone=get_backbone,
         store="results/{run}/checkpoints/features",
     shell:
         "python -m vrm features --config results/{wildcards.run}/config.yaml --backbone {params.backbone}"
         " --pairs {input.pairs} --store {params.store} --out {output} > {log} 2>&1"
-
-
-def get_training_settings(wildcards):
-    """Labels are left out: renaming a row does not retrain its model."""
-    return get_settings(
-        f"reward.variants.{wildcards.variant}",
-        "reward.training",
-        "data.aspects",
-        "backbone",
-        exclude=["label", "ours"],
-    )
 
 
 def get_reward_files(name, variants=None):
@@ -160,7 +136,7 @@ rule train_reward:
         runtime=get_runtime("train_reward"),
     params:
         launcher=get_launcher(CONFIG.reward.training),
-        settings=get_training_settings,
+        settings=depends_on(dependencies.train_reward, "variant"),
         backbone=get_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,

@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places
-from vrm.config import PolicyTraining
+from vrm.checkpoints import fingerprint, model_files, model_name, require_places, started_processes
+from vrm.config import PolicyTraining, dependencies
 from vrm.models.policy_scoring import fuse_head
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import place, remove_ours
@@ -76,7 +76,7 @@ class PolicyJob:
             unused: fields of `training` that it does not look at.
         """
         own = {
-            "training": self.training.model_dump(mode="json", exclude=of_no_effect() | set(unused)),
+            "training": dependencies.training(self.training, started_processes(), unused),
             "seed": self.seed,
             "policy": model_name(self.policy),
             "revision": self.revision,

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
-from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
+from vrm.config import ConfigError, Generation, PpoTraining, dependencies
 from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
@@ -59,9 +59,6 @@ from vrm.training.rollout import (
 from vrm.training.trainer import KEPT
 from vrm.training.watchdog import TrainingError, Watchdog
 
-USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
-"""What PPO takes of `policy.training`; it has optimisation settings of its own."""
-
 
 def train_ppo(
     job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
@@ -80,15 +77,13 @@ def train_ppo(
         TrainingError: the run has blown up; the log and the samples so far are kept beside the checkpoints.
     """
     job.require_places()
-    # raising a limit after a run has blown up continues that run
     settings = {
-        "ppo": ppo.model_dump(mode="json", exclude={"limits", "checkpoints"}),
-        "generation": generation.model_dump(mode="json", exclude={"vllm_memory"}),
+        "ppo": dependencies.ppo(ppo),
+        "generation": dependencies.generation(generation),
         "reward_part": getattr(reward, "reward", "full"),
     }
     reward_files = model_files(reward_path) if reward_path else []
-    unused = set(PolicyTraining.model_fields) - USED
-    made_from = job.made_from(settings, *reward_files, unused=unused)
+    made_from = job.made_from(settings, *reward_files, unused=dependencies.NOT_PPO)
     run = PpoRun(job, ppo, generation, reward)
     run.train(resumable(job.checkpoints, made_from))
     run.finish()

@@ -37,7 +37,7 @@ from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import pad
 
 from vrm.checkpoints import resumable
-from vrm.config import PreferenceMethod
+from vrm.config import PreferenceMethod, dependencies
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError, read_pairs
@@ -353,7 +353,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     start = measure(trainer)
     trainer.add_callback(LogWriter(job.out / "training.csv"))
     files = [difficulty] if difficulty else []
-    made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
+    made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     changes = _changes(held_out, start, measure(trainer))
     leave(job, trainer, tokenizer, changes, counts)

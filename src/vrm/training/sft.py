@@ -13,7 +13,7 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from vrm.checkpoints import resumable
-from vrm.config import SftTraining
+from vrm.config import SftTraining, dependencies
 from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
@@ -56,7 +56,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / "training.csv"))
     start = _losses(job, trainer, tokenizer, held_out)
-    made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=sft.model_dump().keys())
+    made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=dependencies.SFT_OWN)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     end = _losses(job, trainer, tokenizer, held_out)
     changes = [(r.pair_id, r.prompt_id, "loss", a, b) for r, a, b in zip(held_out, start, end, strict=True)]
