@@ -65,7 +65,7 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
     [
         ({"rewards": {}}, "rewards: there is no such key; did you mean reward?"),
         ({"reward": {"training": {"learnin_rate": 1}}}, "reward.training.learnin_rate"),
-        ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, vrm"),
+        ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, multitask"),
         ({"evaluation": {"run": ["uf"]}}, "evaluation.run names uf"),
         ({"evaluation": {"sets": {"uf_c": {"role": "probes"}}}}, "names uf_c, probes, which have the role probes"),
         ({"report": {"figure5": ["nope"]}}, "report.figure5 names nope"),
@@ -74,7 +74,7 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
         ({"backbone": {"path": "Qwen/Qwen3-4B"}}, "set the other to null"),
         ({"reward": {"variants": {"vrm": {"decoder": "mlp", "score_anchor_weight": 1}}}}, "needs decoder: mixture"),
         ({"data": {"validation_fraction": 0.6, "test_fraction": 0.4}}, "leave nothing for training"),
-        ({"policy": {"methods": {"ppo": {"reward": "rn"}}}}, "policy.methods.ppo.reward names rn, known are: rm, vrm"),
+        ({"policy": {"methods": {"ppo": {"reward": "rn"}}}}, "policy.methods.ppo.reward names rn, known are: rm, multitask"),
         ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
         ({"policy": {"methods": {"sft": {"label": "x", "method": "dpo"}}}}, "policy.methods names sft, which is"),
         ({"policy": {"methods": {"best_of_n": {"label": "x", "method": "ppo", "reward": "rm"}}}}, "names best_of_n"),

@@ -26,16 +26,16 @@ def planned(output):
 
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
-    assert jobs["train_reward"] == jobs["score"] == 11 * 3
+    assert jobs["train_reward"] == jobs["score"] == 14 * 3
     assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 8, 1)
-    assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 4)
+    assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
     assert (jobs["score_policy"], jobs["best_of_n"], jobs["overoptimisation"]) == (6, 2, 1)
-    assert jobs["gold"] == 2 * (4 + 1)
-    judged = 2 * (1 + 6 + 4)  # what training started from, too
+    assert jobs["gold"] == 2 * (5 + 1)
+    judged = 2 * (1 + 6 + 5)  # what training started from, too
     assert (jobs["answer"], jobs["judge_alpaca_eval"], jobs["judge"]) == (judged, judged, 2 * judged)
     assert (jobs["benchmark_set"], jobs["judged_scores"], jobs["win_rates"]) == (3, 3, 2)
-    assert (jobs["pac_bayes"], jobs["bound"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1, 1)
+    assert (jobs["pac_bayes"], jobs["bound"], jobs["explorer"], jobs["paper_page"]) == (11 * 3, 1, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 

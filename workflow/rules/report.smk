@@ -120,7 +120,7 @@ def get_pages():
     """Pages beside tables and figures; the explorer compares a plain reward model with variational ones."""
     kinds = {CONFIG.reward.variants[name].kind for name in CONFIG.reward.run}
     pages = ["tables/paper.md"] if CONFIG.report.paper else []
-    pages += ["explorer/explorer.html"] if len(kinds) == 2 else []
+    pages += ["explorer/explorer.html"] if {"scalar", "variational"} <= kinds else []
     return [f"results/{CONFIG.run}/{page}" for page in pages]
 
 
