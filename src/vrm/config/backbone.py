@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vrm.config.base import Fraction, PositiveFloat, PositiveInt, RunPath, Section
+from vrm.config.base import Fraction, PositiveInt, RunPath, Section
 
 
 class CreatedBackbone(Section):
@@ -25,7 +25,6 @@ class CreatedBackbone(Section):
     intermediate_size: PositiveInt = Field(128, description="Width of the feed-forward blocks.")
     pretraining_steps: int = Field(400, ge=0, description="Optimiser steps of language modelling.")
     pretraining_batch_size: PositiveInt = Field(32, description="Texts per pretraining step.")
-    pretraining_learning_rate: PositiveFloat = Field(3e-3, description="Peak learning rate of pretraining (AdamW).")
     seed: int = Field(0, description="Seed of tokenizer, weights and pretraining order.")
 
 

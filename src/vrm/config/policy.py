@@ -40,8 +40,6 @@ class PolicyBase(BackboneConfig):
 class PolicyTraining(Optimisation):
     """Optimisation, shared by SFT and the preference methods; each of them may override parts of it."""
 
-    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
-
 
 class SftTraining(Section):
     """What supervised fine-tuning does differently from `policy.training`."""
@@ -172,7 +170,6 @@ class PpoTraining(Section):
     missing_end_penalty: NonNegativeFloat = Field(
         1.0, description="Taken from the reward of a response without an end token, after normalisation."
     )
-    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
     evaluations: PositiveInt = Field(8, description="How often, evenly spaced, held-out prompts are answered.")
     evaluation_prompts: PositiveInt = Field(96, description="Validation prompts used for that.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")

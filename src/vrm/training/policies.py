@@ -26,6 +26,8 @@ from vrm.training.dropout import switch_off_dropout
 from vrm.training.log import write_log
 from vrm.training.trainer import merged, weight_dtype, whole_weights, with_adapters
 
+MAX_GRAD_NORM = 1.0
+"""Gradients of every policy training are clipped to this norm."""
 HELD_OUT = "held_out.csv"
 HELD_OUT_COLUMNS = ("item_id", "prompt_id", "metric", "start", "end")
 

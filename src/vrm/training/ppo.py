@@ -34,7 +34,7 @@ from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
 from vrm.records import write_json, write_jsonl
 from vrm.training.log import write_rows
-from vrm.training.policies import HELD_OUT, PolicyJob, save_policy, write_held_out
+from vrm.training.policies import HELD_OUT, MAX_GRAD_NORM, PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
     approximate_kl,
@@ -257,7 +257,7 @@ class PpoRun:
             terms = {"policy_loss": surrogate, "value_loss": error, "clipped": clipped, "approximate_kl": moved}
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().sum()
-        norms = self.models.step(ppo.max_grad_norm, actor_learns)
+        norms = self.models.step(MAX_GRAD_NORM, actor_learns)
         return {name: self._sum(total) / tokens for name, total in totals.items()} | norms
 
     def _questions(self, update: int) -> list[Question]:

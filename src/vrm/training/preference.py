@@ -44,7 +44,7 @@ from vrm.records import RecordError, read_pairs
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
-from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.trainer import common_arguments, shard, started_processes
 
 SIDES = ("first", "second")
@@ -390,7 +390,7 @@ def make_trainer(
         args=TrainingArguments(
             **common_arguments(training, len(rows), job.seed, job.checkpoints),
             **sequential,
-            max_grad_norm=training.max_grad_norm,
+            max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,
             label_names=["desirable", *REFERENCES],
         ),

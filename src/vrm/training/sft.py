@@ -18,7 +18,7 @@ from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.log import LogWriter
-from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.trainer import common_arguments, shard
 
 
@@ -46,7 +46,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         args=SFTConfig(
             **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints),
             max_length=None,
-            max_grad_norm=training.max_grad_norm,
+            max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,
         ),
         processing_class=tokenizer,
