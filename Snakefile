@@ -18,25 +18,18 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/resources.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/features.smk"
 include: "workflow/rules/reward.smk"
-include: "workflow/rules/policy_inputs.smk"
 include: "workflow/rules/policy.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/judged_inputs.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/judge.smk"
-include: "workflow/rules/report_inputs.smk"
+include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        # every estimate in one file, for readers; tables start from the scores themselves
-        collect("results/{run}/evaluation/reward_models.csv", run=CONFIG.run),
         collect(
             "results/{run}/tables/{table}.md",
             run=CONFIG.run,

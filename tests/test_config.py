@@ -40,7 +40,24 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
     config = load([DEFAULT])
     (tmp_path / "resolved.yaml").write_text(dump(config))
     assert load([tmp_path / "resolved.yaml"]) == config
-    assert config.data.path == "results/demo/world/ultrafeedback.jsonl"
+
+
+def test_the_name_of_the_run_is_filled_in_wherever_a_path_is_meant():
+    overlay = {"run": "mine", "data": {"label": "of {run}"}, "policy": {"gold": "results/{run}/judge"}}
+    config = parse(merge(yaml.safe_load(DEFAULT.read_text()), overlay))
+    assert config.data.path == "results/mine/world/ultrafeedback.jsonl"
+    assert config.data.benchmarks_dir == "results/mine/world/benchmarks"
+    assert config.evaluation.sets["probes"].path == "results/mine/world/probes.jsonl"
+    assert (config.policy.gold, config.judge.store) == ("results/mine/judge", "results/mine/replies")  # a default too
+    assert config.data.label == "of {run}"
+
+
+def test_a_set_is_read_by_its_role_whatever_its_name():
+    overlay = {
+        "evaluation": {"run": ["uf_c", "swaps"], "sets": {"swaps": {"label": "x", "path": "x", "role": "probes"}}}
+    }
+    evaluation = parse(merge(yaml.safe_load(DEFAULT.read_text()), overlay)).evaluation
+    assert (evaluation.probes, evaluation.of_role("measured"), evaluation.of_role("truth")) == ("swaps", ["uf_c"], [])
 
 
 @pytest.mark.parametrize(
@@ -48,15 +65,19 @@ def test_the_resolved_configuration_is_a_fixed_point(tmp_path):
     [
         ({"rewards": {}}, "rewards: there is no such key; did you mean reward?"),
         ({"reward": {"training": {"learnin_rate": 1}}}, "reward.training.learnin_rate"),
-        ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, vrm"),
+        ({"reward": {"run": ["rm", "vmr"]}}, "reward.run names vmr, known are: rm, multitask"),
         ({"evaluation": {"run": ["uf"]}}, "evaluation.run names uf"),
+        ({"evaluation": {"sets": {"uf_c": {"role": "probes"}}}}, "names uf_c, probes, which have the role probes"),
         ({"report": {"figure5": ["nope"]}}, "report.figure5 names nope"),
         ({"report": {"figure3": []}}, "report.figure3 names no variant"),
         ({"data": {"path": None}}, "exactly one of `path` and `hub`"),
         ({"backbone": {"path": "Qwen/Qwen3-4B"}}, "set the other to null"),
         ({"reward": {"variants": {"vrm": {"decoder": "mlp", "score_anchor_weight": 1}}}}, "needs decoder: mixture"),
         ({"data": {"validation_fraction": 0.6, "test_fraction": 0.4}}, "leave nothing for training"),
-        ({"policy": {"methods": {"ppo": {"reward": "rn"}}}}, "policy.methods.ppo.reward names rn, known are: rm, vrm"),
+        (
+            {"policy": {"methods": {"ppo": {"reward": "rn"}}}},
+            "policy.methods.ppo.reward names rn, known are: rm, multitask",
+        ),
         ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
         ({"policy": {"methods": {"sft": {"label": "x", "method": "dpo"}}}}, "policy.methods names sft, which is"),
         ({"policy": {"methods": {"best_of_n": {"label": "x", "method": "ppo", "reward": "rm"}}}}, "names best_of_n"),
@@ -197,9 +218,9 @@ def test_every_leaf_is_described():
     assert bare == []
 
 
-def test_the_readmes_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
-    readme = (ROOT / "docs" / "own_data.md").read_text()
-    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL) if "policy:" in part)
+def test_the_documented_policies_for_your_own_data_are_a_valid_configuration(tmp_path):
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "policy:" in part)
     (tmp_path / "mine.yaml").write_text("data: {path: my_scores.jsonl}\n" + snippet)
     config = load([DEFAULT, ROOT / "workflow" / "presets" / "own_data.yaml", tmp_path / "mine.yaml"])
     assert config.policy.run == ["dpo", "simpo", "ppo_vrm"]

@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 
-from vrm.config import ConfigError
+from vrm.config import ConfigError, dependencies
 from vrm.ours import MADE_FROM, MARKER, made_from, remove_ours, require_ours
 from vrm.records import write_json
 
@@ -42,14 +42,8 @@ def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> dict[str, An
 
 
 def of_no_effect() -> set[str]:
-    """Fields of a training's settings that its fingerprint leaves out, because the result is the same without them.
-
-    Processes are counted as they were started; how they share a model, on which a checkpoint's format depends, is a
-    question of several alone. `evaluations` is no such field: each measurement draws from the random numbers that
-    latents are sampled with, and the log is a result.
-    """
-    always = {"processes", "checkpoints", "gradient_checkpointing"}
-    return always if started_processes() > 1 else always | {"launch"}
+    """Fields of a training's settings that its fingerprint leaves out, because the result is the same without them."""
+    return dependencies.no_effect(started_processes())
 
 
 def model_name(model: str | Path) -> str | None:

@@ -169,7 +169,7 @@ def test_stated_preferences_are_kept_whatever_the_scores_say(tmp_path, write_row
     assert (counts["prompts"], counts["preferences_stated"], counts["preferences_repeated_and_dropped"]) == (1, 3, 1)
     made = make_pairs(config, tmp_path)["train"]
     assert (made["candidate_pairs"], made["identical_texts_dropped"], made["pairs"]) == (3, 1, 2)
-    pairs = read_pairs(tmp_path / "paired" / "train.jsonl")
+    pairs = read_pairs(tmp_path / "raw_pairs" / "train.jsonl")
     assert {(pair.chosen, pair.rejected) for pair in pairs} == {("yes", "no"), ("yes", "never")}
     assert all(pair.chosen_scores == [1, 2] for pair in pairs)
 

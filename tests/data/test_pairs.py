@@ -20,7 +20,7 @@ def run(rows, write_rows, config, out, **more):
     settings = config(write_rows(rows), **more)
     read_scored_prompts(settings, out)
     counts = make_pairs(settings, out)
-    return counts, {split: read_pairs(out / "paired" / f"{split}.jsonl") for split in SPLITS}
+    return counts, {split: read_pairs(out / "raw_pairs" / f"{split}.jsonl") for split in SPLITS}
 
 
 def test_best_against_worst_by_the_mean_of_aspects(config):

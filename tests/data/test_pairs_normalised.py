@@ -50,7 +50,7 @@ def test_every_split_is_normalised_by_the_training_split(many_records, write_row
     normalise_pairs(settings, tmp_path)
     saved = json.loads((tmp_path / "normalisation.json").read_text())
     assert saved["aspects"] == settings.aspects
-    before = {split: read_pairs(tmp_path / "paired" / f"{split}.jsonl") for split in SPLITS}
+    before = {split: read_pairs(tmp_path / "raw_pairs" / f"{split}.jsonl") for split in SPLITS}
     after = {split: read_pairs(tmp_path / "pairs" / f"{split}.jsonl") for split in SPLITS}
     train = np.array([s for p in after["train"] for s in (p.chosen_normalised, p.rejected_normalised)])
     assert train.mean(axis=0) == pytest.approx(np.zeros(2), abs=1e-12)

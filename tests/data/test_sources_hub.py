@@ -165,7 +165,7 @@ def test_binarized_conversations_become_pairs_and_are_audited_against_training(s
     config = DataConfig(hub={"dataset": str(scored)}, label="test", test_fraction=0.0, validation_fraction=0.3)
     read_scored_prompts(config, tmp_path)
     make_pairs(config, tmp_path)
-    train = tmp_path / "paired" / "train.jsonl"
+    train = tmp_path / "raw_pairs" / "train.jsonl"
     splits = {"train_prefs": [binarized(0)], "test_prefs": [binarized(n) for n in range(30, 50)]}
     directory = write_dataset(tmp_path / "binarized", splits)
     uf_c = EvaluationSet(label="UF-C", hub={"dataset": str(directory), "split": "test_prefs"})

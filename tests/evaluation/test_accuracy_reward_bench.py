@@ -1,7 +1,7 @@
 import pytest
 
 from vrm.data.reward_bench import SECTIONS
-from vrm.evaluation.accuracy import missing_subsets, section_scores, subset_accuracy
+from vrm.evaluation.accuracy import missing_subsets, section_scores
 
 # PKU-Alignment/beaver-7b-v1.0-cost, the worked example in the README of allenai/reward-bench
 BEAVER_COST = {
@@ -68,9 +68,3 @@ def test_unknown_subsets_are_an_error():
         section_scores({"math": 1.0, "hep-cobol": 0.5, "hep-go": 1.0})
     with pytest.raises(ValueError, match="hep-cobol"):
         missing_subsets(["hep-cobol"])
-
-
-def test_subset_accuracy_counts_ties_as_losses():
-    subsets = ["hep-go", "math-prm", "hep-go", "hep-go", "math-prm"]
-    accuracy = subset_accuracy(subsets, [1.0, 2.0, 0.5, 3.0, 1.0], [0.0, 1.0, 0.5, 4.0, 0.0])
-    assert accuracy == {"hep-go": pytest.approx(1 / 3), "math-prm": 1.0}

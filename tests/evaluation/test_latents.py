@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.evaluation.latents import learned_weights, weight_recovery
+from vrm.evaluation.latents import weight_recovery
 
 
 @pytest.fixture
@@ -64,11 +64,4 @@ def test_only_prompts_with_known_truth_count(weights):
 
 def test_models_without_weights_and_sets_without_truth_give_nothing(weights):
     assert weight_recovery(pd.DataFrame({"prompt_id": ["p"], "true_weight_a": [1.0]})) == []
-    assert learned_weights(pd.DataFrame({"prompt_id": ["p"], "true_weight_a": [1.0]})) == []
     assert weight_recovery(table(weights[0])) == []
-
-
-def test_learned_weights_sum_to_one(weights):
-    out = values(learned_weights(table(weights[0])))
-    assert sum(out[f"weight_mean/{a}"] for a in "abc") == pytest.approx(1.0)
-    assert out["weight_std/a"] == pytest.approx(weights[0][:, 0].std())

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.evaluation.accuracy import preference_accuracy
+from vrm.evaluation.accuracy import grouped
 from vrm.evaluation.several_responses import Item, best_of, group, metrics, rm_bench, ties_score
 
 
@@ -73,19 +73,15 @@ def test_rows_are_put_together_again_and_plain_pairs_are_none():
     assert metrics([]) == {}
 
 
-def test_the_tidy_metrics_have_upstreams_numbers():
+def test_the_metrics_of_a_table_have_upstreams_numbers():
     scores = pd.DataFrame(
         {
             "pair_id": ["1/0-0", "1/0-1", "1/0-2", "2/0-0", "2/0-1", "2/0-2"],
             "subset": ["Math"] * 3 + ["Focus"] * 3,
             "reward_chosen": [1.0] * 6,
             "reward_rejected": [0.0, 0.0, 2.0, 0.0, 0.0, 0.0],
-            "leaked": 0,
-            "truncated": 0,
         }
     )
-    values = {metric.metric: (metric.value, metric.n) for metric in preference_accuracy(scores)}
+    values = metrics(grouped(scores))
     assert (values["best_of"], values["best_of/Math"], values["best_of/Focus"]) == ((0.5, 2), (0.0, 1), (1.0, 1))
-    assert values["accuracy"] == (pytest.approx(5 / 6), 6)
-    plain = scores.assign(pair_id=list("abcdef"))
-    assert not any(metric.metric.startswith("best_of") for metric in preference_accuracy(plain))
+    assert metrics(grouped(scores.assign(pair_id=list("abcdef")))) == {}

@@ -46,6 +46,7 @@ def make_raw(
             "label": labels.get(name, name),
             "path": f"{name}.jsonl",
             "format": "reward_bench" if name.startswith("reward_bench") else "pairs",
+            "role": {"noise_free": "truth", "probes": "probes"}.get(name, "measured"),
         }
         for name in sets
     }

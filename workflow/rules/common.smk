@@ -19,20 +19,13 @@ shell.prefix(
 )
 
 from vrm import config as vrm_config
+from vrm.config import dependencies
 from vrm.records import write_whole
 
 try:
     CONFIG = vrm_config.parse(config)
 except vrm_config.ConfigError as error:
     raise WorkflowError(str(error))
-
-
-# Backbones that are taken from the package index, for all runs.
-FETCHED = "results/backbones/"
-SPLITS = ["train", "validation", "test"]
-# Keys of `data` and of `world` that change no pair, and no scored prompt.
-NOT_PAIRS = ["label", "benchmarks_dir"]
-INSTRUCTIONS = ["instructions", "arena_prompts", "mt_bench_questions"]
 
 
 wildcard_constraints:
@@ -44,6 +37,8 @@ wildcard_constraints:
     halving=r"\d+",
     half=r"[01]",
     benchmark=r"alpaca_eval|arena_hard|mt_bench",
+    kind=r"pairs|sets",
+    packaged=r"smollm2",
 
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
@@ -53,22 +48,17 @@ onstart:
     )
 
 
-def get_settings(*keys, exclude=()):
-    """The part of the configuration that a job depends on; it is rerun when this changes, and only then.
+def depends_on(stage, *names, **given):
+    """What jobs depend on: `stage` of the wildcards of these names. A job is rerun when this changes, and only then.
 
     Snakemake compares it as text, so that the order of keys must be always the same.
     """
-    settings = {}
-    for key in keys:
-        value = CONFIG.model_dump(mode="json")
-        for part in key.split("."):
-            value = value[part]
-        if isinstance(value, dict):
-            value = {
-                name: entry for name, entry in value.items() if name not in exclude
-            }
-        settings[key] = value
-    return json.loads(json.dumps(settings, sort_keys=True))
+
+    def settings(wildcards):
+        parts = stage(CONFIG, *(wildcards[name] for name in names), **given)
+        return json.loads(json.dumps(parts, sort_keys=True))
+
+    return settings
 
 
 def get_launcher(training, launch=None):
@@ -81,49 +71,43 @@ def get_launcher(training, launch=None):
     )
 
 
-def get_scored_source(wildcards):
-    """The file of scored prompts; a hub dataset is no file."""
-    return CONFIG.data.path or []
+# What jobs ask a scheduler for, from the same estimates as `vrm plan`. Small models that are made here ask for no GPU.
+from vrm.planning.jobs import RuleResources
+
+RESOURCES = RuleResources(CONFIG)
 
 
-def get_evaluation_source(wildcards):
-    """The file of an evaluation set; a hub dataset is no file."""
-    return CONFIG.evaluation.sets[wildcards.set].path or []
+def get_gpus(stage):
+    """GPUs of a job of this stage, by its base and method."""
+
+    def gpus(wildcards):
+        return RESOURCES.gpus(stage, *get_kind(wildcards))
+
+    return gpus
 
 
-def get_evaluation_settings(wildcards):
-    return get_settings(f"evaluation.sets.{wildcards.set}", exclude=["label"])
+def get_mem_mb(stage):
+    """Memory of the machine; more with every attempt."""
+
+    def mem_mb(wildcards, attempt):
+        return RESOURCES.mem_mb(stage, *get_kind(wildcards), attempt=attempt)
+
+    return mem_mb
 
 
-def get_created_backbone(wildcards):
-    """The backbone that has to be made or fetched first; any other path, or the hub, has it already."""
-    path = CONFIG.backbone.path
-    if path is None or CONFIG.backbone.is_gguf:
-        return f"results/{wildcards.run}/backbone"
-    return path if path.startswith(FETCHED) else []
+def get_runtime(stage):
+    """Minutes until a scheduler ends the job; more with every attempt."""
+
+    def runtime(wildcards, attempt):
+        return RESOURCES.runtime(stage, *get_kind(wildcards), attempt=attempt)
+
+    return runtime
 
 
-def get_backbone(wildcards):
-    """Directory or hub id of the causal LM under the reward models."""
-    return get_created_backbone(wildcards) or CONFIG.backbone.path
-
-
-def get_training_settings(wildcards):
-    """Labels are left out: renaming a row does not retrain its model."""
-    return get_settings(
-        f"reward.variants.{wildcards.variant}",
-        "reward.training",
-        "data.aspects",
-        "backbone",
-        exclude=["label", "ours"],
-    )
-
-
-def get_reward_files(name, variants=None):
-    """One file of each trained reward model of this run."""
-    return collect(
-        "results/{{run}}/reward/{variant}/seed{seed}/{name}",
-        variant=CONFIG.reward.run if variants is None else variants,
-        seed=CONFIG.reward.seeds,
-        name=name,
-    )
+def get_kind(wildcards):
+    """What the estimate of a job depends on; without these wildcards it is about the reward models."""
+    base, method = wildcards.get("base", ""), wildcards.get("method", "")
+    if base and not method:
+        selective = CONFIG.policy.trained("selective_dpo")
+        method = selective[0] if selective else ""
+    return base, method

@@ -1,5 +1,12 @@
 # From scored prompts to normalised preference pairs.
 
+SPLITS = ["train", "validation", "test"]
+
+
+def get_scored_source(wildcards):
+    """The file of scored prompts; a hub dataset is no file."""
+    return CONFIG.data.path or []
+
 
 # The embedded default: made only where the configuration points at its files.
 rule world:
@@ -15,7 +22,7 @@ rule world:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("world", exclude=INSTRUCTIONS),
+        settings=depends_on(dependencies.world),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm world --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -33,7 +40,7 @@ rule read_scored:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=NOT_PAIRS),
+        settings=depends_on(dependencies.pairs),
         out=lambda wildcards, output: Path(output.scored).parent,
     shell:
         "python -m vrm read-scored --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -43,14 +50,14 @@ rule make_pairs:
     input:
         "results/{run}/data/scored.jsonl",
     output:
-        pairs=collect("results/{{run}}/data/paired/{split}.jsonl", split=SPLITS),
+        pairs=collect("results/{{run}}/data/raw_pairs/{split}.jsonl", split=SPLITS),
         counts="results/{run}/data/pair_counts.json",
     log:
         "results/{run}/logs/make_pairs.log",
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data", exclude=NOT_PAIRS),
+        settings=depends_on(dependencies.pairs),
         out=lambda wildcards, output: Path(output.counts).parent,
     shell:
         "python -m vrm make-pairs --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"
@@ -59,7 +66,7 @@ rule make_pairs:
 # Mean and standard deviation come from the training split and are reused for every other one.
 rule normalise:
     input:
-        collect("results/{{run}}/data/paired/{split}.jsonl", split=SPLITS),
+        collect("results/{{run}}/data/raw_pairs/{split}.jsonl", split=SPLITS),
     output:
         pairs=collect("results/{{run}}/data/pairs/{split}.jsonl", split=SPLITS),
         statistics="results/{run}/data/normalisation.json",
@@ -68,7 +75,7 @@ rule normalise:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data.aspects"),
+        settings=depends_on(dependencies.normalise),
         out=lambda wildcards, output: Path(output.statistics).parent,
     shell:
         "python -m vrm normalise --config results/{wildcards.run}/config.yaml --out {params.out} > {log} 2>&1"

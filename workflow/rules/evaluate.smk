@@ -1,6 +1,11 @@
 # Every scorer on every evaluation set; and how far a policy can be pushed against a reward model.
 
 
+def get_evaluation_source(wildcards):
+    """The file of an evaluation set; a hub dataset is no file."""
+    return CONFIG.evaluation.sets[wildcards.set].path or []
+
+
 rule evaluation_set:
     input:
         source=get_evaluation_source,
@@ -13,12 +18,16 @@ rule evaluation_set:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_evaluation_settings,
+        settings=depends_on(dependencies.evaluation_set, "set"),
         train=lambda wildcards, input: Path(input.train).parent,
         out=lambda wildcards, output: Path(output.pairs).parent,
     shell:
         "python -m vrm evaluation-set --config results/{wildcards.run}/config.yaml --name {wildcards.set}"
         " --pairs {params.train} --out {params.out} > {log} 2>&1"
+
+
+def get_evaluation_features(wildcards):
+    return get_features(wildcards, "sets", CONFIG.evaluation.run)
 
 
 rule score:
@@ -43,12 +52,7 @@ rule score:
         mem_mb=get_mem_mb("score"),
         runtime=get_runtime("score"),
     params:
-        settings=get_settings(
-            "reward.scoring_batch_size",
-            "reward.posterior_samples",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.score),
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
     shell:
@@ -76,11 +80,7 @@ rule pac_bayes:
         mem_mb=get_mem_mb("score"),
         runtime=get_runtime("score"),
     params:
-        settings=get_settings(
-            "reward.scoring_batch_size",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.pac_bayes),
         pairs=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm pac-bayes --config results/{wildcards.run}/config.yaml --model {input.model}"
@@ -112,13 +112,29 @@ rule score_policy:
         mem_mb=get_mem_mb("score_policy"),
         runtime=get_runtime("score_policy"),
     params:
-        settings=get_score_policy_settings,
+        settings=depends_on(dependencies.score_policy, "base"),
         start=get_start,
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm score-policy --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --policy {input.policy} --reference {params.start} --sets {input.sets}"
         " --pairs {params.train} --out {output} > {log} 2>&1"
+
+
+def get_ppo_rewards():
+    """What pays some PPO: names of reward models, with `:rated` for that part of a reward alone."""
+    rewards = [CONFIG.policy.methods[name].paid_by for name in CONFIG.policy.ppo_run]
+    return list(dict.fromkeys(rewards))
+
+
+def get_ppo_reward_models(wildcards):
+    """Every reward model that some PPO trains against."""
+    return collect(
+        "results/{run}/reward/{variant}/seed{seed}/model",
+        run=wildcards.run,
+        variant=[name.removesuffix(":rated") for name in get_ppo_rewards()],
+        seed=wildcards.seed,
+    )
 
 
 rule best_of_n:
@@ -140,7 +156,7 @@ rule best_of_n:
         mem_mb=get_mem_mb("best_of_n"),
         runtime=get_runtime("best_of_n"),
     params:
-        settings=get_best_of_n_settings,
+        settings=depends_on(dependencies.best_of_n, "base"),
         start=get_start,
         models=lambda wildcards, input: [
             f"{name}={path}" for name, path in zip(get_ppo_rewards(), input.models)
@@ -150,6 +166,12 @@ rule best_of_n:
         "python -m vrm best-of-n --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --seed {wildcards.seed} --policy {params.start} --models {params.models} --pairs {params.pairs}"
         " --out {output} > {log} 2>&1"
+
+
+def get_gold_model(wildcards):
+    """The gold judge's directory, where it is a reward model and not a function."""
+    judge = CONFIG.policy.gold
+    return judge if judge and ":" not in judge else []
 
 
 rule gold:
@@ -164,23 +186,7 @@ rule gold:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_settings("policy.gold"),
+        settings=depends_on(dependencies.gold),
     shell:
         "python -m vrm gold --config results/{wildcards.run}/config.yaml --samples {input.samples} --out {output}"
-        " > {log} 2>&1"
-
-
-rule evaluate:
-    input:
-        [*get_policy_scores(), *get_reward_files("scores.csv")],
-    output:
-        "results/{run}/evaluation/reward_models.csv",
-    log:
-        "results/{run}/logs/evaluate.log",
-    conda:
-        "../../envs/train.yaml"
-    params:
-        settings=get_settings("evaluation"),
-    shell:
-        "python -m vrm evaluate --config results/{wildcards.run}/config.yaml --scores {input} --out {output}"
         " > {log} 2>&1"

@@ -1,4 +1,18 @@
 # The judged benchmarks' questions, and every policy's answers to them.
+from vrm.config.benchmarks import FILES
+
+
+def get_benchmark_sets():
+    return collect(
+        "results/{{run}}/judged/sets/{benchmark}", benchmark=CONFIG.benchmarks.run
+    )
+
+
+def get_answer_files(benchmarks=None):
+    """Names of one policy's answers."""
+    folder = "results/{run}/policy/{base}/{method}/seed{seed}/answers"
+    names = CONFIG.benchmarks.run if benchmarks is None else benchmarks
+    return [f"{folder}/{FILES[name]}" for name in names]
 
 
 # The embedded default: made only where the configuration points at its files.
@@ -10,7 +24,7 @@ rule world_benchmarks:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("world"),
+        settings=depends_on(dependencies.world_benchmarks),
     shell:
         "python -m vrm world-benchmarks --config results/{wildcards.run}/config.yaml --out {output} > {log} 2>&1"
 
@@ -25,7 +39,7 @@ rule benchmark_set:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_benchmark_settings,
+        settings=depends_on(dependencies.benchmark_set, "benchmark"),
     shell:
         "python -m vrm benchmark-set --config results/{wildcards.run}/config.yaml --name {wildcards.benchmark}"
         " --out {output} > {log} 2>&1"
@@ -51,7 +65,7 @@ rule answer:
         mem_mb=get_mem_mb("answer"),
         runtime=get_runtime("answer"),
     params:
-        settings=get_answer_settings,
+        settings=depends_on(dependencies.answer, "base"),
         checkpoints="results/{run}/checkpoints/answers/{base}/{method}/seed{seed}",
         out=lambda wildcards, output: Path(output.counts).parent,
     shell:

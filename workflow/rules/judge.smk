@@ -21,7 +21,7 @@ rule judge:
     resources:
         judge=1,
     params:
-        settings=get_judge_settings,
+        settings=depends_on(dependencies.judge, "benchmark"),
         name="{benchmark}",
         answers=lambda wildcards, input: Path(input.answers).parent,
         out=lambda wildcards, output: Path(output.counts).parent,
@@ -44,10 +44,26 @@ use rule judge as judge_alpaca_eval with:
     benchmark:
         "results/{run}/benchmarks/judge/alpaca_eval.{base}.{method}.seed{seed}.tsv"
     params:
-        settings=get_judge_settings,
+        settings=depends_on(dependencies.judge, name="alpaca_eval"),
         name="alpaca_eval",
         answers=lambda wildcards, input: Path(input.answers).parent,
         out=lambda wildcards, output: Path(output.counts).parent,
+
+
+def get_judged_files(wildcards, stage):
+    """One file of each judged policy: its answers to a benchmark, or the judgments of them."""
+    return [
+        f"results/{wildcards.run}/{policy.folder}/{stage}/{FILES[wildcards.benchmark]}"
+        for policy in CONFIG.judged_policies
+    ]
+
+
+def get_judged_answers(wildcards):
+    return get_judged_files(wildcards, "answers")
+
+
+def get_judgments(wildcards):
+    return get_judged_files(wildcards, "judgments")
 
 
 # All policies at once: Arena-Hard's style control is fitted over the whole table.
@@ -68,7 +84,7 @@ rule judged_scores:
     conda:
         "../../envs/judge.yaml"
     params:
-        settings=get_judged_scores_settings,
+        settings=depends_on(dependencies.judged_scores, "benchmark"),
         results=lambda wildcards, output: Path(output.scores).parents[1],
     shell:
         "python -m vrm judged-scores --config {params.results}/config.yaml --name {wildcards.benchmark}"

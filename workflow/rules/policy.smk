@@ -2,6 +2,54 @@
 # lives in an undeclared directory.
 
 
+def get_policy_methods(*kinds):
+    """A wildcard constraint: the methods of this run that are of one of these kinds."""
+    return "|".join(CONFIG.policy.trained(*kinds)) or "(?!)"
+
+
+PREFERENCE = get_policy_methods("dpo", "ipo", "kto", "simpo", "wpo", "selective_dpo")
+
+PPO = get_policy_methods("ppo")
+
+
+def get_base(wildcards):
+    return CONFIG.policy.bases[wildcards.base]
+
+
+def get_policy_backbone(wildcards):
+    """Directory or hub id of a policy base."""
+    made = f"results/{wildcards.run}/policy/{wildcards.base}/backbone"
+    return get_base(wildcards).path or made
+
+
+def get_created_policy_backbone(wildcards):
+    """The base that has to be made first; one from a path or the hub is there already."""
+    return get_policy_backbone(wildcards) if get_base(wildcards).create else []
+
+
+def get_start(wildcards):
+    """What every method starts from, and is compared with: the SFT model, or a base that is one already."""
+    sft = f"results/{wildcards.run}/policy/{wildcards.base}/sft/seed{wildcards.seed}/model"
+    return sft if get_base(wildcards).sft else get_policy_backbone(wildcards)
+
+
+def get_start_files(wildcards):
+    """`get_start`, where a rule has to make it."""
+    base = get_base(wildcards)
+    return get_start(wildcards) if base.sft or base.create else []
+
+
+def get_policy_files(name, methods, bases=None):
+    """One file of each of these methods, for every base and seed."""
+    return collect(
+        "results/{{run}}/policy/{base}/{method}/seed{seed}/{name}",
+        base=CONFIG.policy.run_bases if bases is None else bases,
+        method=methods,
+        seed=CONFIG.policy.seeds,
+        name=name,
+    )
+
+
 use rule backbone as policy_backbone with:
     output:
         directory("results/{run}/policy/{base}/backbone"),
@@ -10,7 +58,7 @@ use rule backbone as policy_backbone with:
     benchmark:
         "results/{run}/benchmarks/policy_backbone/{base}.tsv"
     params:
-        settings=get_policy_backbone_settings,
+        settings=depends_on(dependencies.policy_backbone, "base"),
         which="--base {base}",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/backbone",
@@ -39,7 +87,7 @@ rule sft:
         runtime=get_runtime("sft"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_sft_settings,
+        settings=depends_on(dependencies.sft, "base"),
         policy=get_policy_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/sft/seed{seed}",
@@ -48,6 +96,13 @@ rule sft:
         "{params.launcher} -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --seed {wildcards.seed} --policy {params.policy} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+
+
+def get_difficulty(wildcards):
+    """Which pairs are kept, for the method that selects."""
+    if CONFIG.policy.methods[wildcards.method].method != "selective_dpo":
+        return []
+    return f"results/{wildcards.run}/policy/{wildcards.base}/difficulty/seed{wildcards.seed}/difficulty.csv"
 
 
 rule train_preference:
@@ -76,7 +131,7 @@ rule train_preference:
         runtime=get_runtime("train_preference"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_preference_settings,
+        settings=depends_on(dependencies.train_preference, "base", "method"),
         start=get_start,
         difficulty=lambda wildcards, input: (
             f"--difficulty {input.difficulty}" if input.difficulty else ""
@@ -111,8 +166,8 @@ rule difficulty_run:
         runtime=get_runtime("difficulty_run"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
-        settings=get_difficulty_settings,
-        method=get_selective_method,
+        settings=depends_on(dependencies.difficulty_run, "base"),
+        method=lambda wildcards: dependencies.selective_method(CONFIG),
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/difficulty/seed{seed}/run{halving}.half{half}",
@@ -137,10 +192,16 @@ rule difficulty:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("policy.difficulty.keep"),
+        settings=depends_on(dependencies.difficulty),
     shell:
         "python -m vrm difficulty --config results/{wildcards.run}/config.yaml --losses {input} --out {output}"
         " > {log} 2>&1"
+
+
+def get_reward_model(wildcards):
+    """The reward model that PPO trains against; its seed is the policy's."""
+    reward = CONFIG.policy.methods[wildcards.method].reward
+    return f"results/{wildcards.run}/reward/{reward}/seed{wildcards.seed}/model"
 
 
 rule train_ppo:
@@ -170,7 +231,7 @@ rule train_ppo:
         runtime=get_runtime("train_ppo"),
     params:
         launcher=get_launcher(CONFIG.policy.training, "ddp"),
-        settings=get_ppo_settings,
+        settings=depends_on(dependencies.train_ppo, "base", "method"),
         start=get_start,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/{method}/seed{seed}",

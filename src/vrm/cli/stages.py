@@ -542,28 +542,6 @@ def judged_scores(config: ConfigFiles, name: Name, results: Results, out: Csv) -
     write_scores(_load(config), _benchmark(name), results, out)
 
 
-@stage(
-    "vrm evaluate --config config.yaml --scores results/demo/reward/vrm/seed1/scores.csv \\\n  --out reward_models.csv"
-)
-def evaluate(
-    config: ConfigFiles,
-    scores: Annotated[list[Path], Option("<variant or method>/seed<seed>/scores.csv files")],
-    out: Csv,
-) -> None:
-    """Point estimates of every scorer."""
-    from vrm.config import ConfigError
-    from vrm.evaluation.reward_models import evaluate
-
-    sets = _load(config).evaluation.sets
-    by_scorer = {}
-    for path in scores:
-        *_, scorer, seed, _ = ("", "", *path.parts)
-        if not scorer or not seed.removeprefix("seed").isdecimal():
-            raise ConfigError(f"--scores {path}: give <variant or method>/seed<seed>/scores.csv")
-        by_scorer[scorer, int(seed.removeprefix("seed"))] = path
-    evaluate(by_scorer, {name: entry.format for name, entry in sets.items()}, out)
-
-
 @stage("vrm table --config config.yaml --name table1 --results results/demo --out results/demo/tables")
 def table(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None:
     """Make one table."""

@@ -2,7 +2,7 @@
 
 * `load(paths)` merges YAML files left to right (later wins, lists are replaced), as Snakemake does with `--configfile`.
 * Unknown keys are errors that name the key; nothing is silently ignored.
-* `{run}` inside any path stands for the run's name, so that a path can point at what another rule makes.
+* `{run}` inside a path (`RunPath`) stands for the run's name, so that a path can point at what another rule makes.
 * Every field carries its description; `json_schema()` exports them for editors (`workflow/schemas/config.schema.json`).
 """
 
@@ -17,9 +17,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from vrm.config.backbone import BackboneConfig, CreatedBackbone, Features, RewardBackbone
 from vrm.config.base import ConfigError, HubDataset, Lora, Optimisation, PositiveInt, Section, Source, require_known
 from vrm.config.benchmarks import AlpacaEval, Answering, ArenaHard, Benchmark, BenchmarksConfig, JudgedPolicy, MtBench
-from vrm.config.data import DataConfig, WorldConfig
+from vrm.config.data import DataConfig
+from vrm.config.evaluation import EvaluationConfig, EvaluationSet
 from vrm.config.judge import JudgeConfig, Prices
 from vrm.config.policy import (
     BestOfN,
@@ -35,16 +37,9 @@ from vrm.config.policy import (
     PreferenceMethod,
     SftTraining,
 )
-from vrm.config.report import EvaluationConfig, EvaluationSet, ReportConfig
-from vrm.config.reward import (
-    BackboneConfig,
-    CreatedBackbone,
-    Features,
-    RewardBackbone,
-    RewardConfig,
-    RewardTraining,
-    Variant,
-)
+from vrm.config.report import ReportConfig
+from vrm.config.reward import RewardConfig, RewardTraining, Variant
+from vrm.config.world import WorldConfig
 
 
 class Config(Section):
@@ -134,10 +129,9 @@ def parse(raw: dict[str, Any]) -> Config:
         ConfigError: one line per fault, each naming the key.
     """
     try:
-        config = Config.model_validate(raw)
+        return Config.model_validate(raw, context={"run": raw.get("run")})
     except ValidationError as error:
         raise ConfigError("the configuration is not usable:\n" + "\n".join(map(_fault, error.errors()))) from None
-    return Config.model_validate(_fill_run(config.model_dump(mode="json"), config.run))
 
 
 def _fault(error: Mapping[str, Any]) -> str:
@@ -196,18 +190,6 @@ def dump(config: Config) -> str:
 def json_schema() -> str:
     """JSON schema of config.yaml, for editors."""
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
-
-
-def _fill_run(value: Any, run: str) -> Any:
-    """Replace `{run}` in the entries of a dumped configuration that name files."""
-    if isinstance(value, dict):
-        return {
-            k: v.replace("{run}", run)
-            if k in ("path", "gold", "store", "benchmarks_dir") and isinstance(v, str)
-            else _fill_run(v, run)
-            for k, v in value.items()
-        }
-    return value
 
 
 __all__ = [

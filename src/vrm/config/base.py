@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _fill_run(path: str, info: ValidationInfo) -> str:
+    run = (info.context or {}).get("run")
+    return path.replace("{run}", run) if run else path
+
+
+RunPath = Annotated[str, AfterValidator(_fill_run)]
+"""Names a file or directory; `{run}` in it stands for the run's name and is filled in by `vrm.config.parse`."""
 
 
 class ConfigError(ValueError):
@@ -54,7 +63,7 @@ ShapeName = Literal[
 class Source(Section):
     """Where records come from: a file or a directory of shards, or a pinned hub dataset. Exactly one."""
 
-    path: str | None = Field(
+    path: RunPath | None = Field(
         None,
         description="A .jsonl, .ndjson, .json, .csv or .parquet file (also .gz, .bz2, .xz of these), or a directory of "
         "shards. `{run}` stands for the run's name.",

@@ -1,12 +1,12 @@
-"""Data: where scored prompts come from, and the offline world that can take their place."""
+"""Data: where scored prompts come from, and how they become pairs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vrm.config.base import Fraction, NonNegativeFloat, PositiveInt, Section, Source
+from vrm.config.base import Fraction, PositiveInt, RunPath, Source
 
 SHAPE_ASPECTS: dict[str, tuple[str, ...]] = {
     "helpsteer2": ("helpfulness", "correctness", "coherence", "complexity", "verbosity"),
@@ -43,7 +43,7 @@ class DataConfig(Source):
     validation_fraction: Fraction = Field(0.1, description="Share of prompts in the validation split.")
     test_fraction: Fraction = Field(0.1, description="Share of prompts in the test split.")
     seed: int = Field(0, description="Seed of every random choice in data preparation.")
-    benchmarks_dir: str | None = Field(
+    benchmarks_dir: RunPath | None = Field(
         None,
         description="Directory of the judged benchmarks' files, laid out as docs/data.md says; null: fetch them from "
         "pinned revisions. `{run}` stands for the run's name.",
@@ -62,28 +62,3 @@ class DataConfig(Source):
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction leave nothing for training: the sum must be below 1")
         return self
-
-
-class WorldConfig(Section):
-    """The offline preference world: how much of it is written, and how its annotators err."""
-
-    prompts: PositiveInt = Field(3200, description="Scored prompts for training, validation and test.")
-    responses_per_prompt: Annotated[int, Field(ge=2)] = Field(
-        4, description="Responses rated for each prompt, as in UltraFeedback."
-    )
-    evaluation_prompts: PositiveInt = Field(600, description="Prompts of the held-out UF-C-like sets.")
-    pairs_per_subset: PositiveInt = Field(40, description="Pairs in each RewardBench-shaped subset.")
-    pairs_per_probe: PositiveInt = Field(150, description="Pairs in each probe of one objective or spurious feature.")
-    instructions: PositiveInt = Field(160, description="Prompts of the AlpacaEval-shaped set.")
-    arena_prompts: PositiveInt = Field(120, description="Prompts of the Arena-Hard-shaped set.")
-    mt_bench_questions: PositiveInt = Field(80, description="Two-turn questions of the MT-Bench-shaped set.")
-    rating_noise: NonNegativeFloat = Field(0.7, description="Standard deviation of a rating, in rating points.")
-    preference_noise: NonNegativeFloat = Field(
-        0.3, description="Standard deviation of the overall judgment of one response, in rating points."
-    )
-    spurious_bias: NonNegativeFloat = Field(
-        0.55, description="Rating points that one piece of flattery adds to the overall judgment; other features less."
-    )
-    leaked_share: Fraction = Field(0.03, description="Share of evaluation prompts that also occur in training.")
-    faulty_share: Fraction = Field(0.005, description="Share of scored prompts with a rating missing or 'N/A'.")
-    seed: int = Field(0, ge=0, description="Seed of the whole world.")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from vrm.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from vrm.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, RunPath, Section
 
 
 class Prices(Section):
@@ -47,8 +47,9 @@ class JudgeConfig(Section):
     longest_wait: PositiveFloat = Field(
         120.0, description="Seconds; no wait between tries is longer, and an endpoint that asks for more fails."
     )
-    store: str = Field(
+    store: RunPath = Field(
         "results/{run}/replies",
+        validate_default=True,
         description="Directory of all replies; jobs and runs that share it pay once. `{run}` is the run's name.",
     )
     prices: Prices | None = Field(None, description="What tokens cost; null: tokens are counted, cost is unknown.")

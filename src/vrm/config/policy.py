@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vrm.config.backbone import BackboneConfig
 from vrm.config.base import (
     ConfigError,
     Lora,
@@ -14,10 +15,10 @@ from vrm.config.base import (
     Optimisation,
     PositiveFloat,
     PositiveInt,
+    RunPath,
     Section,
     require_known,
 )
-from vrm.config.reward import BackboneConfig
 
 NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
 """What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""
@@ -38,8 +39,6 @@ class PolicyBase(BackboneConfig):
 
 class PolicyTraining(Optimisation):
     """Optimisation, shared by SFT and the preference methods; each of them may override parts of it."""
-
-    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
 
 
 class SftTraining(Section):
@@ -171,7 +170,6 @@ class PpoTraining(Section):
     missing_end_penalty: NonNegativeFloat = Field(
         1.0, description="Taken from the reward of a response without an end token, after normalisation."
     )
-    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
     evaluations: PositiveInt = Field(8, description="How often, evenly spaced, held-out prompts are answered.")
     evaluation_prompts: PositiveInt = Field(96, description="Validation prompts used for that.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
@@ -240,7 +238,7 @@ class PolicyConfig(Section):
     ppo: PpoTraining = Field(default_factory=PpoTraining, description="PPO.")
     generation: Generation = Field(default_factory=Generation, description="How policies answer.")
     best_of_n: BestOfN = Field(default_factory=BestOfN, description="Best-of-n sampling.")
-    gold: str | None = Field(
+    gold: RunPath | None = Field(
         None,
         description="What over-optimisation is measured against: `module:function` of (prompt text, response text), or "
         "the directory of a reward model that training does not see. null: the figure shows the proxy alone.",

@@ -1,33 +1,12 @@
-"""Evaluation sets, and what the report shows of them."""
+"""Which tables and figures are made, and how sure their intervals are."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vrm.config.base import Name, PositiveInt, Section, Source, require_known
-
-
-class EvaluationSet(Source):
-    """A set of preference pairs to be scored."""
-
-    label: str = Field(description="Column name in tables.")
-    format: Literal["pairs", "reward_bench"] = Field(
-        "pairs", description="`reward_bench` reports its four sections; `pairs` one accuracy, and one per subset."
-    )
-
-
-class EvaluationConfig(Section):
-    """What the reward models are measured on."""
-
-    run: list[Name] = Field(min_length=1, description="Which sets are scored, in the order of the table's columns.")
-    sets: dict[Name, EvaluationSet] = Field(description="All known sets, by name.")
-
-    @model_validator(mode="after")
-    def _run_is_known(self) -> EvaluationConfig:
-        require_known("evaluation.run", self.run, self.sets)
-        return self
+from vrm.config.base import Name, PositiveInt, Section
 
 
 class ReportConfig(Section):

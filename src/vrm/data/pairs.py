@@ -45,7 +45,7 @@ FATES = ("candidate_pairs", "ties_dropped", "identical_texts_dropped", "not_draw
 
 
 def make_pairs(config: DataConfig, out_dir: Path) -> dict[str, Any]:
-    """Make `out_dir`/paired/{train,validation,test}.jsonl and pair_counts.json from scored.jsonl; print the counts.
+    """Make `out_dir`/raw_pairs/{train,validation,test}.jsonl and pair_counts.json from scored.jsonl; print the counts.
 
     Args:
         config: pairing, what the preference comes from, fractions of the splits, seed.
@@ -77,7 +77,7 @@ def make_pairs(config: DataConfig, out_dir: Path) -> dict[str, Any]:
     }
     _require_pairs(splits, config)
     for split in SPLITS:
-        write_jsonl(out_dir / "paired" / f"{split}.jsonl", pairs[split])
+        write_jsonl(out_dir / "raw_pairs" / f"{split}.jsonl", pairs[split])
     write_json(out_dir / "pair_counts.json", counts)
     print(format_counts("Preference pairs", counts))
     return counts
@@ -246,13 +246,13 @@ def apply(normalisation: Normalisation, pair: PreferencePair) -> PreferencePair:
 
 
 def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation | None:
-    """Normalise `out_dir`/paired/ into pairs/ and write normalisation.json; print mean and standard deviation.
+    """Normalise `out_dir`/raw_pairs/ into pairs/ and write normalisation.json; print mean and standard deviation.
 
     Where no pair has scores there is no normalisation: normalisation.json then holds `null`.
 
     Args:
         config: the names of the K aspects.
-        out_dir: holds paired/{train,validation,test}.jsonl.
+        out_dir: holds raw_pairs/{train,validation,test}.jsonl.
 
     Returns:
         The normalisation; None where no pair has scores.
@@ -261,7 +261,7 @@ def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation | None:
         RecordError: the training split has no pair with scores, or a pair has those of one response alone; names the
             file.
     """
-    splits = {split: read_pairs(out_dir / "paired" / f"{split}.jsonl") for split in SPLITS}
+    splits = {split: read_pairs(out_dir / "raw_pairs" / f"{split}.jsonl") for split in SPLITS}
     if not any(_has_scores(pair) for pairs in splits.values() for pair in pairs):
         return _pass_through(splits, out_dir)
     try:
@@ -271,7 +271,7 @@ def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation | None:
             for split, pairs in splits.items()
         }
     except RecordError as error:
-        raise RecordError(f"{out_dir / 'paired'}: {error}") from None
+        raise RecordError(f"{out_dir / 'raw_pairs'}: {error}") from None
     for split, pairs in normalised.items():
         write_jsonl(out_dir / "pairs" / f"{split}.jsonl", pairs)
     write_json(out_dir / "normalisation.json", asdict(normalisation))
@@ -288,7 +288,7 @@ def normalise_pairs(config: DataConfig, out_dir: Path) -> Normalisation | None:
 def _pass_through(splits: dict[str, list[PreferencePair]], out_dir: Path) -> None:
     """Leave pairs without scores as they are."""
     if not splits["train"]:
-        raise RecordError(f"{out_dir / 'paired'}: no training pair")
+        raise RecordError(f"{out_dir / 'raw_pairs'}: no training pair")
     for split, pairs in splits.items():
         write_jsonl(out_dir / "pairs" / f"{split}.jsonl", pairs)
     write_json(out_dir / "normalisation.json", None)

@@ -8,7 +8,7 @@ Source: allenai/reward-bench, `calculate_scores_per_section`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,39 +48,6 @@ def wins(chosen: ArrayLike, rejected: ArrayLike) -> NDArray[np.bool_]:
             "its learning rate"
         )
     return chosen > rejected
-
-
-def preference_accuracy(scores: pd.DataFrame) -> list[SetMetric]:
-    """Accuracy over all pairs, over those whose prompt is not in training, and by subset; with the counts behind them.
-
-    Args:
-        scores: one row a pair with pair_id, reward_chosen, reward_rejected, subset, leaked (0/1), truncated (0/1).
-
-    Returns:
-        accuracy, accuracy_unleaked (NaN with n = 0 where every prompt leaks), leaked_pairs, ties, truncated_pairs, and
-        subset/<name> for each named subset, in order of the name. Accuracies are in 0..1. Where rows had several
-        responses, these are of their pairs, and `several_responses.metrics` follow.
-
-    Raises:
-        ValueError: a reward is not finite.
-    """
-    won = pd.Series(wins(scores["reward_chosen"], scores["reward_rejected"]), index=scores.index)
-    unleaked = won[scores["leaked"] == 0]
-    n = len(won)
-    by_subset = won.groupby(scores["subset"]).agg(["mean", "size"])
-    return [
-        SetMetric("accuracy", float(won.mean()), n),
-        SetMetric("accuracy_unleaked", float(unleaked.mean()), len(unleaked)),
-        SetMetric("leaked_pairs", n - len(unleaked), n),
-        SetMetric("ties", int((scores["reward_chosen"] == scores["reward_rejected"]).sum()), n),
-        SetMetric("truncated_pairs", int(scores["truncated"].sum()), n),
-        *(
-            SetMetric(f"subset/{name}", float(row["mean"]), int(row["size"]))
-            for name, row in by_subset.iterrows()
-            if name
-        ),
-        *(SetMetric(name, *value) for name, value in several_responses.metrics(grouped(scores)).items()),
-    ]
 
 
 def grouped(scores: pd.DataFrame) -> list[several_responses.Item]:
@@ -124,25 +91,6 @@ def missing_subsets(present: Iterable[str]) -> dict[str, list[str]]:
         section: [subset for subset in weights if subset not in present] for section, weights in SECTIONS.items()
     }
     return {section: subsets for section, subsets in missing.items() if subsets}
-
-
-def subset_accuracy(subsets: Sequence[str], chosen: ArrayLike, rejected: ArrayLike) -> dict[str, float]:
-    """Share of wins in each subset; a tie is a loss.
-
-    Args:
-        subsets: subset of each pair, length N.
-        chosen: rewards of the chosen responses, shape (N,).
-        rejected: rewards of the rejected responses, shape (N,).
-
-    Returns:
-        Accuracy in 0..1 by subset, in order of first appearance.
-
-    Raises:
-        ValueError: a reward is not finite.
-    """
-    won = wins(chosen, rejected)
-    names = np.asarray(subsets, dtype=object)
-    return {subset: float(won[names == subset].mean()) for subset in dict.fromkeys(subsets)}
 
 
 def _require_known(subsets: Iterable[str]) -> None:

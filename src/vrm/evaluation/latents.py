@@ -13,25 +13,6 @@ from vrm.evaluation.accuracy import SetMetric
 from vrm.runfiles import LEARNED_WEIGHT, TRUE_WEIGHT
 
 
-def learned_weights(scores: pd.DataFrame) -> list[SetMetric]:
-    """Mean and standard deviation over prompts of each objective's learned weight.
-
-    Args:
-        scores: one row a pair with prompt_id and weight_<aspect>.
-
-    Returns:
-        weight_mean/<aspect> and weight_std/<aspect> (population) of each aspect; nothing for a model without weights.
-    """
-    aspects = _aspects(scores)
-    weights = scores.drop_duplicates("prompt_id")
-    metrics = []
-    for aspect in aspects:
-        column = weights[LEARNED_WEIGHT + aspect].to_numpy(dtype=float)
-        metrics.append(SetMetric(f"weight_mean/{aspect}", float(column.mean()), len(column)))
-        metrics.append(SetMetric(f"weight_std/{aspect}", float(column.std()), len(column)))
-    return metrics
-
-
 def weight_recovery(scores: pd.DataFrame) -> list[SetMetric]:
     """Learned against true weights over the prompts whose true weights are known.
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, resumable
-from vrm.config import Config, ConfigError, Generation, JudgedPolicy
+from vrm.config import Config, ConfigError, Generation, JudgedPolicy, dependencies
 from vrm.data.sources import format_counts
 from vrm.generation.base import Engine, Sampling, decode
 from vrm.generation.engines import load_engine
@@ -283,7 +283,7 @@ def _made_from(
         "policy": model_name(policy),
         "revision": revision,
         "chat_template_kwargs": config.policy.bases[judged.base].chat_template_kwargs,
-        "answering": benchmarks.answering.model_dump(mode="json", exclude={"save_every", "vllm_memory"}),
+        "answering": dependencies.answering(benchmarks.answering),
         "max_new_tokens": _limits(config),
         "temperatures": {
             asked.name: [conversation.temperature for conversation in asked.conversations] for asked in answer_sets

@@ -24,9 +24,6 @@ from vrm.records import RecordError
 from vrm.runfiles import SCORES, TRAINING, RunTable
 from vrm.statistics.intervals import Interval, crossed_interval
 
-# The evaluation set whose subsets are read one by one (world table): its overall accuracy has no meaning.
-PROBES = "probes"
-
 
 @dataclass(frozen=True)
 class PairScores:
@@ -266,7 +263,7 @@ def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
 
 def table_columns(config: Config) -> list[Column]:
     """The four sections for a set in RewardBench's format, one accuracy for every other."""
-    shown = [name for name in config.evaluation.run if name != PROBES]
+    shown = [name for name in config.evaluation.run if name != config.evaluation.probes]
     benches = [name for name in shown if config.evaluation.sets[name].format == "reward_bench"]
     columns = []
     for name in shown:

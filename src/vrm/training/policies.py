@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places
-from vrm.config import PolicyTraining
+from vrm.checkpoints import fingerprint, model_files, model_name, require_places, started_processes
+from vrm.config import PolicyTraining, dependencies
 from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import fuse_head
 from vrm.models.templates import read_template
@@ -29,6 +29,9 @@ from vrm.runfiles import HELD_OUT, TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.log import write_log
 from vrm.training.trainer import merged, weight_dtype, whole_weights, with_adapters
+
+MAX_GRAD_NORM = 1.0
+"""Gradients of every policy training are clipped to this norm."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class PolicyJob:
             unused: fields of `training` that it does not look at.
         """
         own = {
-            "training": self.training.model_dump(mode="json", exclude=of_no_effect() | set(unused)),
+            "training": dependencies.training(self.training, started_processes(), unused),
             "seed": self.seed,
             "policy": model_name(self.policy),
             "revision": self.revision,

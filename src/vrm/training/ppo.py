@@ -28,14 +28,14 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
-from vrm.config import ConfigError, Generation, PolicyTraining, PpoTraining
+from vrm.config import ConfigError, Generation, PpoTraining, dependencies
 from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import ANSWER_MEASURES, HELD_OUT, PPO_SAMPLES, TRAINING
 from vrm.training.log import write_rows
-from vrm.training.policies import PolicyJob, save_policy, write_held_out
+from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, save_policy, write_held_out
 from vrm.training.ppo_math import (
     RunningMoments,
     approximate_kl,
@@ -59,9 +59,6 @@ from vrm.training.rollout import (
 from vrm.training.trainer import KEPT
 from vrm.training.watchdog import TrainingError, Watchdog
 
-USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lora"}
-"""What PPO takes of `policy.training`; it has optimisation settings of its own."""
-
 
 def train_ppo(
     job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
@@ -80,15 +77,13 @@ def train_ppo(
         TrainingError: the run has blown up; the log and the samples so far are kept beside the checkpoints.
     """
     job.require_places()
-    # raising a limit after a run has blown up continues that run
     settings = {
-        "ppo": ppo.model_dump(mode="json", exclude={"limits", "checkpoints"}),
-        "generation": generation.model_dump(mode="json", exclude={"vllm_memory"}),
+        "ppo": dependencies.ppo(ppo),
+        "generation": dependencies.generation(generation),
         "reward_part": getattr(reward, "reward", "full"),
     }
     reward_files = model_files(reward_path) if reward_path else []
-    unused = set(PolicyTraining.model_fields) - USED
-    made_from = job.made_from(settings, *reward_files, unused=unused)
+    made_from = job.made_from(settings, *reward_files, unused=dependencies.NOT_PPO)
     run = PpoRun(job, ppo, generation, reward)
     run.train(resumable(job.checkpoints, made_from))
     run.finish()
@@ -262,7 +257,7 @@ class PpoRun:
             terms = {"policy_loss": surrogate, "value_loss": error, "clipped": clipped, "approximate_kl": moved}
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().sum()
-        norms = self.models.step(ppo.max_grad_norm, actor_learns)
+        norms = self.models.step(MAX_GRAD_NORM, actor_learns)
         return {name: self._sum(total) / tokens for name, total in totals.items()} | norms
 
     def _questions(self, update: int) -> list[Question]:

@@ -30,7 +30,7 @@ from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import pad
 
 from vrm.checkpoints import resumable
-from vrm.config import PreferenceMethod
+from vrm.config import PreferenceMethod, dependencies
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError, read_pairs
@@ -38,7 +38,7 @@ from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
-from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.trainer import common_arguments, shard, started_processes
 
 SIDES = ("first", "second")
@@ -347,7 +347,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     start = measure_rows(trainer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     files = [difficulty] if difficulty else []
-    made_from = job.made_from({"method": method.model_dump(mode="json", exclude={"label", "ours"})}, *files)
+    made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     changes = _changes(held_out, start, measure_rows(trainer))
     leave(job, trainer, tokenizer, changes, counts)
@@ -384,7 +384,7 @@ def make_trainer(
         args=TrainingArguments(
             **common_arguments(training, len(rows), job.seed, job.checkpoints),
             **sequential,
-            max_grad_norm=training.max_grad_norm,
+            max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,
             label_names=["desirable", *REFERENCES],
         ),

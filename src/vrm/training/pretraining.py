@@ -20,6 +20,9 @@ from vrm.records import PreferencePair, read_pairs
 from vrm.training.log import write_log
 from vrm.training.trainer import KEPT
 
+LEARNING_RATE = 3e-3
+"""Peak learning rate (AdamW)."""
+
 
 def pretrain_backbone(
     config: CreatedBackbone,
@@ -88,7 +91,7 @@ def _arguments(config: CreatedBackbone, checkpoints: Path) -> TrainingArguments:
         output_dir=str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=config.pretraining_batch_size,
-        learning_rate=config.pretraining_learning_rate,
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         weight_decay=0.01,

@@ -24,8 +24,8 @@ from transformers import EvalPrediction, set_seed
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
-from vrm.checkpoints import fingerprint, model_files, model_name, of_no_effect, require_places, resumable
-from vrm.config import RewardTraining, Variant
+from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
+from vrm.config import RewardTraining, Variant, dependencies
 from vrm.models.baseline_heads import Noise
 from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
@@ -268,8 +268,8 @@ def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
 
 def _made_from(job: RewardJob) -> dict[str, Any]:
     settings = {
-        "variant": job.variant.model_dump(mode="json", exclude={"label", "ours"}),
-        "training": job.training.model_dump(mode="json", exclude=of_no_effect()),
+        "variant": dependencies.variant(job.variant),
+        "training": dependencies.training(job.training, started_processes()),
         "aspects": job.aspects,
         "seed": job.seed,
         "backbone": model_name(job.backbone),

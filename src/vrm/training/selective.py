@@ -17,7 +17,7 @@ import pandas as pd
 from transformers import set_seed
 
 from vrm.checkpoints import resumable
-from vrm.config import PreferenceMethod
+from vrm.config import PreferenceMethod, dependencies
 from vrm.ours import remove_ours, require_ours
 from vrm.records import RecordError, read_pairs
 from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
@@ -46,7 +46,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
     trainer.add_callback(LossWatch())
     rows = with_reference(trainer, paired_rows(rest))
-    settings = {"method": method.model_dump(mode="json", exclude={"label", "ours"}), "run": run, "half": half}
+    settings = {"method": dependencies.method(method), "run": run, "half": half}
     made_from = job.made_from(settings)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     losses = measure_rows(trainer, rows).loss

@@ -13,14 +13,14 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from vrm.checkpoints import resumable
-from vrm.config import SftTraining
+from vrm.config import SftTraining, dependencies
 from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
 from vrm.runfiles import TRAINING
 from vrm.training.log import LogWriter
-from vrm.training.policies import PolicyJob, leave, load_policy
+from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.trainer import common_arguments, shard
 
 
@@ -52,7 +52,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         args=SFTConfig(
             **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints),
             max_length=None,
-            max_grad_norm=training.max_grad_norm,
+            max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,
         ),
         processing_class=tokenizer,
@@ -62,7 +62,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     start = _losses(job, trainer, tokenizer, held_out)
-    made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=sft.model_dump().keys())
+    made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=dependencies.SFT_OWN)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
     end = _losses(job, trainer, tokenizer, held_out)
     changes = [(r.pair_id, r.prompt_id, "loss", a, b) for r, a, b in zip(held_out, start, end, strict=True)]

@@ -174,10 +174,10 @@ def test_unknown_true_weights_stay_unknown(scores):
 
 def test_the_truth_is_found_by_texts_not_by_ids():
     sets = make_sets()
-    truth = known_truth(sets)
+    truth = known_truth(sets, ["noise_free"])
     assert truth["uf_c", "row3"] == "rejected"
     assert truth["uf_c", "row4"] == "chosen"
     assert all(truth["noise_free", pair.pair_id] == "chosen" for pair in sets["noise_free"])
-    assert known_truth({"uf_c": sets["uf_c"]}) == {}
+    assert known_truth(sets, []) == {}
     both_ways = {**sets, "noise_free": [*sets["noise_free"], sets["uf_c"][3]]}
-    assert ("uf_c", "row3") not in known_truth(both_ways)
+    assert ("uf_c", "row3") not in known_truth(both_ways, ["noise_free"])

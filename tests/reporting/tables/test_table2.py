@@ -5,7 +5,7 @@ from example_policies import make_policies
 from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
-from vrm.evaluation.accuracy import section_scores, subset_accuracy
+from vrm.evaluation.accuracy import section_scores
 from vrm.records import RecordError
 from vrm.reporting.registry import TABLES
 
@@ -30,7 +30,7 @@ def scores_of(results, variant, evaluation_set, seeds=(1, 2, 3), parent="reward"
 
 def test_section_cells_are_reward_bench_scores(results, cells):
     by_seed = [
-        section_scores(subset_accuracy(f["subset"].tolist(), f["reward_chosen"], f["reward_rejected"]))
+        section_scores((f["reward_chosen"] > f["reward_rejected"]).groupby(f["subset"]).mean().to_dict())
         for f in scores_of(results, "vrm", "reward_bench")
     ]
     for section in ("Chat", "Chat Hard", "Safety", "Reasoning"):

@@ -18,7 +18,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -31,11 +31,8 @@ from numpy.typing import ArrayLike, NDArray
 from vrm.config import Config, ConfigError
 from vrm.evaluation.accuracy import wins
 from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
-from vrm.reporting.scores import PROBES, PairScores, Scorer, pair_scores, read_scores, reward_models
+from vrm.reporting.scores import PairScores, Scorer, pair_scores, read_scores, reward_models
 from vrm.statistics.intervals import Interval, crossed_interval
-
-# The evaluation set whose chosen responses are better by the known truth. Where it is absent, the truth is unknown.
-NOISE_FREE = "noise_free"
 
 AGREEMENTS = ("both_right", "only_vrm", "only_rm", "both_wrong")
 
@@ -197,7 +194,7 @@ def disagreements(config: Config, rm: pd.DataFrame, vrm: pd.DataFrame, source: s
 
 
 def _disagreements_of(config: Config, name: str, rm: PairScores, vrm: PairScores) -> Iterator[dict[str, Any]]:
-    if name != PROBES:
+    if name != config.evaluation.probes:
         yield _counted(config, name, "", rm, vrm)
     for subset in sorted(set(rm.subsets.tolist()) - {""}):
         inside = rm.subsets == subset
@@ -221,13 +218,15 @@ def _counted(config: Config, name: str, subset: str, rm: PairScores, vrm: PairSc
     }
 
 
-def known_truth(sets: Mapping[str, Sequence[PreferencePair]]) -> dict[tuple[str, str], str]:
+def known_truth(sets: Mapping[str, Sequence[PreferencePair]], truths: Collection[str]) -> dict[tuple[str, str], str]:
     """Which response is the better one by the known truth: `chosen` or `rejected`, by (evaluation set, pair id).
 
-    A pair of another set is found in `NOISE_FREE` by its prompt and its two texts, whichever of them was chosen. What
-    is not found there, or is there with both labels, has no entry.
+    Args:
+        sets: the pairs of each evaluation set.
+        truths: names of the sets whose labels are the truth. A pair of another set is found in them by its prompt and
+            its two texts, whichever of them was chosen; what is not found, or is there with both labels, has no entry.
     """
-    better = {(pair.prompt_id, pair.chosen, pair.rejected) for pair in sets.get(NOISE_FREE, ())}
+    better = {(pair.prompt_id, pair.chosen, pair.rejected) for name in truths for pair in sets[name]}
     truth = {}
     for name, pairs in sets.items():
         for pair in pairs:
@@ -263,7 +262,7 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     results, out = Path(results), Path(out)
     sets = {name: read_pairs(results / "evaluation" / "sets" / f"{name}.jsonl") for name in config.evaluation.run}
     shown = {name: draw_pairs(pairs, config.report.explorer_pairs, config.report.seed) for name, pairs in sets.items()}
-    truth = known_truth(sets)
+    truth = known_truth(sets, config.evaluation.of_role("truth"))
     rm, vrms = compared_models(config)
     rm_scores = read_scores(results, rm)
     first = config.reward.seeds[0]
@@ -363,7 +362,7 @@ def _set(config: Config, name: str, pairs: Sequence[PreferencePair], shown: Sequ
         "name": name,
         "label": entry.label,
         # where kinds of prompts are compared first: neither benchmark subsets nor probes are such kinds
-        "kinds": entry.format == "pairs" and name != PROBES and any(pair.subset for pair in pairs),
+        "kinds": entry.format == "pairs" and entry.role != "probes" and any(pair.subset for pair in pairs),
         "shown": len(shown),
         "total": len(pairs),
     }

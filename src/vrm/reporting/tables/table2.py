@@ -28,7 +28,6 @@ from vrm.reporting.rendering import (
     write_table,
 )
 from vrm.reporting.scores import (
-    PROBES,
     AccuracyTable,
     CellAccuracy,
     Column,
@@ -56,8 +55,8 @@ def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[
         yield _PAPER_NOTE.format(policies=" and the paper's own policies" if policies else "")
     if any(scorer.ours for scorer in measured.scorers):
         yield "(ours): not in the paper."
-    if PROBES in config.evaluation.run:
-        yield f"{config.evaluation.sets[PROBES].label}: read one by one in the world table."
+    if probes := config.evaluation.probes:
+        yield f"{config.evaluation.sets[probes].label}: read one by one in the world table."
     yield from _section_notes(config, measured)
     yield from _count_notes(config, measured)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
-from vrm.reporting.scores import PROBES, Scorer, pair_scores, read_scores, reward_models, row_label
+from vrm.reporting.scores import Scorer, pair_scores, read_scores, reward_models, row_label
 from vrm.runfiles import WORLD_STATISTICS
 from vrm.statistics.intervals import Interval, crossed_interval
 
@@ -51,8 +51,8 @@ def world_table(config: Config, results: Path, out: Path) -> list[Path]:
     crossed = facts["metric"].str.count("/") == 2
     grids = [_facts_grid(config, facts[~crossed]), *_crossed_grids(config, facts[crossed])]
     rows = [_fact_row(fact) for fact in facts.to_dict("records")]
-    if PROBES in config.evaluation.run:
-        probes = _measure_probes(config, results)
+    if name := config.evaluation.probes:
+        probes = _measure_probes(config, name, results)
         grids.append(_probe_grid(config, probes))
         rows += [_probe_row(config, *key, interval, pairs) for key, (interval, pairs) in probes.items()]
     return write_table(out, grids, pd.DataFrame(rows))
@@ -111,11 +111,11 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _measure_probes(config: Config, results: Path) -> dict[tuple[str, str], tuple[Interval, int]]:
-    """Accuracy and number of pairs by (variant, probe)."""
+def _measure_probes(config: Config, name: str, results: Path) -> dict[tuple[str, str], tuple[Interval, int]]:
+    """Accuracy and number of pairs by (variant, probe) on the evaluation set of this name."""
     measured = {}
     for model in _shown(config):
-        scores = pair_scores(read_scores(results, model), PROBES, model.name)
+        scores = pair_scores(read_scores(results, model), name, model.name)
         for probe in sorted(set(scores.subsets.tolist())):
             part = scores.select(scores.subsets == probe)
             interval = crossed_interval(part.wins, part.prompts, config.report.level)
