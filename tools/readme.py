@@ -21,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
-SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_anchored", "vrm_residual", "vrm_residual_rated")
+SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_anchored", "vrm_concept_residual")
 IMAGES = ("figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
 
 

@@ -1,7 +1,7 @@
 """The same score everywhere: what we score is what plain transformers scores, for every family of templates.
 
-The other tool is `AutoModelForSequenceClassification` and `tokenizer.apply_chat_template(messages, tokenize=True)`, as on
-any model's card.
+The other tool is `AutoModelForSequenceClassification` and `tokenizer.apply_chat_template(messages, tokenize=True)`, as
+on any model's card.
 """
 
 from collections.abc import Iterator
