@@ -545,19 +545,19 @@ def judged_scores(config: ConfigFiles, name: Name, results: Results, out: Csv) -
 @stage("vrm table --config config.yaml --name table1 --results results/demo --out results/demo/tables")
 def table(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None:
     """Make one table."""
-    from vrm.reporting import tables
+    from vrm.reporting.registry import TABLES
 
     settings = _load(config)
-    known(tables.TABLES, name, "table")(settings, results, out)
+    known(TABLES, name, "table")(settings, results, out)
 
 
 @stage("vrm figure --config config.yaml --name figure2 --results results/demo --out results/demo/figures")
 def figure(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None:
     """Draw one figure."""
-    from vrm.reporting import figures
+    from vrm.reporting.registry import FIGURES
 
     settings = _load(config)
-    known(figures.FIGURES, name, "figure")(settings, results, out)
+    known(FIGURES, name, "figure")(settings, results, out)
 
 
 @stage("vrm explorer --config config.yaml --results results/demo --out results/demo/explorer")
