@@ -25,10 +25,11 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, dump, load
-from vrm.evaluation.accuracy import wins
-from vrm.provenance import provenance
+from vrm.evaluation.preference_accuracy import wins
 from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_json, write_whole
-from vrm.statistics.intervals import Interval, crossed_interval, student_interval
+from vrm.reporting.provenance import provenance
+from vrm.reporting.stats import Interval, student_interval
+from vrm.reporting.variance_components import crossed_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
@@ -47,14 +48,14 @@ Row = tuple[str, str, Interval, int, int, int]
 def main() -> None:
     """Run and collect what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *SETS], default=list(SETS), metavar="|".join(SETS))
+    parser.add_argument("names", nargs="*", choices=[[], *SETS], default=[], metavar="|".join(SETS))
     parser.add_argument("--data", type=Path, required=True, help="directory of the data")
     parser.add_argument("--cores", type=int, default=2, help="cores (default: 2)")
     parser.add_argument("--collect", action="store_true", help="the runs are finished: only read them")
     parser.add_argument("--note", help="what else the provenance has to say of this run")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="default: docs/results")
     options = parser.parse_args()
-    for name in options.names:
+    for name in options.names or SETS:
         source = (options.data / SETS[name]).resolve()
         command = _snakemake(name, source, options.cores)
         if not options.collect:
@@ -84,13 +85,14 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
     """Accuracy on held-out pairs; how g follows the ratings, and how E[w] differs between prompts."""
     first, seeds = scores[0], len(scores)
     prompts = first.prompt_id.nunique()
+    responses = len({(pair.prompt_id, text) for pair in held_out for text in (pair.chosen, pair.rejected)})
     won = np.array([wins(table.reward_chosen, table.reward_rejected) for table in scores], dtype=float)
     accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
     yield label, "accuracy", accuracy, seeds, prompts, len(first)
     for k, aspect in enumerate(config.data.aspects):
         if f"chosen_{aspect}" in first:
             values = [_follows(table, aspect, k, held_out) for table in scores]
-            yield label, f"score_correlation/{aspect}", student_interval(values), seeds, prompts, 2 * len(first)
+            yield label, f"score_correlation/{aspect}", student_interval(values), seeds, prompts, responses
     for aspect in config.data.aspects:
         if f"weight_{aspect}" in first:
             columns = [table.drop_duplicates("prompt_id")[f"weight_{aspect}"] for table in scores]

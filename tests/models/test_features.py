@@ -166,9 +166,21 @@ def test_dropout_does_not_change_the_recipe_and_a_layer_too_many_is_refused(deep
 def test_a_text_without_features_is_an_error(model, tokenizer, texts, tmp_path):
     compute_features(model, texts, 0, 4, tmp_path / "store", tmp_path / "out")
     encoder = StoredEncoder(TextEncoder(tokenizer, **LIMITS), StoredFeatures.read([tmp_path / "out"]))
-    known = tokenizer.decode(texts[0].ids[texts[0].prompt_length : -1])
+    # the text goes on after the response: the end token, and a newline of the template
+    known = tokenizer.decode(texts[0].ids[texts[0].prompt_length :]).partition("<|im_end|>")[0].strip("\n")
     with pytest.raises(RecordError, match="1 of 2"):
         encoder.encode([as_prompt("alpha beta")] * 2, [known, "mu"])
+    assert len(encoder.encode([as_prompt("alpha beta")], [known])) == 1
+
+
+def test_what_the_template_refuses_is_named_and_the_other_texts_are_looked_up(model, tokenizer, texts, tmp_path):
+    compute_features(model, texts, 0, 4, tmp_path / "store", tmp_path / "out")
+    encoder = StoredEncoder(TextEncoder(tokenizer, **LIMITS), StoredFeatures.read([tmp_path / "out"]))
+    known = tokenizer.decode(texts[0].ids[texts[0].prompt_length :]).partition("<|im_end|>")[0].strip("\n")
+    found, refused = encoder.try_encode([[], as_prompt("alpha beta")], ["mu", known])
+    assert found[0] is None
+    assert found[1] == encoder.encode([as_prompt("alpha beta")], [known])[0]
+    assert list(refused) == [0]
 
 
 def test_the_backbone_is_stored_in_the_dtype_that_it_came_in(deep, tokenizer, texts, tmp_path):

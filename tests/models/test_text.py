@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from vrm.models.backbones import train_tokenizer
 from vrm.models.templates import TEMPLATES
-from vrm.models.text import TextEncoder, prepare_tokenizer, render
+from vrm.models.text import PolicyEncoder, TextEncoder, prepare_tokenizer, render
 from vrm.models.turns import generation_prompt_ids
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
@@ -22,12 +22,27 @@ def tokenizer(tiny_backbone):
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, TURNS])
-def test_prompt_ids_are_a_prefix_and_the_text_ends_in_eos(tokenizer, prompt):
+def test_a_reward_models_text_ends_as_the_template_ends_it(tokenizer, prompt):
+    """With ChatML's newline after the end token: plain transformers reads the reward at that token, and so do we.
+
+    Its prompt ends with the header's tokens that are the same whatever follows, hence perhaps without its newline.
+    """
     text = TextEncoder(tokenizer, 64, 128).encode([prompt], ["epsilon zeta"])[0]
+    turns = [*prompt, {"role": "assistant", "content": "epsilon zeta"}]
+    assert text.ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert tokenizer.decode(text.ids).endswith("<|im_start|>assistant\nepsilon zeta<|im_end|>\n")
+    header = generation_prompt_ids(tokenizer)
+    assert text.ids[: text.prompt_length][-len(header) :] == header
+    assert tokenizer.decode(text.ids[text.prompt_length :]).strip() == "epsilon zeta<|im_end|>"
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, TURNS])
+def test_a_policys_text_is_its_prompt_and_a_response_that_ends_in_eos(tokenizer, prompt):
+    """What a template writes after the end token, a policy never generates, so it isn't learnt either."""
+    text = PolicyEncoder(tokenizer, 64, 128).encode([prompt], ["epsilon zeta"])[0]
     assert tokenizer.decode(text.ids[: text.prompt_length]).endswith("<|im_start|>assistant\n")
     assert tokenizer.decode(text.ids[text.prompt_length :]) == "epsilon zeta<|im_end|>"
     assert text.ids[-1] == tokenizer.eos_token_id
-    assert text.ids[: text.prompt_length][-len(generation_prompt_ids(tokenizer)) :] == generation_prompt_ids(tokenizer)
 
 
 def test_a_template_that_writes_bos_gives_exactly_one(tokenizer):
@@ -38,14 +53,33 @@ def test_a_template_that_writes_bos_gives_exactly_one(tokenizer):
     assert ids[0] == tokenizer.bos_token_id
 
 
-def test_truncation_keeps_the_scored_token_and_is_counted(tokenizer):
-    encoder = TextEncoder(tokenizer, max_prompt_length=12, max_length=20)
-    whole = TextEncoder(tokenizer, 500, 1000).encode([[{"role": "user", "content": "alpha " * 40}]], ["beta " * 40])[0]
-    cut = encoder.encode([[{"role": "user", "content": "alpha " * 40}]], ["beta " * 40])[0]
-    assert len(cut.ids) == 20
-    assert cut.ids[-1] == tokenizer.eos_token_id
-    assert cut.ids[:12] == whole.ids[: whole.prompt_length][-12:]  # a prompt loses its beginning
+def test_truncation_keeps_the_templates_frame_and_is_counted(tokenizer):
+    """A cut text is a whole conversation too: both headers and the text's end stay, and only content goes."""
+    prompt, response = [{"role": "user", "content": "alpha " * 40 + "kappa"}], "beta " * 40
+    encoder = TextEncoder(tokenizer, max_prompt_length=40, max_length=60)
+    whole, cut = (e.encode([prompt], [response])[0] for e in (TextEncoder(tokenizer, 500, 1000), encoder))
+    assert (whole.truncated, cut.truncated) == (False, True)
+    assert len(cut.ids) <= 60
+    assert cut.prompt_length <= 40
+    asked, answered = tokenizer.decode(cut.ids).split("<|im_end|>\n")[:2]
+    assert asked.startswith("<|im_start|>user\n")
+    assert asked.endswith("alpha kappa")  # a prompt loses its beginning
+    assert answered.startswith("<|im_start|>assistant\nbeta")  # a response loses its end
+    end = tokenizer("<|im_end|>\n", add_special_tokens=False)["input_ids"]
+    assert cut.ids[-len(end) :] == whole.ids[-len(end) :] == end
     assert encoder.truncation.as_dict() == {"texts": 1, "prompts_cut": 1, "responses_cut": 1}
+
+
+def test_limits_that_the_template_alone_exceeds_are_a_rows_fault(tokenizer):
+    """No content is left to cut: the row is named, and others are encoded."""
+    long = "alpha " * 40
+    texts, refused = TextEncoder(tokenizer, 2, 200).try_encode([PROMPT, [{"role": "user", "content": long}]], ["a"] * 2)
+    assert texts == [None, None]
+    assert list(refused) == [0, 1]
+    room = len(tokenizer.apply_chat_template(PROMPT, add_generation_prompt=True, return_dict=False))
+    texts, refused = TextEncoder(tokenizer, room, room + 1).try_encode([PROMPT], ["beta"])
+    assert texts == [None]
+    assert "max_length" in refused[0]
 
 
 def test_limits_that_leave_no_room_for_a_response_are_refused(tokenizer):
@@ -85,14 +119,16 @@ def with_template(name):
 @pytest.mark.parametrize("prompt", [PROMPT, TURNS, SYSTEM + TURNS])
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}, {"enable_thinking": True}])
-def test_every_template_keeps_the_prompt_a_prefix(name, prompt, kwargs):
+def test_every_template_keeps_a_policys_prompt_a_prefix(name, prompt, kwargs):
+    """A policy's text begins with the very ids that it is asked with, and ends in the end token that it generates."""
     tokenizer = with_template(name)
-    encoder = TextEncoder(tokenizer, 200, 300, chat_template_kwargs=kwargs)
+    encoder = PolicyEncoder(tokenizer, 200, 300, chat_template_kwargs=kwargs)
     text = encoder.encode([prompt], ["epsilon zeta"])[0]
     head, tail = text.ids[: text.prompt_length], text.ids[text.prompt_length :]
     assert encoder.encode_prompts([prompt]) == [head]
-    pattern = generation_prompt_ids(tokenizer, kwargs)
-    assert head[-len(pattern) :] == pattern
+    assert tokenizer.decode(head) == tokenizer.apply_chat_template(
+        prompt, tokenize=False, add_generation_prompt=True, **kwargs
+    )
     thinks = name == "qwen3" and kwargs.get("enable_thinking", True)
     answer = ("<think>\n\n</think>\n\n" if thinks else "") + "epsilon zeta<|im_end|>"
     assert tokenizer.decode(tail) == answer
@@ -148,26 +184,33 @@ def test_template_arguments_are_passed_on(tokenizer):
 
 
 def test_prompts_to_be_answered_are_cut_as_prompts_and_counted(tokenizer):
-    encoder = TextEncoder(tokenizer, max_prompt_length=40, max_length=60)
+    encoder = PolicyEncoder(tokenizer, max_prompt_length=40, max_length=60)
     long = [{"role": "user", "content": "alpha " * 40}]
-    assert encoder.encode_prompts([PROMPT, long])[1] == encoder.encode([long], ["beta"])[0].ids[:40]
+    asked = encoder.encode_prompts([PROMPT, long])
+    text = encoder.encode([long], ["beta"])[0]
+    assert asked[1] == text.ids[: text.prompt_length]
+    assert len(asked[1]) <= 40
+    assert tokenizer.decode(asked[1]).startswith("<|im_start|>user\n")
     assert encoder.truncation.as_dict() == {"texts": 3, "prompts_cut": 2, "responses_cut": 0}
     assert encoder.encode_prompts([]) == []
 
 
-def test_a_policys_cut_response_does_not_end(tokenizer):
-    long = "alpha " * 200
-    for keeps_end in (True, False):
-        encoder = TextEncoder(tokenizer, 16, 40, end_after_cut=keeps_end)
-        cut, whole = encoder.encode([[{"role": "user", "content": "beta"}]] * 2, [long, "mu"])
-        assert len(cut.ids) == 40
-        assert (cut.ids[-1] == tokenizer.eos_token_id) == keeps_end
-        assert whole.ids[-1] == tokenizer.eos_token_id
-        assert encoder.truncation.responses_cut == 1
+@pytest.mark.parametrize("kind", [TextEncoder, PolicyEncoder])
+def test_a_cut_response_ends_for_a_reward_model_and_not_for_a_policy(tokenizer, kind):
+    """A reward is read at the text's end, which has to be there; a policy must not learn to stop mid-sentence."""
+    encoder = kind(tokenizer, 40, 60)
+    cut, whole = encoder.encode([[{"role": "user", "content": "beta"}]] * 2, ["alpha " * 200, "mu"])
+    assert len(cut.ids) <= 60
+    assert (tokenizer.eos_token_id in cut.ids[cut.prompt_length :]) == (kind is TextEncoder)
+    assert tokenizer.eos_token_id in whole.ids[whole.prompt_length :]
+    assert encoder.truncation.responses_cut == 1
 
 
 def test_a_tokenizer_that_does_not_know_chatml_gets_turns_in_its_own_tokens():
-    """As Llama-2's, Mistral's and Pythia's bases: ChatML's marks would be ordinary text, which a judge would read."""
+    """As Llama-2's, Mistral's and Pythia's bases: ChatML's marks would be ordinary text, which a judge would read.
+
+    The end token is followed by what the template writes there, a newline.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -179,8 +222,9 @@ def test_a_tokenizer_that_does_not_know_chatml_gets_turns_in_its_own_tokens():
         ["alpha beta"], trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
     )
     tokenizer = prepare_tokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>"))
-    text = TextEncoder(tokenizer, 32, 64).encode([[{"role": "user", "content": "alpha"}]], ["beta"])[0]
+    text = TextEncoder(tokenizer, 64, 128).encode([[{"role": "user", "content": "alpha"}]], ["beta"])[0]
     assert text.ids.count(tokenizer.bos_token_id) == 1
     assert text.ids[0] == tokenizer.bos_token_id
-    assert text.ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(text.ids[text.prompt_length :], skip_special_tokens=True) == "beta"
+    assert tokenizer.decode(text.ids).endswith("assistant\nbeta</s>\n")
+    assert tokenizer.eos_token_id in text.ids[text.prompt_length :]
+    assert tokenizer.decode(text.ids[text.prompt_length :], skip_special_tokens=True).strip() == "beta"

@@ -2,8 +2,7 @@
 
 What differs is what breaks things: a BOS that the template writes, headers of special tokens or of plain text, no
 system turn, a role under another name, trimmed contents, no generation prompt at all, an end of text after the end of a
-turn,
-and a rendering with `add_generation_prompt` that is no continuation of the one without.
+turn, and a rendering with `add_generation_prompt` that is no continuation of the one without.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from vrm.models.saving import save_model
 
 from vrm.models.templates import CHATML, PLAIN, QWEN3, QWEN25
 from vrm.models.text import generation_prompt_ids, prepare_tokenizer, user_turn_ids
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.weights import save_model
 
 LLAMA = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"

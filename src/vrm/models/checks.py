@@ -70,7 +70,8 @@ def checked_config(
         ConfigError: it is no causal language model.
         RecordError: files are missing or incomplete.
     """
-    import vrm.models.vrm  # noqa: F401  registers its model type
+    import vrm.models.features
+    import vrm.models.vrm  # noqa: F401  both register their model types
 
     require_model(model)
     try:
@@ -131,11 +132,18 @@ def require_positions(model: str | Path, config: PreTrainedConfig, max_length: i
 
 def positions_of(config: PreTrainedConfig) -> int | None:
     """How many tokens a model can tell the places of; None where that is not limited."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return getattr(_language_model(config), "max_position_embeddings", None)
+
+
+def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of what reads the text: inside a VRM, and inside frozen features, there is a further one."""
+    inner = config.get_text_config(decoder=True)
+    backbone = getattr(inner, "backbone_config", None)
+    return inner if backbone is None else _language_model(backbone)
 
 
 def _require_causal(model: str | Path, config: PreTrainedConfig) -> None:
-    inner = config.get_text_config(decoder=True)
+    inner = _language_model(config)
     if getattr(config, "auto_map", None):  # code of its own, and trusted, or it would not have been loaded
         return
     kind = inner.model_type
@@ -148,7 +156,7 @@ def _require_causal(model: str | Path, config: PreTrainedConfig) -> None:
 
 
 def _require_vocabulary(model: str | Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    rows = getattr(_language_model(config), "vocab_size", None)
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if rows is not None and largest >= rows:
         raise RecordError(

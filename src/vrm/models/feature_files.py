@@ -344,9 +344,24 @@ class StoredEncoder:
         """Rows of N texts.
 
         Raises:
+            Unrenderable: some can't be encoded; names them all.
             RecordError: some have no stored features.
         """
-        texts = self.encoder.encode(prompts, responses)
+        return self._rows(self.encoder.encode(prompts, responses))
+
+    def try_encode(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[list[TokenisedText | None], dict[int, str]]:
+        """As `encode`, with None for what can't be encoded, and the reason by its 0-based place.
+
+        Raises:
+            RecordError: some have no stored features.
+        """
+        texts, refused = self.encoder.try_encode(prompts, responses)
+        rows = iter(self._rows([text for text in texts if text is not None]))
+        return [None if text is None else next(rows) for text in texts], refused
+
+    def _rows(self, texts: Sequence[TokenisedText]) -> list[TokenisedText]:
         rows = [
             [self.stored.rows.get(key_of(ids), -1) for ids in (text.ids[: text.prompt_length], text.ids)]
             for text in texts

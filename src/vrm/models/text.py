@@ -10,8 +10,8 @@ Two kinds of text, because two kinds of models read them:
   newline in ChatML) no policy ever generates.
 
 What is too long is shortened as text and written again, so that a cut text is a whole conversation too, with BOS, the
-headers of all turns, and its end. A prompt loses the beginnings of its turns, the oldest first, the system's last; a
-response loses its end. Both are counted.
+headers of all turns, and its end. A prompt loses the beginnings of its turns, the oldest first,
+then whole exchanges, the last turn and the system's last; a response loses its end. Both are counted.
 """
 
 from __future__ import annotations
@@ -216,11 +216,13 @@ class TextEncoder:
             shorter = _without_beginning(prompt, characters)
             return shorter, self._tokenise([self._head(shorter)])[0]
 
-        size = sum(len(turn["content"]) for turn in prompt)
+        rest = _without_oldest_exchange(prompt)
+        # the last turn is what is asked: it is cut only where no older exchange is left to go
+        older = [turn for turn in prompt[:-1] if turn["role"] != "system"]
+        size = sum(len(turn["content"]) for turn in (prompt if rest is None else older))
         found = _first_that_fits(shortened, size, lambda both: len(both[1]) <= self.max_prompt_length)
         if found is not None:
             return found
-        rest = _without_oldest_exchange(prompt)
         if rest is None:
             limit = f"max_prompt_length ({self.max_prompt_length})"
             raise Unrenderable(
