@@ -62,40 +62,38 @@ class Place:
 
 
 class Layout:
-    """Where the texts of a packed batch are, and who sees whom.
+    """Where the texts of a packed batch are, and who sees whom: G groups of N texts in all, in R rows of W columns."""
 
-    G groups of N texts in all, in the order in which they were given; R rows of W columns.
-    """
+    def __init__(self, places: Sequence[Place], rows: int, width: int, order: Sequence[int] | None = None) -> None:
+        """Describe a batch.
 
-    def __init__(self, places: Sequence[Place], rows: int, width: int) -> None:
+        Args:
+            places: of the groups.
+            rows, width: R and W.
+            order: the number, in the groups' order, of each text that is asked for; None is all in that order.
+        """
         self.places, self.rows, self.width = tuple(places), rows, width
-        self._masks: dict[tuple[object, ...], Any] = {}
-
-    @cached_property
-    def groups(self) -> Tensor:
-        """The group of each text, shape (N,)."""
-        counts = torch.tensor([len(place.responses) for place in self.places])
-        return torch.arange(len(self.places)).repeat_interleave(counts)
-
-    @cached_property
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        """Flat indices of each prompt's last token, (G,), and of each text's, (N,)."""
-        prompts, texts = [], []
-        for place in self.places:
-            end = place.row * self.width + place.start + place.prompt
-            prompts.append(end - 1)
+        prompts, texts, groups = [], [], []
+        for number, place in enumerate(self.places):
+            end = place.row * width + place.start + place.prompt
             for length in place.responses:
+                prompts.append(place.row * width + place.start + place.prompt - 1)
                 end += length
                 texts.append(end - 1)
-        return torch.tensor(prompts), torch.tensor(texts)
+                groups.append(number)
+        chosen = torch.arange(len(texts)) if order is None else torch.tensor(order)
+        self._prompt_ends, self._text_ends = torch.tensor(prompts)[chosen], torch.tensor(texts)[chosen]
+        self.groups = torch.tensor(groups)[chosen]
+        """The group of each text, shape (N,)."""
+        self._masks: dict[tuple[object, ...], Any] = {}
 
     def prompt_ends(self, hidden: Tensor) -> Tensor:
-        """State of the last token of each prompt: (R, W, H) -> (G, H)."""
-        return hidden.flatten(0, 1).index_select(0, self._ends[0].to(hidden.device))
+        """State of the last token of each text's prompt: (R, W, H) -> (N, H)."""
+        return hidden.flatten(0, 1).index_select(0, self._prompt_ends.to(hidden.device))
 
     def text_ends(self, hidden: Tensor) -> Tensor:
         """State of the last token of each text: (R, W, H) -> (N, H)."""
-        return hidden.flatten(0, 1).index_select(0, self._ends[1].to(hidden.device))
+        return hidden.flatten(0, 1).index_select(0, self._text_ends.to(hidden.device))
 
     def prompt_tokens(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States of all tokens of the prompts, padded on the right to the longest one of P tokens.
@@ -200,17 +198,44 @@ class PackedBatch:
         return {"input_ids": self.input_ids, "position_ids": self.layout.position_ids, "layout": self.layout}
 
 
-def pack(groups: Sequence[PromptGroup], pad_token_id: int, device: torch.device, budget: int | None) -> PackedBatch:
+def by_prompt(texts: Sequence[tuple[Sequence[int], int]]) -> tuple[list[PromptGroup], list[int]]:
+    """Texts put together whose prompts are the same, token by token.
+
+    Args:
+        texts: token ids and how many of them are the prompt's.
+
+    Returns:
+        The groups, in the order of their first texts, and the number of each text in the groups' order.
+
+    Raises:
+        ValueError: a text is nothing but its prompt, or has none.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for number, (ids, length) in enumerate(texts):
+        if not 0 < length < len(ids):
+            raise ValueError(f"text {number}: {length} of {len(ids)} tokens are its prompt's; both parts need some")
+        members.setdefault(tuple(ids[:length]), []).append(number)
+    groups = [PromptGroup(prompt, [texts[i][0][len(prompt) :] for i in found]) for prompt, found in members.items()]
+    order = [0] * len(texts)
+    for place, number in enumerate(number for found in members.values() for number in found):
+        order[number] = place
+    return groups, order
+
+
+def pack(
+    groups: Sequence[PromptGroup],
+    pad_token_id: int,
+    budget: int | None = None,
+    order: Sequence[int] | None = None,
+) -> PackedBatch:
     """Put groups into rows.
 
     Args:
         groups: at least one.
         pad_token_id: fills rows up; it is never seen.
-        device: where the batch will be computed; it is made on the CPU.
-        budget: tokens a row; None is one row on a CPU, where rows cost nothing, and `CUDA_ROW` on CUDA.
+        budget: tokens a row; None is one row for all.
+        order: in which the texts are asked for, see `Layout`.
     """
-    if budget is None and device.type == "cuda":
-        budget = CUDA_ROW
     bins = fill([len(group) for group in groups], budget)
     width = max(sum(len(groups[i]) for i in members) for members in bins)
     ids = torch.full((len(bins), width), pad_token_id)
@@ -222,7 +247,12 @@ def pack(groups: Sequence[PromptGroup], pad_token_id: int, device: torch.device,
             places[i] = Place(row, start, len(parts[0]), tuple(map(len, parts[1:])))
             ids[row, start : start + len(groups[i])] = torch.tensor([token for part in parts for token in part])
             start += len(groups[i])
-    return PackedBatch(ids, Layout([places[i] for i in range(len(groups))], len(bins), width))
+    return PackedBatch(ids, Layout([places[i] for i in range(len(groups))], len(bins), width, order))
+
+
+def row_budget(device: torch.device, budget: int | None = None) -> int | None:
+    """Tokens a row where nothing else is asked for: `CUDA_ROW`, and on a CPU all in one row, without any padding."""
+    return CUDA_ROW if budget is None and device.type == "cuda" else budget
 
 
 def fill(sizes: Sequence[int], budget: int | None) -> list[list[int]]:
@@ -308,6 +338,12 @@ def _with_layout(model: PreTrainedModel) -> Any:
     return forward
 
 
+def shares_prefixes(model: nn.Module) -> bool:
+    """Whether `share_prefixes` has prepared a model, which may have got adapters since."""
+    models = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    return any(part.config._attn_implementation in ATTENTION for part in models)
+
+
 def packed_states(backbone: nn.Module, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
     """Last hidden states of a packed batch, shape (R, W, H)."""
     # a 4D mask is handed on as it is: nobody makes one of W x W, and `attend` does not read this one
@@ -384,7 +420,9 @@ class _Product:
         return F.dropout(weights, self.dropout) @ value
 
 
-def _by_group(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, product: _Product) -> Tensor:
+def _by_group(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, product: _Product
+) -> Tensor:
     """Attention of each group by itself; heads of key and value are those of the query."""
     rows = []
     for row in range(layout.rows):

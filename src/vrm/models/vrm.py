@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .latents import dirichlet_mean
 from .shared_noise import sample_pairs as draw_latents
+from .shared_prefix import Layout, packed_states
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
@@ -202,6 +203,8 @@ class VrmForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
         sample_pairs: bool = False,
+        position_ids: Tensor | None = None,
+        layout: Layout | None = None,
         **others: object,
     ) -> VrmOutput:
         """Rewards and posteriors of B texts.
@@ -212,6 +215,8 @@ class VrmForSequenceClassification(PreTrainedModel):
             prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
             sample_pairs: draw one sample of the latents instead of taking means. Rows are then B/2 chosen followed
                 by B/2 rejected texts of the same prompts, and w is drawn once a pair (Eq. 10).
+            position_ids, layout: of a packed batch, whose rows `input_ids` are (`PackedBatch.inputs`); B is then the
+                number of its texts, and masks and prompt lengths are not read.
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
 
         Raises:
@@ -221,18 +226,13 @@ class VrmForSequenceClassification(PreTrainedModel):
         asked = [name for name, value in others.items() if value is not None and value is not False]
         if asked:
             raise TypeError(f"a VRM does not take {', '.join(asked)}; its loss is `vrm.models.latents.objective`")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        hidden = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions(attention_mask),
-            use_cache=False,
-        ).last_hidden_state  # (B, T, H)
-        rows = torch.arange(len(input_ids), device=hidden.device)
+        if layout is None:
+            hidden, prompt_end, text_end = self._padded_states(input_ids, attention_mask, prompt_lengths)
+        else:
+            hidden = packed_states(self.model, input_ids, position_ids, layout)
+            prompt_end, text_end = layout.prompt_ends(hidden), layout.text_ends(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            prompt_state = hidden[rows, self._last_prompt_token(input_ids, attention_mask, prompt_lengths)].float()
-            final_state = hidden[rows, last_token(attention_mask)].float()
+            prompt_state, final_state = prompt_end.float(), text_end.float()
             alpha = self.head.encode_weights(prompt_state)
             mu, log_variance = self.head.encode_latents(final_state)
             if sample_pairs:
@@ -244,6 +244,22 @@ class VrmForSequenceClassification(PreTrainedModel):
         return VrmOutput(
             logits=reward.unsqueeze(-1), alpha=alpha, mu=mu, log_variance=log_variance, per_objective=per_objective
         )
+
+    def _padded_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, prompt_lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B, T, H), and those of the prompts' and the texts' last tokens, (B, H) each."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        rows = torch.arange(len(input_ids), device=hidden.device)
+        prompt_end = hidden[rows, self._last_prompt_token(input_ids, attention_mask, prompt_lengths)]
+        return hidden, prompt_end, hidden[rows, last_token(attention_mask)]
 
     def _last_prompt_token(self, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None) -> Tensor:
         if prompt_lengths is not None:

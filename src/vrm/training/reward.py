@@ -1,7 +1,8 @@
 """Training of reward models, plain and variational, on TRL's `RewardTrainer`.
 
-* TRL's one concatenated forward pass (B chosen rows, then B rejected rows, right-padded) is kept; the loss is
-  swapped, and each batch carries prompt lengths and annotated scores along.
+* A batch is B chosen texts and their B rejected ones. Its engine is `shared`, rows without padding in which a prompt
+  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass, which is the reference
+  in tests and serves models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
@@ -14,6 +15,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from vrm.models.latents import (
     objective,
     preference_loss,
 )
+from vrm.models.scoring import own_device
+from vrm.models.shared_prefix import row_budget, share_prefixes, shares_prefixes, unsupported
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
@@ -43,7 +47,7 @@ from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
 from vrm.training.log import LogWriter, write_log
-from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
+from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
 from vrm.training.sharding import shard, whole_weights
 
 
@@ -89,14 +93,15 @@ def make_trainer(job: RewardJob) -> tuple[PairwiseRewardTrainer, dict[str, Any]]
     train, train_counts = _tokenise(job, tokenizer, "train")
     validation, validation_counts = _tokenise(job, tokenizer, "validation")
     size = job.training.evaluation_pairs
+    model = _new_model(job, tokenizer)
     trainer = PairwiseRewardTrainer(
         variant=job.variant,
-        model=_new_model(job, tokenizer),
+        model=model,
         args=_arguments(job, len(train)),
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset={"train": _head(train, size), "validation": _head(validation, size)},
-        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=_collator(job, model, tokenizer),
     )
     shard(trainer.accelerator, trainer.model)
     return trainer, {"train": train_counts, "validation": validation_counts}
@@ -265,8 +270,28 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
+    _choose_engine(job, model)
     head = "score" if variant.kind == "scalar" else "head"
     return with_adapters(model, job.training.lora, exclude=head, train_excluded=True)
+
+
+def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
+    """Prepare a model for packed batches, or say why it pads."""
+    if job.training.engine == "padded":
+        return
+    reason = unsupported(model)
+    if reason is None:
+        share_prefixes(model)
+    else:
+        print(
+            f"reward.training.engine: padded, because {job.backbone} cannot share prefixes: {reason}", file=sys.stderr
+        )
+
+
+def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
+    if not shares_prefixes(model):
+        return PairCollator(pad_token_id=tokenizer.pad_token_id)
+    return PackedPairCollator(tokenizer.pad_token_id, row_budget(own_device(), job.training.tokens_per_row))
 
 
 def _tokenise(job: RewardJob, tokenizer: Any, split: str) -> tuple[Dataset, dict[str, int]]:
