@@ -1,8 +1,8 @@
 """Training of reward models, plain and variational, on TRL's `RewardTrainer`.
 
 * A batch is B chosen texts and their B rejected ones. Its engine is `shared`, rows without padding in which a prompt
-  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass, which is the reference
-  in tests and serves models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
+  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass: the reference in
+  tests, and for models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
@@ -283,9 +283,7 @@ def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
     if reason is None:
         share_prefixes(model)
     else:
-        print(
-            f"reward.training.engine: padded, because {job.backbone} cannot share prefixes: {reason}", file=sys.stderr
-        )
+        print(f"reward.training.engine: padded, as {job.backbone} cannot share prefixes: {reason}", file=sys.stderr)
 
 
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
