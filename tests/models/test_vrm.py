@@ -11,6 +11,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from vrm.models.shared_noise import sample_pairs
 from vrm.models.text import TextEncoder, generation_prompt_ids
 from vrm.models.vrm import (
     INITIAL_LOG_VARIANCE,
@@ -79,9 +80,9 @@ def test_sampled_pairs_share_their_weights(model, tokenizer):
     with torch.no_grad():
         model.head.latent_encoder.weight[4:] = 0
         model.head.latent_encoder.bias[4:] = -100  # log-variance at its floor
-    chosen, rejected = model(ids, mask, lengths, sample_pairs=True).logits.chunk(2)
+    chosen, rejected = model(ids, mask, lengths, sampler=sample_pairs).logits.chunk(2)
     torch.testing.assert_close(chosen, rejected, atol=0.05, rtol=0.05)
-    again, _ = model(ids, mask, lengths, sample_pairs=True).logits.chunk(2)
+    again, _ = model(ids, mask, lengths, sampler=sample_pairs).logits.chunk(2)
     assert not torch.allclose(chosen, again, atol=1e-4)
 
 
@@ -177,7 +178,7 @@ def test_any_causal_lm_can_be_the_backbone(tokenizer, tmp_path):
 
 
 def test_gradients_are_finite_and_reach_every_head_parameter(model, tokenizer):
-    model.train()(*batch(tokenizer, ["good", "bad"]), sample_pairs=True).logits.diff(dim=0).sum().backward()
+    model.train()(*batch(tokenizer, ["good", "bad"]), sampler=sample_pairs).logits.diff(dim=0).sum().backward()
     for name, parameter in model.head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
