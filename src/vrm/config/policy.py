@@ -99,6 +99,10 @@ class PpoMethod(Section):
     ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
     method: Literal["ppo"] = Field(description="The objective.")
     reward: Name = Field(description="Which of reward.run is the reward; policy seed s takes reward model seed s.")
+    reward_part: Literal["full", "rated"] = Field(
+        "full",
+        description="Its whole reward, or the rated-aspect reward alone; without a residual they are the same.",
+    )
 
 
 Method = Annotated[PreferenceMethod | PpoMethod, Field(discriminator="method")]

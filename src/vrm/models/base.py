@@ -19,7 +19,7 @@ from vrm.records import Prompt
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """Rewards of N texts; a scalar reward model leaves the last three empty.
+    """Rewards of N texts; a scalar reward model leaves all but the first two empty.
 
     Args:
         mean: reward, shape (N,); its scale is the model's own, only differences for one prompt mean something.
@@ -27,6 +27,9 @@ class RewardOutput:
         std: standard deviation of the reward under the posterior, shape (N,).
         weights: E[w] of the prompt, shape (N, K), on the simplex.
         per_objective: per-objective scores g(z), shape (N, K).
+        rated: rated-aspect reward, e^tau w . g(z) where the model has that scale, shape (N,); in the reward's unit, so
+            that `rated` + `residual` is the whole reward. A VRM without a residual has its reward here.
+        residual: b(z), what the model adds beside the rated aspects, shape (N,); None for a model without one.
     """
 
     mean: np.ndarray
@@ -34,6 +37,8 @@ class RewardOutput:
     std: np.ndarray | None = None
     weights: np.ndarray | None = None
     per_objective: np.ndarray | None = None
+    rated: np.ndarray | None = None
+    residual: np.ndarray | None = None
 
 
 @runtime_checkable
