@@ -122,6 +122,20 @@ def test_tau_scales_the_reward_and_leaves_the_scores():
     assert torch.equal(after.per_objective, before.per_objective)
 
 
+def test_the_gain_multiplies_b_and_its_first_step():
+    """Adam's steps are as long whatever the gradient's size, so b moves gain times as far in one."""
+    moved = {}
+    for gain in (1.0, 5.0):
+        torch.manual_seed(0)
+        made, given = head(residual=True, residual_gain=gain), states()
+        adam = torch.optim.Adam(made.residual.parameters(), lr=1e-3)
+        (-made(*given).reward.sum()).backward()
+        adam.step()
+        moved[gain] = made(*given).residual
+    assert moved[1.0].abs().max() > 1e-4
+    torch.testing.assert_close(moved[5.0], 5 * moved[1.0], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("option", ["scale", "residual"])
 def test_what_the_mlp_decoder_has_no_scores_for_is_refused(option):
     with pytest.raises(ValueError, match="mixture decoder"):

@@ -49,6 +49,7 @@ class VrmConfig(PreTrainedConfig):
         concentration: alpha = `softplus`(f(h)) + 0.01, or `scaled`: c softmax(f(h)) + 0.01 with c learned.
         scale: r = e^tau w . g(z) with tau learned, from 0; needs the mixture decoder, as the next two do. Ours.
         residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
+        residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
         generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
     """
@@ -65,6 +66,7 @@ class VrmConfig(PreTrainedConfig):
     concentration: Literal["softplus", "scaled"] = "softplus"
     scale: bool = False
     residual: bool = False
+    residual_gain: float = 5.0
     residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
@@ -85,7 +87,7 @@ class VrmOutput(ModelOutput):
         alpha: concentrations of q(w|x), shape (B, K).
         mu: means of q(z|x,y), shape (B, d).
         log_variance: log-variances of q(z|x,y), shape (B, d).
-        per_objective: g(z), shape (B, K); None with the MLP decoder.
+        per_objective: g(z), in the ratings' unit, shape (B, K); None with the MLP decoder.
         rated: the rated-aspect reward e^tau w . g(z), shape (B,); the whole reward of a model without a residual.
         residual: b(z), shape (B,), `logits` - `rated`; None for a model without one.
     """
@@ -138,7 +140,7 @@ class VrmHead(nn.Module):
         num_objectives: K.
         latent_dim: d.
         decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
-        prompt_pooling, concentration, scale, residual, residual_detached: see `VrmConfig`.
+        prompt_pooling, concentration, scale, residual, residual_gain, residual_detached: see `VrmConfig`.
 
     Raises:
         ValueError: there is no objective, or the decoder has no per-objective scores to scale or to add to.
@@ -155,6 +157,7 @@ class VrmHead(nn.Module):
         concentration: str = "softplus",
         scale: bool = False,
         residual: bool = False,
+        residual_gain: float = 5.0,
         residual_detached: bool = False,
     ) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class VrmHead(nn.Module):
         if decoder != "mixture" and (scale or residual):
             raise ValueError("scale and residual need the mixture decoder")
         self.kind = decoder
-        self.residual_detached = residual_detached
+        self.residual_gain, self.residual_detached = residual_gain, residual_detached
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
         self.weight_encoder = _mlp(hidden_size, hidden_size, num_objectives)
@@ -220,21 +223,26 @@ class VrmHead(nn.Module):
         mu, log_variance = self.latent_encoder(self.norm(final_state)).chunk(2, dim=-1)
         return mu, (log_variance + INITIAL_LOG_VARIANCE).clamp(*LOG_VARIANCE_RANGE)
 
+    def scaled(self, scores: Tensor) -> Tensor:
+        """From the ratings' unit, that of g(z), to the reward's: times e^tau."""
+        return scores if self.tau is None else self.tau.exp() * scores
+
     def decode(self, weights: Tensor, latents: Tensor) -> Decoded:
         """Reward r(w, z), shape (...,), and its parts, from weights (..., K) and latents (..., d)."""
         if self.kind != "mixture":
             reward = self.decoder(torch.cat([weights, latents], dim=-1)).squeeze(-1)
             return Decoded(reward, reward, None, None)
         scores = self.decoder(latents)
-        rated = (weights * scores).sum(-1)
-        if self.tau is not None:
-            rated = self.tau.exp() * rated
+        rated = self.scaled((weights * scores).sum(-1))
         if self.residual is None:
             return Decoded(rated, rated, scores, None)
         # what is reported, and what the penalty is on, holds back b and leaves z alone
-        alone = self.residual(latents.detach()).squeeze(-1)
-        reward = rated + (alone if self.residual_detached else self.residual(latents).squeeze(-1))
+        alone = self._residual_of(latents.detach())
+        reward = rated + (alone if self.residual_detached else self._residual_of(latents))
         return Decoded(reward, rated, scores, alone)
+
+    def _residual_of(self, latents: Tensor) -> Tensor:
+        return self.residual_gain * self.residual(latents).squeeze(-1)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -269,6 +277,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             concentration=config.concentration,
             scale=config.scale,
             residual=config.residual,
+            residual_gain=config.residual_gain,
             residual_detached=config.residual_detached,
         ).float()
 
