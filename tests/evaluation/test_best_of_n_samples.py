@@ -96,7 +96,7 @@ def test_the_rated_part_of_a_reward_is_a_reward_of_its_own(job, tiny_backbone, t
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
     torch.manual_seed(0)
     model = VrmForSequenceClassification.from_backbone(str(tiny_backbone), aspects=["a", "b"], residual=True)
-    torch.nn.init.normal_(model.head.residual.weight)
+    torch.nn.init.normal_(model.head.residual)
     model.config.reward_limits = {"max_prompt_length": 64, "max_length": 96}
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "concept")

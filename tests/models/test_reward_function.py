@@ -124,7 +124,7 @@ def test_a_directory_that_is_not_there_is_named():
 
 def test_the_rated_part_alone_can_be_the_reward(vrm, tmp_path):
     model = VrmForSequenceClassification.from_pretrained(vrm, residual=True)
-    torch.nn.init.normal_(model.head.residual.weight)
+    torch.nn.init.normal_(model.head.residual)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(vrm).save_pretrained(tmp_path)
     whole, rated = (RewardFunction(tmp_path, reward=part)(PROMPTS, RESPONSES) for part in ("full", "rated"))

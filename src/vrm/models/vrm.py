@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -121,14 +122,6 @@ class Decoded(NamedTuple):
     residual: Tensor | None
 
 
-class ZeroLinear(nn.Linear):
-    """A linear layer that starts as 0, also where a checkpoint lacks it."""
-
-    def reset_parameters(self) -> None:
-        """Draws no random numbers, so that it costs the layers beside it none."""
-        nn.init.zeros_(self.weight)
-
-
 class VrmHead(nn.Module):
     """Both encoders and the reward decoder, on pooled hidden states.
 
@@ -175,22 +168,32 @@ class VrmHead(nn.Module):
             self.decoder = _mlp(latent_dim, 4 * latent_dim, num_objectives)
         else:
             self.decoder = _mlp(num_objectives + latent_dim, 4 * latent_dim, 1)
-        self.residual = ZeroLinear(latent_dim, 1, bias=False) if residual else None  # a bias cancels in every pair
-        # of one element and not scalars, which FSDP2 does not shard
         self.query = nn.Parameter(torch.empty(hidden_size)) if prompt_pooling == "attention" else None
-        self.log_concentration = nn.Parameter(torch.empty(1)) if concentration == "scaled" else None
-        self.tau = nn.Parameter(torch.empty(1)) if scale else None
+        self.residual = nn.Parameter(torch.empty(latent_dim)) if residual else None  # a bias cancels in every pair
+        # both numbers in one parameter: of one element each, FSDP2 would leave all processes but the first with empty
+        # shards, and with several such parameters gloo fails to gather the optimiser's states for a checkpoint
+        self.has_concentration, self.has_scale = concentration == "scaled", scale
+        self.scalars = nn.Parameter(torch.empty(2)) if self.has_concentration or self.has_scale else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Constants for the head's own parameters; its layers have theirs."""
-        for parameter, start in (
-            (self.query, 0.0),
-            (self.log_concentration, INITIAL_LOG_CONCENTRATION),
-            (self.tau, 0.0),
-        ):
+        for parameter in (self.query, self.residual):
             if parameter is not None:
-                nn.init.constant_(parameter, start)
+                nn.init.zeros_(parameter)
+        if self.scalars is not None:
+            start = torch.tensor([INITIAL_LOG_CONCENTRATION, 0.0])
+            init.copy_(self.scalars, start)
+
+    @property
+    def log_concentration(self) -> Tensor | None:
+        """log c, shape (1,)."""
+        return self.scalars[:1] if self.has_concentration else None
+
+    @property
+    def tau(self) -> Tensor | None:
+        """Logarithm of the reward's scale, shape (1,)."""
+        return self.scalars[1:] if self.has_scale else None
 
     def forward(self, prompt_state: Tensor, final_state: Tensor, sampler: Sampler | None = None) -> Posterior:
         """Posteriors and rewards of N texts from their pooled states.
@@ -242,7 +245,7 @@ class VrmHead(nn.Module):
         return Decoded(reward, rated, scores, alone)
 
     def _residual_of(self, latents: Tensor) -> Tensor:
-        return self.residual_gain * self.residual(latents).squeeze(-1)
+        return self.residual_gain * (latents @ self.residual)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
