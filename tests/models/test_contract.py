@@ -49,7 +49,7 @@ def away_from_the_start(model):
     """A head whose query, log c, tau and b are no longer the constants that they start from."""
     head = model.head
     with torch.no_grad():
-        for parameter in (head.query, head.log_concentration, head.tau, head.residual and head.residual.weight):
+        for parameter in (head.query, head.scalars, head.residual):
             if parameter is not None:
                 parameter.add_(torch.randn_like(parameter))
 

@@ -46,9 +46,7 @@ def test_no_option_moves_the_random_numbers_of_the_others():
     assert torch.equal(torch.rand(1), after)
     for name, weight in plain.state_dict().items():
         assert torch.equal(full.state_dict()[name], weight), name
-    assert full.state_dict().keys() - plain.state_dict().keys() == {
-        "query", "log_concentration", "tau", "residual.weight",
-    }  # fmt: skip
+    assert full.state_dict().keys() - plain.state_dict().keys() == {"query", "scalars", "residual"}
 
 
 def test_a_concept_residual_head_starts_as_the_anchored_one():
@@ -82,9 +80,9 @@ def test_scaled_concentrations_sum_to_c_and_stay_positive():
 @pytest.mark.parametrize("detached", [False, True])
 def test_the_penaltys_gradient_reaches_b_alone(detached):
     made = head(scale=True, residual=True, residual_detached=detached)
-    torch.nn.init.normal_(made.residual.weight)
+    torch.nn.init.normal_(made.residual)
     found = gradients(made, penalty(made))
-    assert found.pop("residual.weight") > 1e-3
+    assert found.pop("residual") > 1e-3
     assert all(value is None or value == 0 for value in found.values()), found
 
 
@@ -92,18 +90,18 @@ def test_the_penaltys_gradient_reaches_b_alone(detached):
 def test_a_detached_residual_sends_z_no_gradient(detached):
     """r - rated is b as it enters the preference loss; nothing but b and, attached, the encoder of z is below it."""
     made = head(scale=True, residual=True, residual_detached=detached)
-    torch.nn.init.normal_(made.residual.weight)
+    torch.nn.init.normal_(made.residual)
     weights, latents = torch.softmax(torch.randn(4, K), -1), torch.randn(4, D, requires_grad=True)
     decoded = made.decode(weights, latents)
     (found,) = torch.autograd.grad((decoded.reward - decoded.rated).sum(), latents, retain_graph=True)
     assert (found.abs().max() < 1e-6) == detached
-    assert gradients(made, decoded.reward.sum())["residual.weight"] > 1e-3
+    assert gradients(made, decoded.reward.sum())["residual"] > 1e-3
     torch.testing.assert_close(decoded.rated + decoded.residual, decoded.reward)
 
 
 def test_gradients_are_finite_and_reach_every_parameter_of_every_option():
     made = head(prompt_pooling="attention", concentration="scaled", scale=True, residual=True)
-    torch.nn.init.normal_(made.residual.weight)
+    torch.nn.init.normal_(made.residual)
     hidden, mask = torch.randn(2 * PAIRS, 4, HIDDEN), torch.ones(2 * PAIRS, 4, dtype=torch.long)
     prompt = made.pool_prompt(hidden, mask, torch.full((2 * PAIRS,), 2))
     chosen, rejected = made(prompt, hidden[:, -1], sample_pairs).halves()
@@ -116,10 +114,24 @@ def test_tau_scales_the_reward_and_leaves_the_scores():
     made, given = head(scale=True), states()
     before = made(*given)
     with torch.no_grad():
-        made.tau.fill_(0.7)
+        made.scalars[1] = 0.7
     after = made(*given)
     torch.testing.assert_close(after.reward, torch.tensor(0.7).exp() * before.reward)
     assert torch.equal(after.per_objective, before.per_objective)
+
+
+def test_the_gain_multiplies_b_and_its_first_step():
+    """Adam's steps are as long whatever the gradient's size, so b moves gain times as far in one."""
+    moved = {}
+    for gain in (1.0, 5.0):
+        torch.manual_seed(0)
+        made, given = head(residual=True, residual_gain=gain), states()
+        adam = torch.optim.Adam([made.residual], lr=1e-3)
+        (-made(*given).reward.sum()).backward()
+        adam.step()
+        moved[gain] = made(*given).residual
+    assert moved[1.0].abs().max() > 1e-4
+    torch.testing.assert_close(moved[5.0], 5 * moved[1.0], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["scale", "residual"])

@@ -208,7 +208,7 @@ def full(tiny_backbone, tokenizer):
         str(tiny_backbone), aspects=["a", "b", "c"], latent_dim=4, **CONCEPT_RESIDUAL
     ).eval()
     with torch.no_grad():
-        for parameter in (made.head.query, made.head.log_concentration, made.head.tau, made.head.residual.weight):
+        for parameter in (made.head.query, made.head.scalars, made.head.residual):
             parameter.add_(torch.randn_like(parameter))
     return made
 
@@ -262,7 +262,7 @@ def test_a_model_saved_before_the_options_existed_loads_as_it_was(model, tokeniz
     model.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
-    for name in ("prompt_pooling", "concentration", "scale", "residual", "residual_detached"):
+    for name in ("prompt_pooling", "concentration", "scale", "residual", "residual_gain", "residual_detached"):
         del config[name]
     file.write_text(json.dumps(config))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
@@ -276,7 +276,7 @@ def test_options_that_the_checkpoint_lacks_start_where_fresh_ones_do(tiny_backbo
     config = VrmConfig(text_config=text_config, aspects=["a", "b"], latent_dim=4, **CONCEPT_RESIDUAL)
     head = VrmForSequenceClassification.from_pretrained(tiny_backbone, config=config).head
     fresh = VrmHead(32, 2, 4, "mixture", **CONCEPT_RESIDUAL)
-    for name in ("query", "log_concentration", "tau", "residual.weight"):
+    for name in ("query", "scalars", "residual"):
         assert torch.equal(head.state_dict()[name], fresh.state_dict()[name]), name
 
 

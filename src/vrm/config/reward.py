@@ -75,6 +75,11 @@ class Variant(Section):
     residual_penalty: NonNegativeFloat = Field(
         0.01, description="Weight of the mean of (b(z_chosen) - b(z_rejected))^2; its gradient reaches b alone."
     )
+    residual_gain: PositiveFloat = Field(
+        5.0,
+        description="b(z) = gain v . z, v learned from 0: how many times as fast as other layers b learns. At 1, "
+        "w . g(z) has learned what is beside the rated aspects before b can take it.",
+    )
     residual_detached: bool = Field(False, description="b reads z without sending it a gradient; an ablation.")
     beta_w: NonNegativeFloat = Field(0.01, description="Weight of KL(q(w|x) || p(w)); 1 is the strict ELBO.")
     beta_z: NonNegativeFloat = Field(0.001, description="Weight of both KL(q(z|x,y) || p(z)); 1 is the strict ELBO.")

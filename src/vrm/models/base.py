@@ -26,9 +26,10 @@ class RewardOutput:
         truncated: whether the text did not fit and was cut before it was scored, shape (N,), bool.
         std: standard deviation of the reward under the posterior, shape (N,).
         weights: E[w] of the prompt, shape (N, K), on the simplex.
-        per_objective: per-objective scores g(z), shape (N, K).
-        rated: rated-aspect reward, e^tau w . g(z) where the model has that scale, shape (N,); in the reward's unit, so
-            that `rated` + `residual` is the whole reward. A VRM without a residual has its reward here.
+        per_objective: per-objective scores in the reward's unit, e^tau g(z), shape (N, K): `weights` . `per_objective`
+            is `rated`.
+        rated: rated-aspect reward, e^tau w . g(z), shape (N,); `rated` + `residual` is the whole reward, and a VRM
+            without a residual has its reward here.
         residual: b(z), what the model adds beside the rated aspects, shape (N,); None for a model without one.
     """
 

@@ -156,7 +156,7 @@ class Posterior:
         log_variance: log-variances of q(z|x,y), shape (N, d).
         reward: reward at the means of the latents, or under a sample of them, shape (N,).
         rated: the part of it that the objectives explain, e^tau w . g(z), shape (N,); all of it without a residual.
-        per_objective: g(z), shape (N, K); None with the MLP decoder.
+        per_objective: g(z), in the ratings' unit, shape (N, K); None with the MLP decoder.
         residual: b(z), shape (N,); None without a residual. Its gradient reaches the weights of b and nothing else.
     """
 

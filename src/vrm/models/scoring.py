@@ -118,6 +118,11 @@ class HuggingFaceRewardModel:
         return parts | {
             "mean": _numpy(found.reward),
             "weights": _numpy(dirichlet_mean(found.alpha)),
+            **(
+                {"per_objective": _numpy(self.model.head.scaled(found.per_objective))}
+                if "per_objective" in parts
+                else {}
+            ),
             "std_z": _numpy((0.5 * found.log_variance).exp()),
         }
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -50,6 +51,7 @@ class VrmConfig(PreTrainedConfig):
         concentration: alpha = `softplus`(f(h)) + 0.01, or `scaled`: c softmax(f(h)) + 0.01 with c learned.
         scale: r = e^tau w . g(z) with tau learned, from 0; needs the mixture decoder, as the next two do. Ours.
         residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
+        residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
         generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
     """
@@ -66,6 +68,7 @@ class VrmConfig(PreTrainedConfig):
     concentration: Literal["softplus", "scaled"] = "softplus"
     scale: bool = False
     residual: bool = False
+    residual_gain: float = 5.0
     residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
@@ -86,7 +89,7 @@ class VrmOutput(ModelOutput):
         alpha: concentrations of q(w|x), shape (B, K).
         mu: means of q(z|x,y), shape (B, d).
         log_variance: log-variances of q(z|x,y), shape (B, d).
-        per_objective: g(z), shape (B, K); None with the MLP decoder.
+        per_objective: g(z), in the ratings' unit, shape (B, K); None with the MLP decoder.
         rated: the rated-aspect reward e^tau w . g(z), shape (B,); the whole reward of a model without a residual.
         residual: b(z), shape (B,), `logits` - `rated`; None for a model without one.
     """
@@ -120,14 +123,6 @@ class Decoded(NamedTuple):
     residual: Tensor | None
 
 
-class ZeroLinear(nn.Linear):
-    """A linear layer that starts as 0, also where a checkpoint lacks it."""
-
-    def reset_parameters(self) -> None:
-        """Draws no random numbers, so that it costs the layers beside it none."""
-        nn.init.zeros_(self.weight)
-
-
 class VrmHead(nn.Module):
     """Both encoders and the reward decoder, on pooled hidden states.
 
@@ -139,7 +134,7 @@ class VrmHead(nn.Module):
         num_objectives: K.
         latent_dim: d.
         decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
-        prompt_pooling, concentration, scale, residual, residual_detached: see `VrmConfig`.
+        prompt_pooling, concentration, scale, residual, residual_gain, residual_detached: see `VrmConfig`.
 
     Raises:
         ValueError: there is no objective, or the decoder has no per-objective scores to scale or to add to.
@@ -156,6 +151,7 @@ class VrmHead(nn.Module):
         concentration: str = "softplus",
         scale: bool = False,
         residual: bool = False,
+        residual_gain: float = 5.0,
         residual_detached: bool = False,
     ) -> None:
         super().__init__()
@@ -164,7 +160,7 @@ class VrmHead(nn.Module):
         if decoder != "mixture" and (scale or residual):
             raise ValueError("scale and residual need the mixture decoder")
         self.kind = decoder
-        self.residual_detached = residual_detached
+        self.residual_gain, self.residual_detached = residual_gain, residual_detached
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
         self.weight_encoder = _mlp(hidden_size, hidden_size, num_objectives)
@@ -173,22 +169,32 @@ class VrmHead(nn.Module):
             self.decoder = _mlp(latent_dim, 4 * latent_dim, num_objectives)
         else:
             self.decoder = _mlp(num_objectives + latent_dim, 4 * latent_dim, 1)
-        self.residual = ZeroLinear(latent_dim, 1, bias=False) if residual else None  # a bias cancels in every pair
-        # of one element and not scalars, which FSDP2 does not shard
         self.query = nn.Parameter(torch.empty(hidden_size)) if prompt_pooling == "attention" else None
-        self.log_concentration = nn.Parameter(torch.empty(1)) if concentration == "scaled" else None
-        self.tau = nn.Parameter(torch.empty(1)) if scale else None
+        self.residual = nn.Parameter(torch.empty(latent_dim)) if residual else None  # a bias cancels in every pair
+        # both numbers in one parameter: of one element each, FSDP2 would leave all processes but the first with empty
+        # shards, and with several such parameters gloo fails to gather the optimiser's states for a checkpoint
+        self.has_concentration, self.has_scale = concentration == "scaled", scale
+        self.scalars = nn.Parameter(torch.empty(2)) if self.has_concentration or self.has_scale else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Constants for the head's own parameters; its layers have theirs."""
-        for parameter, start in (
-            (self.query, 0.0),
-            (self.log_concentration, INITIAL_LOG_CONCENTRATION),
-            (self.tau, 0.0),
-        ):
+        for parameter in (self.query, self.residual):
             if parameter is not None:
-                nn.init.constant_(parameter, start)
+                nn.init.zeros_(parameter)
+        if self.scalars is not None:
+            start = torch.tensor([INITIAL_LOG_CONCENTRATION, 0.0])
+            init.copy_(self.scalars, start)
+
+    @property
+    def log_concentration(self) -> Tensor | None:
+        """log c, shape (1,)."""
+        return self.scalars[:1] if self.has_concentration else None
+
+    @property
+    def tau(self) -> Tensor | None:
+        """Logarithm of the reward's scale, shape (1,)."""
+        return self.scalars[1:] if self.has_scale else None
 
     def forward(self, prompt_state: Tensor, final_state: Tensor, sampler: Sampler | None = None) -> Posterior:
         """Posteriors and rewards of N texts from their pooled states.
@@ -226,21 +232,26 @@ class VrmHead(nn.Module):
         mu, log_variance = self.latent_encoder(self.norm(final_state)).chunk(2, dim=-1)
         return mu, (log_variance + INITIAL_LOG_VARIANCE).clamp(*LOG_VARIANCE_RANGE)
 
+    def scaled(self, scores: Tensor) -> Tensor:
+        """From the ratings' unit, that of g(z), to the reward's: times e^tau."""
+        return scores if self.tau is None else self.tau.exp() * scores
+
     def decode(self, weights: Tensor, latents: Tensor) -> Decoded:
         """Reward r(w, z), shape (...,), and its parts, from weights (..., K) and latents (..., d)."""
         if self.kind != "mixture":
             reward = self.decoder(torch.cat([weights, latents], dim=-1)).squeeze(-1)
             return Decoded(reward, reward, None, None)
         scores = self.decoder(latents)
-        rated = (weights * scores).sum(-1)
-        if self.tau is not None:
-            rated = self.tau.exp() * rated
+        rated = self.scaled((weights * scores).sum(-1))
         if self.residual is None:
             return Decoded(rated, rated, scores, None)
         # what is reported, and what the penalty is on, holds back b and leaves z alone
-        alone = self.residual(latents.detach()).squeeze(-1)
-        reward = rated + (alone if self.residual_detached else self.residual(latents).squeeze(-1))
+        alone = self._residual_of(latents.detach())
+        reward = rated + (alone if self.residual_detached else self._residual_of(latents))
         return Decoded(reward, rated, scores, alone)
+
+    def _residual_of(self, latents: Tensor) -> Tensor:
+        return self.residual_gain * (latents @ self.residual)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -275,6 +286,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             concentration=config.concentration,
             scale=config.scale,
             residual=config.residual,
+            residual_gain=config.residual_gain,
             residual_detached=config.residual_detached,
         ).float()
 

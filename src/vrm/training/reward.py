@@ -286,6 +286,7 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
             concentration=variant.concentration,
             scale=variant.has_scale,
             residual=variant.residual,
+            residual_gain=variant.residual_gain,
             residual_detached=variant.residual_detached,
             generation_prompt_ids=generation_prompt_ids(tokenizer),
         )
