@@ -3,16 +3,18 @@
 * Scalar and variational models differ in one method; everything else (encoding, batching, pooling) is shared.
 * The last real token is found by the attention mask, also for stock classifiers, whose own pooling compares with
   `pad_token_id` and reads the wrong token when pad == eos.
-* Texts are batched by length and returned in the caller's order.
+* Texts of one prompt are computed together, and the prompt once for all of them, in forward passes of up to a budget
+  of tokens without padding (`vrm.models.shared_prefix`). A model that cannot share gets padded batches of like length.
+  Either way a reward does not depend on its company but by rounding, and the caller's order is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,12 +24,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.latents import dirichlet_mean
+from vrm.models.shared_prefix import by_prompt, pack, passes, row_budget, share_prefixes, shares_prefixes, unsupported
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
 from vrm.records import Prompt, RecordError, prompt_id
 
 REWARD_PARTS = ("full", "rated")
 """What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
+
+
+MOST_TOKENS = 16384
+"""Tokens of a forward pass without padding: more take memory, and no less time."""
 
 
 class HuggingFaceRewardModel:
@@ -45,6 +52,7 @@ class HuggingFaceRewardModel:
         seed: int = 0,
         progress: bool = False,
         reward: Literal["full", "rated"] = "full",
+        engine: Literal["shared", "padded"] = "shared",
     ) -> None:
         """Wrap a model.
 
@@ -52,12 +60,14 @@ class HuggingFaceRewardModel:
             model: in evaluation mode from here on.
             tokenizer: the one it was trained with.
             max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
-            batch_size: texts per forward pass.
+            batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
+                `MOST_TOKENS` at most.
             posterior_samples: samples for `std`; 0 leaves it empty.
             seed: seed of those samples.
             progress: show a progress bar.
             reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
                 residual has nothing but the whole.
+            engine: a prompt once for all of its responses, where the model can do so, or padded batches.
 
         Raises:
             ValueError: `reward` is neither.
@@ -65,6 +75,9 @@ class HuggingFaceRewardModel:
         if reward not in REWARD_PARTS:
             raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
+        if engine == "shared" and unsupported(model) is None:
+            share_prefixes(model)
+        self.engine = engine if shares_prefixes(model) else "padded"
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
         self.batch_size = batch_size
         self.posterior_samples = posterior_samples
@@ -81,13 +94,14 @@ class HuggingFaceRewardModel:
         """Rewards of N texts; see `RewardModel.score`."""
         conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
-        order = np.argsort([len(text.ids) for text in texts], kind="stable")
         batches: list[dict[str, np.ndarray]] = []
+        numbers = self._batches(texts)
         with torch.inference_mode():
-            for rows in self._batches(order):
+            for rows in tqdm(numbers, desc="scoring", unit="batch", disable=not self.progress):
                 batches.append(self._forward([texts[i] for i in rows]))
         if not batches:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
+        order = np.concatenate(numbers)
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
         found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
@@ -100,18 +114,33 @@ class HuggingFaceRewardModel:
     def _rated_alone(self) -> bool:
         return self.reward == "rated" and self._variational
 
-    def _batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        starts = range(0, len(order), self.batch_size)
-        for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
-            yield order[start : start + self.batch_size]
+    def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
+        """Numbers of the texts, by forward pass."""
+        if self.engine == "shared":
+            budget = min(self.batch_size * self.encoder.max_length, MOST_TOKENS)
+            return passes([(text.ids, text.prompt_length) for text in texts], budget)
+        order = np.argsort([len(text.ids) for text in texts], kind="stable").tolist()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def inputs(self, texts: list[TokenisedText]) -> dict[str, Any]:
+        """Keyword arguments of the model's forward pass over these texts, on its device, for either engine."""
+        tokenizer, device = self.encoder.tokenizer, self.model.device
+        if self.engine == "shared":
+            groups, order = by_prompt([(text.ids, text.prompt_length) for text in texts])
+            inputs = pack(groups, tokenizer.pad_token_id, row_budget(device), order).inputs()
+        else:
+            ids, mask = pad_batch([text.ids for text in texts], tokenizer)
+            lengths = torch.tensor([text.prompt_length for text in texts])
+            inputs = {"input_ids": ids, "attention_mask": mask, "prompt_lengths": lengths}
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
     def _forward(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
-        ids, mask = pad_batch([text.ids for text in texts], self.encoder.tokenizer)
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        inputs = self.inputs(texts)
         if not self._variational:
-            return {"mean": _numpy(self._scalar_rewards(ids, mask))}
-        lengths = torch.tensor([text.prompt_length for text in texts], device=ids.device)
-        found = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior
+            shared = self.engine == "shared"
+            rewards = self.model(**inputs).logits.squeeze(-1) if shared else self._scalar_rewards(inputs)
+            return {"mean": _numpy(rewards)}
+        found = self.model(**inputs).posterior
         parts = {
             name: _numpy(value) for name, value in found.filled().items() if name not in ("reward", "log_variance")
         }
@@ -126,8 +155,9 @@ class HuggingFaceRewardModel:
             "std_z": _numpy((0.5 * found.log_variance).exp()),
         }
 
-    def _scalar_rewards(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _scalar_rewards(self, inputs: dict[str, Any]) -> Tensor:
         """Rewards of a stock sequence classifier, pooled by the attention mask, shape (B,)."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         hidden = self.model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
         ).last_hidden_state  # (B, T, H)

@@ -17,7 +17,7 @@ The layout's idea: Krell et al. 2021 (packing without cross-contamination); tree
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any
@@ -210,16 +210,64 @@ def by_prompt(texts: Sequence[tuple[Sequence[int], int]]) -> tuple[list[PromptGr
     Raises:
         ValueError: a text is nothing but its prompt, or has none.
     """
+    members = same_prompts(texts)
+    order = [0] * len(texts)
+    for place, number in enumerate(number for found in members for number in found):
+        order[number] = place
+    groups = []
+    for found in members:
+        ids, length = texts[found[0]]
+        groups.append(PromptGroup(ids[:length], [texts[i][0][length:] for i in found]))
+    return groups, order
+
+
+def same_prompts(texts: Sequence[tuple[Sequence[int], int]]) -> list[list[int]]:
+    """Numbers of the texts by prompt, in the order of their first texts; see `by_prompt`."""
     members: dict[tuple[int, ...], list[int]] = {}
     for number, (ids, length) in enumerate(texts):
         if not 0 < length < len(ids):
             raise ValueError(f"text {number}: {length} of {len(ids)} tokens are its prompt's; both parts need some")
         members.setdefault(tuple(ids[:length]), []).append(number)
-    groups = [PromptGroup(prompt, [texts[i][0][len(prompt) :] for i in found]) for prompt, found in members.items()]
-    order = [0] * len(texts)
-    for place, number in enumerate(number for found in members.values() for number in found):
-        order[number] = place
-    return groups, order
+    return list(members.values())
+
+
+def passes(texts: Sequence[tuple[Sequence[int], int]], budget: int) -> list[list[int]]:
+    """Which texts are computed together: those of one prompt, prompts of like length, up to a budget of tokens.
+
+    Args:
+        texts: token ids and how many of them are the prompt's.
+        budget: tokens of a forward pass, in which a prompt counts once; a text that is longer is there by itself.
+
+    Returns:
+        Numbers of texts by forward pass, the shortest first; each text is in exactly one.
+    """
+    pieces = [piece for members in same_prompts(texts) for piece in _pieces_of(members, texts, budget)]
+    pieces.sort(key=lambda piece: piece[1])
+    found: list[list[int]] = []
+    used = budget
+    for members, tokens in pieces:
+        if used + tokens > budget:
+            found.append([])
+            used = 0
+        found[-1] += members
+        used += tokens
+    return found
+
+
+def _pieces_of(
+    members: list[int], texts: Sequence[tuple[Sequence[int], int]], budget: int
+) -> Iterator[tuple[list[int], int]]:
+    """The texts of one prompt, in as many pieces as the budget asks for, and how many tokens each has."""
+    prompt = texts[members[0]][1]
+    piece, tokens = [], prompt
+    for number in sorted(members, key=lambda number: len(texts[number][0])):
+        response = len(texts[number][0]) - prompt
+        if piece and tokens + response > budget:
+            yield piece, tokens
+            piece, tokens = [], prompt
+        piece.append(number)
+        tokens += response
+    yield piece, tokens
 
 
 def pack(
