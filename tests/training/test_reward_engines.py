@@ -44,14 +44,22 @@ def trained(job, name, **changes):
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(
-    "how",
-    [{}, {"lora": Lora(rank=4)}, {"gradient_checkpointing": True}, {"tokens_per_row": 60}],
-    ids=["plain", "adapters", "checkpointing", "rows"],
-)
-def test_both_engines_have_one_loss_curve(job, variant, how):
+CASES = {
+    "rm": ("rm", {}),
+    "vrm": ("vrm", {}),
+    "vrm_attention": ("vrm_attention", {}),
+    "rm_adapters": ("rm", {"lora": Lora(rank=4)}),
+    "vrm_adapters": ("vrm_attention", {"lora": Lora(rank=4)}),
+    "checkpointing": ("vrm_attention", {"gradient_checkpointing": True}),
+    "rows": ("vrm", {"tokens_per_row": 60}),
+    "accumulation": ("vrm", {"batch_size": 8, "gradient_accumulation": 2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_engines_have_one_loss_curve(job, case):
     """Latents are drawn in the same order; what is left is rounding, which a training makes larger."""
+    variant, how = CASES[case]
     job = dataclasses.replace(job, variant=VARIANTS[variant])
     expected, weights = trained(job, "padded", engine="padded", **how)
     found, same = trained(job, "shared", engine="shared", **how)
@@ -63,14 +71,16 @@ def test_both_engines_have_one_loss_curve(job, variant, how):
         torch.testing.assert_close(same[name], weight, rtol=1e-2, atol=1e-3)
 
 
-def test_mixed_precision_trains(job):
-    """bfloat16 rounds each engine's own way, so that only what it must not change is compared: the learned loss."""
-    expected, _ = trained(job, "padded", engine="padded", bf16=True)
-    found, _ = trained(job, "shared", engine="shared", bf16=True)
-    loss = [each.xs(("validation", "preference_loss"), level=("split", "metric")) for each in (expected, found)]
-    assert loss[1].iloc[0] == pytest.approx(loss[0].iloc[0], abs=0.02)
-    assert loss[1].iloc[-1] == pytest.approx(loss[0].iloc[-1], abs=0.1)
-    assert loss[1].iloc[-1] < 0.5 * loss[1].iloc[0]
+def test_mixed_precision_rounds_both_engines_alike(job):
+    """Each engine's curve is as far from float32's as the other's is: bfloat16 has three digits."""
+    job = dataclasses.replace(job, variant=VARIANTS["rm"])
+    whole, padded, shared = (
+        trained(job, name, engine=engine, bf16=bf16)[0].xs("preference_loss", level="metric")
+        for name, engine, bf16 in (("a", "padded", False), ("b", "padded", True), ("c", "shared", True))
+    )
+    assert whole.max() - whole.min() > 0.1  # it learns, so that there is something to compare
+    assert (padded - whole).abs().max() < 0.03
+    assert (shared - whole).abs().max() < 0.03
 
 
 def test_the_shared_engine_is_the_default_and_holds_each_prompt_once(job):
