@@ -4,7 +4,8 @@
     python benchmarks/reward_training.py --pairs ../shared/data/ultrafeedback_pairs/train.jsonl
 
 * `trl` is TRL's `RewardTrainer` as it comes; `ours_padded` our trainer with TRL's batches; `ours_rm` and `ours_vrm` are
-  ours with packed batches, in which a prompt stands once for both responses.
+  ours with packed batches, in which a prompt stands once for both responses; `_flex`, to be named and on CUDA alone, is
+  their form with FlexAttention.
 * All train the same model (Qwen3, hidden size 256, 4 layers, same seed; the VRM adds its head) on the same token ids in
   the same order with the same precision, AdamW and learning rate, without activation checkpointing.
 * What counts is the time from the first step's beginning to the last step's end: batches, forward, backward, optimiser.
@@ -40,8 +41,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from vrm.config import Variant
-from vrm.models.scoring import own_device
-from vrm.models.shared_prefix import row_budget, share_prefixes
+from vrm.models.shared_prefix import share_prefixes
 from vrm.models.text import TextEncoder
 from vrm.models.vrm import VrmConfig, VrmForSequenceClassification
 from vrm.training.pairs import PackedPairCollator, PairCollator
@@ -49,6 +49,7 @@ from vrm.training.reward import PairwiseRewardTrainer
 
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]
 CONTESTANTS = ("trl", "ours_padded", "ours_rm", "ours_vrm")
+WITH_CUDA = ("ours_rm_flex", "ours_vrm_flex")
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--prompt-pooling", choices=("last", "attention"), default="last", help="the VRM's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS + WITH_CUDA, default=list(CONTESTANTS))
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/reward_training.csv"))
     options = parser.parse_args()
     if options.threads:
@@ -169,21 +170,21 @@ class Contestant:
             return RewardTrainer(**common, train_dataset=Dataset.from_list(rows))
         return PairwiseRewardTrainer(
             **common,
-            variant=Variant(label=self.name, kind="variational" if self.name == "ours_vrm" else "scalar"),
+            variant=Variant(label=self.name, kind="variational" if "vrm" in self.name else "scalar"),
             train_dataset=Dataset.from_list(self.rows),
             data_collator=self._collator(),
         )
 
     def _model(self) -> torch.nn.Module:
         config = small_config(self.tokenizer)
-        if self.name == "ours_vrm":
+        if "vrm" in self.name:
             pooling = self.options.prompt_pooling
             model = VrmForSequenceClassification(
-                VrmConfig(text_config=config, aspects=ASPECTS, pad_token_id=config.pad_token_id, prompt_pooling=pooling)
+                VrmConfig(text_config=config, aspects=ASPECTS, num_labels=1, prompt_pooling=pooling)
             )
         else:
             model = AutoModelForSequenceClassification.from_config(config)
-        if self.name in ("ours_rm", "ours_vrm"):
+        if self.name not in ("trl", "ours_padded"):
             share_prefixes(model)
         return model
 
@@ -191,7 +192,7 @@ class Contestant:
         pad = self.tokenizer.pad_token_id
         if self.name == "ours_padded":
             return PairCollator(pad_token_id=pad)
-        return PackedPairCollator(pad, row_budget(own_device()))
+        return PackedPairCollator(pad, blocks=self.name.endswith("_flex"))
 
 
 class Clock(TrainerCallback):

@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.latents import dirichlet_mean
-from vrm.models.shared_prefix import by_prompt, pack, passes, row_budget, share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, shares_prefixes, unsupported
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
 from vrm.records import Prompt, RecordError, prompt_id
@@ -127,7 +127,7 @@ class HuggingFaceRewardModel:
         tokenizer, device = self.encoder.tokenizer, self.model.device
         if self.engine == "shared":
             groups, order = by_prompt([(text.ids, text.prompt_length) for text in texts])
-            inputs = pack(groups, tokenizer.pad_token_id, row_budget(device), order).inputs()
+            inputs = pack(groups, tokenizer.pad_token_id, order=order).inputs()
         else:
             ids, mask = pad_batch([text.ids for text in texts], tokenizer)
             lengths = torch.tensor([text.prompt_length for text in texts])

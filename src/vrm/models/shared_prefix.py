@@ -6,8 +6,8 @@
   is longer than the budget has a row for itself. Without a budget there is one row, and nothing is padded.
 * Attention is computed group by group with SDPA: no mask of a whole row is made, and next to nothing is computed to be
   masked out. One SDPA over rows with a 4D mask took 1.1 to 2 times as long in every case measured, the shortest texts
-  included (one CPU thread). On CUDA it is FlexAttention with a block mask, **which has been tried on a CPU only, and
-  forward only**.
+  included (one CPU thread). The other way is FlexAttention with a block mask (`blocks`), on CUDA and where asked for:
+  **it has been tried on a CPU only, and forward only**, so that nothing takes it by default.
 * Sliding windows and soft-capped logits (Gemma 2) are in both. `unsupported` names what is not, and whoever asked pads
   instead.
 
@@ -33,8 +33,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3_text")
 """Model types whose attention layers take any registered function, and whose every other layer works token by token."""
 LAYERS = {"full_attention", "sliding_attention"}
-CUDA_ROW = 8192
-"""Tokens a row on CUDA: a block mask is made of all pairs of a row's blocks of 128 tokens."""
+BLOCKS_ROW = 8192
+"""Tokens a row for a block mask, which is made of all pairs of a row's blocks of 128 tokens."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,23 @@ class Place:
 class Layout:
     """Where the texts of a packed batch are, and who sees whom: G groups of N texts in all, in R rows of W columns."""
 
-    def __init__(self, places: Sequence[Place], rows: int, width: int, order: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        rows: int,
+        width: int,
+        order: Sequence[int] | None = None,
+        blocks: bool = False,
+    ) -> None:
         """Describe a batch.
 
         Args:
             places: of the groups.
             rows, width: R and W.
             order: the number, in the groups' order, of each text that is asked for; None is all in that order.
+            blocks: whether attention is FlexAttention's, with a block mask, or computed group by group.
         """
-        self.places, self.rows, self.width = tuple(places), rows, width
+        self.places, self.rows, self.width, self.blocks = tuple(places), rows, width, blocks
         prompts, texts, groups = [], [], []
         for number, place in enumerate(self.places):
             end = place.row * width + place.start + place.prompt
@@ -275,15 +283,19 @@ def pack(
     pad_token_id: int,
     budget: int | None = None,
     order: Sequence[int] | None = None,
+    blocks: bool = False,
 ) -> PackedBatch:
     """Put groups into rows.
 
     Args:
         groups: at least one.
         pad_token_id: fills rows up; it is never seen.
-        budget: tokens a row; None is one row for all.
-        order: in which the texts are asked for, see `Layout`.
+        budget: tokens a row; None is one row for all, and `BLOCKS_ROW` with `blocks`.
+        order: in which the texts are asked for, and
+        blocks: how attention is computed, see `Layout`.
     """
+    if blocks and budget is None:
+        budget = BLOCKS_ROW
     bins = fill([len(group) for group in groups], budget)
     width = max(sum(len(groups[i]) for i in members) for members in bins)
     ids = torch.full((len(bins), width), pad_token_id)
@@ -295,12 +307,7 @@ def pack(
             places[i] = Place(row, start, len(parts[0]), tuple(map(len, parts[1:])))
             ids[row, start : start + len(groups[i])] = torch.tensor([token for part in parts for token in part])
             start += len(groups[i])
-    return PackedBatch(ids, Layout([places[i] for i in range(len(groups))], len(bins), width, order))
-
-
-def row_budget(device: torch.device, budget: int | None = None) -> int | None:
-    """Tokens a row where nothing else is asked for: `CUDA_ROW`, and on a CPU all in one row, without any padding."""
-    return CUDA_ROW if budget is None and device.type == "cuda" else budget
+    return PackedBatch(ids, Layout([places[i] for i in range(len(groups))], len(bins), width, order, blocks))
 
 
 def fill(sizes: Sequence[int], budget: int | None) -> list[list[int]]:
@@ -340,13 +347,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
         return f"it has layers of other kinds: {', '.join(sorted(others))}"
     if getattr(config, "use_bidirectional_attention", None):
         return "its attention is bidirectional: a prompt sees its response"
-    if backbone.device.type == "cuda" and _capability(backbone.device) < (8, 0):
-        return "FlexAttention needs a GPU of compute capability 8.0 or more"
     return None
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def share_prefixes(model: PreTrainedModel) -> None:
@@ -425,7 +426,7 @@ def attend(
     if layout is None:
         return _own_attention(module)(module, query, key, value, attention_mask, **options)
     window = options.pop("sliding_window", None)
-    if query.device.type == "cuda":
+    if layout.blocks:
         from transformers.integrations.flex_attention import flex_attention_forward
 
         mask = layout.block_mask(window, query.device)

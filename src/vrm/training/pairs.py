@@ -100,11 +100,13 @@ class PackedPairCollator:
 
     Args:
         pad_token_id: fills rows up.
-        tokens_per_row: budget of a row; None is one row for the whole batch.
+        tokens_per_row: budget of a row, and
+        blocks: whether attention is FlexAttention's; see `pack`.
     """
 
     pad_token_id: int
     tokens_per_row: int | None = None
+    blocks: bool = False
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack B pairs; the layout has 2B texts, the chosen ones first, annotations B rows."""
@@ -113,7 +115,7 @@ class PackedPairCollator:
         groups, order = by_prompt(texts)
         # first, because the trainer reads the size of a batch from its first tensor: 2B, as of a padded one
         lengths = {"prompt_lengths": torch.tensor([length for _, length in texts])}
-        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order)
+        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.blocks)
         return lengths | packed.inputs() | annotations(examples)
 
 

@@ -41,7 +41,7 @@ from vrm.models.latents import (
 )
 from vrm.models.scoring import own_device
 from vrm.models.shared_noise import Sampler, shared_sampler
-from vrm.models.shared_prefix import row_budget, share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import share_prefixes, shares_prefixes, unsupported
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
@@ -313,7 +313,11 @@ def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
     if not shares_prefixes(model):
         return PairCollator(pad_token_id=tokenizer.pad_token_id)
-    return PackedPairCollator(tokenizer.pad_token_id, row_budget(own_device(), job.training.tokens_per_row))
+    blocks = job.training.engine == "shared_flex"
+    if blocks and own_device().type != "cuda":
+        print("reward.training.engine: shared, as FlexAttention trains on CUDA alone", file=sys.stderr)
+        blocks = False
+    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, blocks)
 
 
 def _tokenise(job: RewardJob, tokenizer: Any, split: str) -> tuple[Dataset, dict[str, int]]:
