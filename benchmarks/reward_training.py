@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from side_by_side import (
     DISTRIBUTION,
     MAX_LENGTH,
     MAX_PROMPT,
+    Stopwatch,
     Turns,
     drawn_lengths,
     made_up_words,
@@ -135,8 +135,8 @@ class Contestant:
     tokenizer: PreTrainedTokenizerBase
     options: argparse.Namespace
 
-    def turn(self) -> float:
-        """Train a fresh model for one pass over the pairs; seconds."""
+    def turn(self) -> np.ndarray:
+        """Train a fresh model for one pass over the pairs; what a `Stopwatch` read."""
         clock = Clock()
         with tempfile.TemporaryDirectory() as directory:
             trainer = self._make(Path(directory))
@@ -196,25 +196,19 @@ class Contestant:
 
 
 class Clock(TrainerCallback):
-    """Seconds from the first step's beginning to the last one's end."""
+    """From the first step's beginning to the last one's end."""
 
     def __init__(self) -> None:
-        self.started = self.seconds = 0.0
+        self.watch: Stopwatch | None = None
+        self.seconds = np.zeros(2)
 
     def on_step_begin(self, args: object, state: object, control: object, **_: object) -> None:
         """Start, once."""
-        _synchronise()
-        self.started = self.started or time.perf_counter()
+        self.watch = self.watch or Stopwatch()
 
     def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
         """Stop, so far."""
-        _synchronise()
-        self.seconds = time.perf_counter() - self.started
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        self.seconds = self.watch.read()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from side_by_side import (
     DISTRIBUTION,
     MAX_LENGTH,
     MAX_PROMPT,
+    Stopwatch,
     Turns,
     drawn_lengths,
     made_up_words,
@@ -60,10 +60,10 @@ def main() -> None:
     tokens = sum(len(text.ids) for text in scorers["ours"].encoder.encode(_turns(prompts), responses))
     check(scorers, prompts, responses)
 
-    def turn(name: str) -> float:
-        started = time.perf_counter()
+    def turn(name: str) -> np.ndarray:
+        watch = Stopwatch()
         scorers[name].score(prompts, responses)
-        return time.perf_counter() - started
+        return watch.read()
 
     turns = Turns({name: lambda name=name: turn(name) for name in scorers})
     turns.play(options.rounds)

@@ -1,6 +1,8 @@
 """What the benchmarks that compare contestants share: texts, a small model, turns, and a table that says where it ran.
 
 * Contestants take turns in one process (A B C, A B C, ...), so that what else the machine does hits all of them alike.
+* Two times are taken: by the clock, and of this process's processors, which others on the machine disturb less (on a GPU
+  it says little).
 * Each figure is a median over the rounds; a ratio is the median of the rounds' own ratios, beside the outermost two.
 * Tokens are logical: what a text has by itself, its prompt included, padding excluded, however it is computed.
 """
@@ -13,10 +15,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -70,17 +72,34 @@ def tokenizer_of(texts: Sequence[str]) -> PreTrainedTokenizerBase:
     return train_tokenizer(texts, VOCABULARY)
 
 
+class Stopwatch:
+    """Seconds by the clock and of the processors, since it was made."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def read(self) -> np.ndarray:
+        """Shape (2,)."""
+        return self._now() - self._start
+
+    @staticmethod
+    def _now() -> np.ndarray:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return np.array([time.perf_counter(), time.process_time()])
+
+
 @dataclass
 class Turns:
     """Rounds in which every contestant has its turn.
 
     Args:
-        contestants: by name, a function that does the work once and returns the seconds that count.
+        contestants: by name, a function that does the work once and returns what a `Stopwatch` read.
         seconds: of each contestant, by round.
     """
 
-    contestants: Mapping[str, Callable[[], float]]
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    contestants: Mapping[str, Callable[[], np.ndarray]]
+    seconds: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def play(self, rounds: int, warm_up: bool = True) -> None:
         """Have so many rounds, and one before them that does not count."""
@@ -90,24 +109,27 @@ class Turns:
         for number in range(rounds):
             for name, work in self.contestants.items():
                 self.seconds.setdefault(name, []).append(work())
-            print(
-                f"round {number + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in self.seconds.items()), flush=True
-            )
+            times = (f"{name} {seconds[-1][0]:.2f} s" for name, seconds in self.seconds.items())
+            print(f"round {number + 1}: {', '.join(times)}", flush=True)
 
     def rows(self, tokens: int, against: str) -> list[dict[str, object]]:
-        """A row a contestant: median seconds and tokens a second, and how many times as fast it is as `against`."""
+        """A row a contestant: median seconds and logical tokens a second, and how many times as fast it is as `against`."""
         found = []
         for name, seconds in self.seconds.items():
-            ratios = [peer / own for own, peer in zip(seconds, self.seconds[against], strict=True)]
+            own = np.stack(seconds)  # (rounds, 2)
+            ratios = np.stack(self.seconds[against]) / own
+            clock, processors = np.median(own, 0)
             found.append(
                 {
                     "contestant": name,
                     "rounds": len(seconds),
-                    "median_seconds": round(median(seconds), 3),
-                    "logical_tokens_per_second": round(tokens / median(seconds)),
-                    f"times_as_fast_as_{against}": round(median(ratios), 3),
-                    "smallest": round(min(ratios), 3),
-                    "largest": round(max(ratios), 3),
+                    "seconds": round(clock, 3),
+                    "processor_seconds": round(processors, 3),
+                    "tokens_per_second": round(tokens / clock),
+                    f"times_as_fast_as_{against}": round(np.median(ratios[:, 0]), 3),
+                    "smallest": round(ratios[:, 0].min(), 3),
+                    "largest": round(ratios[:, 0].max(), 3),
+                    "by_processor_seconds": round(np.median(ratios[:, 1]), 3),
                 }
             )
         return found

@@ -103,3 +103,11 @@ def test_a_backbone_that_cannot_share_pads_and_says_so(job, tmp_path, capsys):
     trainer, _ = make_trainer(other)
     assert isinstance(trainer.data_collator, PairCollator)
     assert "gpt2" in capsys.readouterr().err
+
+
+def test_flex_attention_is_not_taken_without_cuda(job, capsys):
+    flexing = dataclasses.replace(job, training=TRAINING.model_copy(update={"engine": "shared_flex"}))
+    trainer, _ = make_trainer(flexing)
+    blocks = torch.cuda.is_available()
+    assert trainer.data_collator.blocks == blocks
+    assert ("FlexAttention" in capsys.readouterr().err) != blocks
