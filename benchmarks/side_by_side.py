@@ -1,8 +1,8 @@
 """What the benchmarks that compare contestants share: texts, a small model, turns, and a table that says where it ran.
 
 * Contestants take turns in one process (A B C, A B C, ...), so that what else the machine does hits all of them alike.
-* Two times are taken: by the clock, and of this process's processors, which others on the machine disturb less (on a GPU
-  it says little).
+* Two times are taken: by the clock, and of the processors for this process, which others on the machine disturb less
+  (with a GPU it says little).
 * Each figure is a median over the rounds; a ratio is the median of the rounds' own ratios, beside the outermost two.
 * Tokens are logical: what a text has by itself, its prompt included, padding excluded, however it is computed.
 """
@@ -113,7 +113,7 @@ class Turns:
             print(f"round {number + 1}: {', '.join(times)}", flush=True)
 
     def rows(self, tokens: int, against: str) -> list[dict[str, object]]:
-        """A row a contestant: median seconds and logical tokens a second, and how many times as fast it is as `against`."""
+        """A row a contestant: medians, logical tokens a second, and how many times as fast as `against` it is."""
         found = []
         for name, seconds in self.seconds.items():
             own = np.stack(seconds)  # (rounds, 2)
