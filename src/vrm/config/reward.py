@@ -29,12 +29,25 @@ class CreatedBackbone(Section):
     seed: int = Field(0, description="Seed of tokenizer, weights and pretraining order.")
 
 
+class Features(Section):
+    """What is kept of a frozen backbone's states; see `vrm.models.features`."""
+
+    layer: PositiveInt | None = Field(
+        None, description="Intermediate layer whose mean is kept too, from 1; null: two thirds of the way up."
+    )
+    dropout: Fraction = Field(0.3, description="Share of the features that are set to 0 in each training step.")
+
+
 class BackboneConfig(Section):
     """The causal language model under every reward model. Exactly one of `path` and `create`."""
 
-    path: str | None = Field(None, description="Hub id or local directory of any causal LM.")
+    path: str | None = Field(None, description="Hub id, local directory or GGUF file of any causal LM.")
     revision: str | None = Field(None, description="Commit of the hub model.")
     create: CreatedBackbone | None = Field(None, description="Make a small one instead.")
+    freeze: bool = Field(
+        False, description="Train reward heads alone, on features of the backbone that are computed once."
+    )
+    features: Features = Field(default_factory=Features, description="The features, where the backbone is frozen.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BackboneConfig:

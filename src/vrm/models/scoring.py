@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
+from vrm.models.feature_files import StoredEncoder, StoredFeatures
+from vrm.models.features import FeatureTable
 from vrm.models.latents import dirichlet_mean
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
@@ -137,7 +140,12 @@ class HuggingFaceRewardModel:
 
 
 def load_reward_model(
-    path: str | Path, *, max_prompt_length: int | None = None, max_length: int | None = None, **options: object
+    path: str | Path,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    features: Sequence[Path] = (),
+    **options: object,
 ) -> HuggingFaceRewardModel:
     """Load a trained reward model, scalar or variational, from a directory or the hub.
 
@@ -145,6 +153,8 @@ def load_reward_model(
         path: what `vrm train-reward` made, or any sequence classifier with one label.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with, and 1024 and 2048
             for a model that does not say.
+        features: directories that `vrm features` made of all texts to score, for a model on a frozen backbone; it then
+            scores these texts alone, at once.
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
@@ -158,13 +168,32 @@ def load_reward_model(
             "classifier"
         )
     trained_with = getattr(model.config, "reward_limits", None) or {"max_prompt_length": 1024, "max_length": 2048}
-    return HuggingFaceRewardModel(
+    reward_model = HuggingFaceRewardModel(
         model,
         AutoTokenizer.from_pretrained(str(path)),
         max_prompt_length=max_prompt_length or trained_with["max_prompt_length"],
         max_length=max_length or trained_with["max_length"],
         **options,
     )
+    return with_stored_features(reward_model, features) if features else reward_model
+
+
+def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequence[Path]) -> HuggingFaceRewardModel:
+    """The same model, with features looked up instead of computed; for the texts of those directories alone.
+
+    Raises:
+        RecordError: the features are not those that the model was trained on.
+    """
+    stored = StoredFeatures.read(features)
+    computed = reward_model.model.model
+    if getattr(computed.config, "recipe", None) != stored.config.recipe:
+        raise RecordError(f"{features[0]}: not the features that this model was trained on; make them again")
+    table = FeatureTable(computed.config, stored.vectors)
+    table.centre, table.scale = computed.centre, computed.scale
+    looked_up = copy.copy(reward_model)
+    looked_up.model.model = table.to(computed.device).eval()
+    looked_up.encoder = StoredEncoder(reward_model.encoder, stored)
+    return looked_up
 
 
 def _require_model(path: str | Path) -> None:

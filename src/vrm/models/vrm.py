@@ -163,17 +163,24 @@ class VrmForSequenceClassification(PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, path: str, dtype: torch.dtype | None = None, revision: str | None = None, **head: object
+        cls,
+        path: str | PreTrainedModel,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        **head: object,
     ) -> VrmForSequenceClassification:
         """A fresh head on the weights of any causal LM.
 
         Args:
-            path: local directory or hub id of a causal LM.
+            path: local directory or hub id of a causal LM, or a model of hidden states as it is.
             dtype: dtype of the backbone; None keeps the checkpoint's.
             revision: commit of the hub model.
             head: the head's fields of `VrmConfig`.
         """
-        backbone = AutoModel.from_pretrained(path, dtype=dtype or "auto", revision=revision)
+        if isinstance(path, PreTrainedModel):
+            backbone = path
+        else:
+            backbone = AutoModel.from_pretrained(path, dtype=dtype or "auto", revision=revision)
         config = VrmConfig(text_config=backbone.config, dtype=backbone.dtype, num_labels=1, **head)
         config.pad_token_id = backbone.config.pad_token_id
         with torch.device("meta"):  # no second copy of the backbone is allocated

@@ -27,6 +27,7 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from vrm.config import RewardTraining, Variant
+from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
     PairPosterior,
@@ -42,6 +43,7 @@ from vrm.records import write_json
 from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.arguments import common_arguments
 from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place, resumable
+from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
 from vrm.training.sharding import shard, whole_weights
@@ -61,6 +63,8 @@ class RewardJob:
         pairs: directory with `train.jsonl` and `validation.jsonl`.
         checkpoints: where resumable state lives while training.
         out: gets `model/`, `training.csv` and `counts.json`.
+        features: directories with the features of both splits, where the backbone is frozen; empty where it is not.
+        dropout: share of those features that are set to 0 in training.
     """
 
     variant: Variant
@@ -72,26 +76,33 @@ class RewardJob:
     pairs: Path
     checkpoints: Path
     out: Path
+    features: tuple[Path, ...] = ()
+    dropout: float = 0.0
 
 
 def train_reward_model(job: RewardJob) -> None:
     """Train one reward model and write `model/`, `training.csv` and `counts.json` under `job.out`."""
-    trainer, counts = make_trainer(job)
+    frozen = FrozenBackbone(job.features, job.dropout) if job.features else None
+    trainer, counts = make_trainer(job, frozen)
     trainer.add_callback(LogWriter(job.out / "training.csv"))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
-    _leave(job, trainer, counts)
+    _leave(job, trainer, counts, frozen)
 
 
-def make_trainer(job: RewardJob) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
+def make_trainer(
+    job: RewardJob, frozen: FrozenBackbone | None = None
+) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
     """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
     set_seed(job.seed)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.backbone, revision=job.revision))
-    train, train_counts = _tokenise(job, tokenizer, "train")
-    validation, validation_counts = _tokenise(job, tokenizer, "validation")
+    train, train_counts = _tokenise(job, tokenizer, "train", frozen)
+    validation, validation_counts = _tokenise(job, tokenizer, "validation", frozen)
+    if frozen:
+        frozen.fit(train)
     size = job.training.evaluation_pairs
     trainer = PairwiseRewardTrainer(
         variant=job.variant,
-        model=_new_model(job, tokenizer),
+        model=_new_model(job, tokenizer, frozen),
         args=_arguments(job, len(train)),
         processing_class=tokenizer,
         train_dataset=train,
@@ -102,7 +113,9 @@ def make_trainer(job: RewardJob) -> tuple[PairwiseRewardTrainer, dict[str, Any]]
     return trainer, {"train": train_counts, "validation": validation_counts}
 
 
-def _leave(job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any]) -> None:
+def _leave(
+    job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any], frozen: FrozenBackbone | None
+) -> None:
     """Write what the training leaves behind; its checkpoints are no longer needed. Of several processes one writes."""
     accelerator = trainer.accelerator
     model, weights = accelerator.unwrap_model(trainer.model), whole_weights(accelerator, trainer.model)
@@ -112,6 +125,8 @@ def _leave(job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any
         weights = None
 
     def write(directory: Path) -> None:
+        if frozen:
+            return frozen.save(model, trainer.processing_class, directory)
         merged(model).save_pretrained(directory, state_dict=weights)
         trainer.processing_class.save_pretrained(directory)
 
@@ -242,17 +257,19 @@ def _evidence(output: Any) -> dict[str, Tensor]:
     return evidence
 
 
-def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
+def _new_model(job: RewardJob, tokenizer: Any, frozen: FrozenBackbone | None = None) -> torch.nn.Module:
     """A fresh head on the backbone; what is trained is float32, `bf16` is mixed precision on top of that."""
     variant, dtype = job.variant, weight_dtype(job.training)
-    if variant.kind == "scalar":
+    if variant.kind == "scalar" and frozen:
+        model = FeatureForSequenceClassification.on(frozen.table)
+    elif variant.kind == "scalar":
         with suppress_seqcls_warning():
             model = AutoModelForSequenceClassification.from_pretrained(
                 job.backbone, num_labels=1, revision=job.revision, dtype=dtype
             )
     else:
         model = VrmForSequenceClassification.from_backbone(
-            job.backbone,
+            frozen.table if frozen else job.backbone,
             revision=job.revision,
             dtype=dtype,
             aspects=job.aspects,
@@ -261,7 +278,7 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
             prior_concentration=variant.prior_concentration,
             generation_prompt_ids=generation_prompt_ids(tokenizer),
         )
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = NO_PADDING if frozen else tokenizer.pad_token_id
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
@@ -269,9 +286,11 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
     return with_adapters(model, job.training.lora, exclude=head, train_excluded=True)
 
 
-def _tokenise(job: RewardJob, tokenizer: Any, split: str) -> tuple[Dataset, dict[str, int]]:
+def _tokenise(
+    job: RewardJob, tokenizer: Any, split: str, frozen: FrozenBackbone | None
+) -> tuple[Dataset, dict[str, int]]:
     encoder = TextEncoder(tokenizer, job.training.max_prompt_length, job.training.max_length)
-    return tokenise_split(job.pairs / f"{split}.jsonl", encoder, job.variant)
+    return tokenise_split(job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder, job.variant)
 
 
 def _head(dataset: Dataset, size: int) -> Dataset:
@@ -280,10 +299,10 @@ def _head(dataset: Dataset, size: int) -> Dataset:
 
 def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
     return TrlRewardConfig(
-        **common_arguments(job.training, pairs, job.seed, job.checkpoints),
+        **common_arguments(for_heads(job.training) if job.features else job.training, pairs, job.seed, job.checkpoints),
         weight_decay=job.training.weight_decay,
         max_length=None,
-        activation_checkpointing=job.training.gradient_checkpointing,
+        activation_checkpointing=job.training.gradient_checkpointing and not job.features,
     )
 
 
@@ -295,6 +314,7 @@ def _made_from(job: RewardJob) -> dict[str, Any]:
         "seed": job.seed,
         "backbone": job.backbone,
         "revision": job.revision,
+        "features": [str(directory) for directory in job.features],
     }
     pairs = [job.pairs / f"{split}.jsonl" for split in ("train", "validation")]
     return fingerprint(settings, [*pairs, *model_files(job.backbone)])
