@@ -76,13 +76,13 @@ def evaluation_set(options: argparse.Namespace) -> None:
 
 
 def backbone(options: argparse.Namespace) -> None:
-    from vrm.models.gguf import dequantise, is_gguf
+    from vrm.models.gguf import dequantise
     from vrm.training.pretraining import pretrain_backbone
 
     config = _config(options)
     base = _base(config, options.base) if options.base else config.backbone
     training = config.policy.training if options.base else config.reward.training
-    if not options.base and is_gguf(config.backbone.path):
+    if not options.base and config.backbone.is_gguf:
         return dequantise(Path(config.backbone.path), options.out)
     if base.create is None:
         raise ConfigError(f"{options.base or 'backbone'}: `create` is not set, there is nothing to make")

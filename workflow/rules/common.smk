@@ -27,6 +27,8 @@ except vrm_config.ConfigError as error:
     raise WorkflowError(str(error))
 
 
+# Backbones that are taken from the package index, for all runs.
+FETCHED = "results/backbones/"
 SPLITS = ["train", "validation", "test"]
 # Keys of `data` and of `world` that change no pair, and no scored prompt.
 NOT_PAIRS = ["label", "benchmarks_dir"]
@@ -94,13 +96,16 @@ def get_evaluation_settings(wildcards):
 
 
 def get_created_backbone(wildcards):
-    """The backbone that has to be made first; one from a path or the hub is there already."""
-    return f"results/{wildcards.run}/backbone" if CONFIG.backbone.create else []
+    """The backbone that has to be made or fetched first; any other path, or the hub, has it already."""
+    path = CONFIG.backbone.path
+    if path is None or CONFIG.backbone.is_gguf:
+        return f"results/{wildcards.run}/backbone"
+    return path if path.startswith(FETCHED) else []
 
 
 def get_backbone(wildcards):
     """Directory or hub id of the causal LM under the reward models."""
-    return CONFIG.backbone.path or f"results/{wildcards.run}/backbone"
+    return get_created_backbone(wildcards) or CONFIG.backbone.path
 
 
 def get_training_settings(wildcards):

@@ -28,6 +28,7 @@ rule score:
         sets=collect(
             "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
         ),
+        features=get_evaluation_features,
     output:
         "results/{run}/reward/{variant}/seed{seed}/scores.csv",
     log:
@@ -49,9 +50,10 @@ rule score:
             "reward.training.max_length",
         ),
         train=lambda wildcards, input: Path(input.train).parent,
+        features=get_features_option,
     shell:
         "python -m vrm score --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
-        " --pairs {params.train} --seed {wildcards.seed} --out {output} > {log} 2>&1"
+        " --pairs {params.train} {params.features} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
 # Every term of Theorem 5.1, on the pairs that the model was trained on.

@@ -17,6 +17,7 @@ rule backbone:
     params:
         settings=get_settings(
             "backbone.create",
+            "backbone.path",
             "reward.training.max_prompt_length",
             "reward.training.max_length",
         ),
@@ -33,6 +34,7 @@ rule train_reward:
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
         backbone=get_created_backbone,
+        features=get_training_features,
     output:
         model=directory("results/{run}/reward/{variant}/seed{seed}/model"),
         training="results/{run}/reward/{variant}/seed{seed}/training.csv",
@@ -53,9 +55,10 @@ rule train_reward:
         settings=get_training_settings,
         backbone=get_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
+        features=get_features_option,
         checkpoints="results/{run}/checkpoints/reward/{variant}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-reward --config results/{wildcards.run}/config.yaml"
         " --variant {wildcards.variant} --seed {wildcards.seed} --backbone {params.backbone} --pairs {params.pairs}"
-        " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+        " {params.features} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

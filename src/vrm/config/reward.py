@@ -49,6 +49,11 @@ class BackboneConfig(Section):
     )
     features: Features = Field(default_factory=Features, description="The features, where the backbone is frozen.")
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the path names a GGUF file, which has to be made into an ordinary directory first."""
+        return self.path is not None and self.path.lower().endswith(".gguf")
+
     @model_validator(mode="after")
     def _exactly_one(self) -> BackboneConfig:
         if (self.path is None) == (self.create is None):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 
 from vrm.config import ConfigError
 from vrm.records import write_whole
-from vrm.training.checkpoints import place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,11 +55,6 @@ PACKAGED = {
     )
 }
 """What `vrm fetch-backbone` knows, by name."""
-
-
-def is_gguf(path: str | Path | None) -> bool:
-    """Whether a backbone's path names a GGUF file."""
-    return path is not None and str(path).lower().endswith(".gguf")
 
 
 def fetch_backbone(name: str, out: Path, dtype: Dtype = "bfloat16") -> None:
@@ -100,6 +94,8 @@ def dequantise(gguf: Path, out: Path, dtype: Dtype = "bfloat16") -> None:
     Raises:
         ConfigError: there is no such file, it can't be read, or the package `gguf` is not installed.
     """
+    from vrm.training.checkpoints import place
+
     model, tokenizer = read_gguf(gguf, dtype)
 
     def write(directory: Path) -> None:
@@ -130,7 +126,6 @@ def read_gguf(gguf: Path, dtype: Dtype = "bfloat16") -> tuple[PreTrainedModel, P
         raise ConfigError(f"{gguf}: transformers can't read this GGUF file: {error}") from error
     config = read.config
     del config.quantization_config
-    config.name_or_path = gguf.stem
     _take_ends(config, tokenizer)
     with torch.device("meta"):  # the weights are there already: none have to be made up
         model = AutoModelForCausalLM.from_config(config)
