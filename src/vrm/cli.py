@@ -64,7 +64,12 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "features": (
         "--features",
-        {"type": Path, "nargs": "+", "default": [], "help": "directories that `vrm features` filled, of a frozen backbone"},
+        {
+            "type": Path,
+            "nargs": "+",
+            "default": [],
+            "help": "directories that `vrm features` filled, of a frozen backbone",
+        },
     ),
     "file": ("--pairs", {"type": Path, "required": True, "help": "a file of preference pairs"}),
     "store": ("--store", {"type": Path, "required": True, "help": "where computed features are kept for other sets"}),
@@ -129,7 +134,9 @@ STAGES = (
         FILL,
     ),
     Stage("pac-bayes", "Compute every term of Theorem 5.1 on a trained VRM.", ("model", "pairs", "seed"), CSV),
-    Stage("score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "features", "seed"), CSV),
+    Stage(
+        "score", "Score every evaluation set with a reward model.", ("model", "sets", "pairs", "features", "seed"), CSV
+    ),
     Stage("sft", "Fine-tune a policy base on chosen responses.", ("of_base", "policy", *TRAINING), FILL),
     Stage(
         "train-preference",

@@ -165,8 +165,9 @@ def test_dropout_does_not_change_the_recipe_and_a_layer_too_many_is_refused(deep
 def test_a_text_without_features_is_an_error(model, tokenizer, texts, tmp_path):
     compute_features(model, texts, 0, 4, tmp_path / "store", tmp_path / "out")
     encoder = StoredEncoder(TextEncoder(tokenizer, **LIMITS), StoredFeatures.read([tmp_path / "out"]))
+    known = tokenizer.decode(texts[0].ids[texts[0].prompt_length : -1])
     with pytest.raises(RecordError, match="1 of 2"):
-        encoder.encode([as_prompt("alpha beta")] * 2, [tokenizer.decode(texts[0].ids[texts[0].prompt_length : -1]), "mu"])
+        encoder.encode([as_prompt("alpha beta")] * 2, [known, "mu"])
 
 
 def test_the_backbone_is_stored_in_the_dtype_that_it_came_in(deep, tokenizer, texts, tmp_path):
@@ -217,5 +218,3 @@ def test_heads_on_features_keep_the_contract_of_reward_models(model, tokenizer, 
             model, aspects=aspects, reward_decoder=kind, generation_prompt_ids=ends
         )
     check(HuggingFaceRewardModel(head, tokenizer, posterior_samples=8 if kind != "scalar" else 0, **LIMITS))
-
-

