@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from vrm.config import BackboneConfig, ConfigError
+from vrm.config import ConfigError, RewardBackbone
 from vrm.models import gguf as our_gguf
 from vrm.models.gguf import PACKAGED, Packaged, dequantise, fetch_backbone
 from vrm.models.text import generation_prompt_ids, prepare_tokenizer
@@ -164,8 +164,8 @@ def test_a_file_that_is_none_is_said_to_be_none(tmp_path):
 
 
 def test_the_configuration_knows_a_gguf_file_by_its_name():
-    assert BackboneConfig(path="models/tiny.Q4_1.GGUF").is_gguf
-    assert not BackboneConfig(path="Qwen/Qwen3-4B").is_gguf
+    assert RewardBackbone(path="models/tiny.Q4_1.GGUF").is_gguf
+    assert not RewardBackbone(path="Qwen/Qwen3-4B").is_gguf
 
 
 @pytest.fixture

@@ -245,3 +245,23 @@ def test_a_key_that_is_not_there_is_an_open_point_before_anything_is_trained(pap
     text = plan(paper)
     assert "OPENAI_API_KEY" not in text
     assert "sk-secret" not in text
+
+
+def test_a_frozen_backbone_is_read_once_for_all_heads(paper):
+    frozen = changed(paper, backbone={"freeze": True}, reward={"training": {"lora": None, "processes": 1}})
+    trained, heads = (list(jobs(Setting(config))) for config in (paper, frozen))
+
+    def hours(found, *stages):
+        return sum(job.gpu_hours for job in found if job.stage in stages)
+
+    features = [job for job in heads if job.stage == "features"]
+    assert {job.name for job in features} == {f"features {n}" for n in ("train", "validation", *paper.evaluation.run)}
+    assert not hours(heads, "train_reward", "score")
+    assert 0 < hours(heads, "features") < hours(trained, "train_reward") / len(paper.reward.run)
+    training = next(job for job in heads if job.stage == "train_reward")
+    assert set(training.needs) == {"features train", "features validation"}
+    assert plan(frozen)
+    # the more pairs, the more of them a training holds
+    fewer = changed(frozen, data={"validation_fraction": 0.5})
+    needed, less = (RuleResources(config).mem_mb("train_reward") for config in (frozen, fewer))
+    assert needed > less

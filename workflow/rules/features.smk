@@ -62,9 +62,9 @@ rule features:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
-        gpu=get_gpus("score"),
-        mem_mb=get_mem_mb("score"),
-        runtime=get_runtime("score"),
+        gpu=get_gpus("features"),
+        mem_mb=get_mem_mb("features"),
+        runtime=get_runtime("features"),
     params:
         settings=get_settings(
             "backbone.path",

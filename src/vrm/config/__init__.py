@@ -36,7 +36,7 @@ from .policy import (
     SftTraining,
 )
 from .report import EvaluationConfig, EvaluationSet, ReportConfig
-from .reward import BackboneConfig, CreatedBackbone, Features, RewardConfig, RewardTraining, Variant
+from .reward import BackboneConfig, CreatedBackbone, Features, RewardBackbone, RewardConfig, RewardTraining, Variant
 
 
 class Config(Section):
@@ -48,7 +48,7 @@ class Config(Section):
     threads: PositiveInt = Field(1, description="CPU threads of one training or scoring job.")
     data: DataConfig
     world: WorldConfig = Field(default_factory=WorldConfig)
-    backbone: BackboneConfig
+    backbone: RewardBackbone
     reward: RewardConfig
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig
@@ -235,6 +235,7 @@ __all__ = [
     "PreferenceMethod",
     "Prices",
     "ReportConfig",
+    "RewardBackbone",
     "RewardConfig",
     "RewardTraining",
     "Section",

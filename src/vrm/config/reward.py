@@ -41,9 +41,21 @@ class Features(Section):
 class BackboneConfig(Section):
     """The causal language model under every reward model. Exactly one of `path` and `create`."""
 
-    path: str | None = Field(None, description="Hub id, local directory or GGUF file of any causal LM.")
+    path: str | None = Field(None, description="Hub id or local directory of any causal LM.")
     revision: str | None = Field(None, description="Commit of the hub model.")
     create: CreatedBackbone | None = Field(None, description="Make a small one instead.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> BackboneConfig:
+        if (self.path is None) == (self.create is None):
+            raise ValueError("give exactly one of `path` and `create` (set the other to null)")
+        return self
+
+
+class RewardBackbone(BackboneConfig):
+    """The backbone under the reward models, which may be frozen, or come from a GGUF file."""
+
+    path: str | None = Field(None, description="Hub id, local directory or GGUF file of any causal LM.")
     freeze: bool = Field(
         False, description="Train reward heads alone, on features of the backbone that are computed once."
     )
@@ -53,12 +65,6 @@ class BackboneConfig(Section):
     def is_gguf(self) -> bool:
         """Whether the path names a GGUF file, which has to be made into an ordinary directory first."""
         return self.path is not None and self.path.lower().endswith(".gguf")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> BackboneConfig:
-        if (self.path is None) == (self.create is None):
-            raise ValueError("give exactly one of `path` and `create` (set the other to null)")
-        return self
 
 
 class Variant(Section):

@@ -108,6 +108,8 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
     backbone = setting.policy(base) if base else setting.config.backbone
     if stage not in ESTIMATES or backbone.create is not None:
         return Job(stage, stage)
+    if setting.config.backbone.freeze and stage in ("train_reward", "score"):
+        return _frozen(setting, stage)
     try:
         job = ESTIMATES[stage](setting, base, method)
     except ConfigError:  # a model of unknown size: it gets a card a process, and the plan says so
@@ -118,11 +120,15 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
 def jobs(setting: Setting) -> Iterator[Job]:
     """Every job of the run, each after those it needs."""
     config = setting.config
+    features = []
+    for name, pairs in _featured_sets(setting):
+        features.append(f"features {name}")
+        yield _named(_features_of(setting, pairs), features[-1])
     for seed in config.reward.seeds:
         for variant in config.reward.run:
             trained = f"train_reward {variant} seed{seed}"
-            yield _named(estimate(setting, "train_reward"), trained)
-            yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained)
+            yield _named(estimate(setting, "train_reward"), trained, *features[:2])
+            yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained, *features)
     for base in config.policy.run_bases:
         for seed in config.policy.seeds:
             yield from _policy_jobs(setting, base, seed)
@@ -183,6 +189,59 @@ def _precision(training: Optimisation, lora: Lora | None = None) -> Precision:
 
 def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0.0, working: float = 0.0) -> Job:
     return Job(stage, stage, 1, needed, hours, disk, working, host=8 + 2 * 4 * shape.parameters / GIB)
+
+
+def _features(setting: Setting, base: str, method: str) -> Job:
+    """The largest set's."""
+    return _features_of(setting, max(pairs for _, pairs in _featured_sets(setting)))
+
+
+def _featured_sets(setting: Setting) -> list[tuple[str, float]]:
+    """Sets that features are computed of, training and validation pairs first, and how many pairs they have."""
+    config = setting.config
+    if not config.backbone.freeze:
+        return []
+    data, sets = config.data, config.evaluation
+    share = data.validation_fraction / (1 - data.validation_fraction - data.test_fraction)
+    pairs = {"train": float(setting.pairs), "validation": share * setting.pairs}
+    return [*pairs.items(), *((name, float(texts_of(sets.sets[name]).rows)) for name in sets.run)]
+
+
+def _features_of(setting: Setting, pairs: float) -> Job:
+    """One set's: every prompt once, every response once, whatever the number of heads."""
+    if setting.config.backbone.create is not None:
+        return Job("features", "features")
+    try:
+        reward, shape = setting.config.reward, shape_of(setting.config.backbone)
+    except ConfigError:  # of unknown size, and the plan says so
+        return Job("features", "features", gpus=1, memory=None, host=32.0)
+    data = setting.data
+    length = setting.text_length(reward.training)
+    tokens = pairs * min(data.prompt + 2 * data.response, 2 * length)
+    spent = time.hours(tokens * time.forward_operations(shape, length, head=False), setting.gpu, reward.training.bf16)
+    parts = memory.forward_only(shape, reward.scoring_batch_size, reward.training.max_length, 4, head=False)
+    return _job("features", shape, Memory(parts), spent, _features_size(shape, pairs))
+
+
+def _frozen(setting: Setting, stage: str) -> Job:
+    """A head's training, or its scores, from stored features: seconds, without a GPU."""
+    try:
+        shape = shape_of(setting.config.backbone)
+    except ConfigError:  # of unknown size: what the smallest takes
+        return Job(stage, stage)
+    # a training holds the features, and what is scored with is the whole model
+    held = 2 * _features_size(shape, setting.pairs) if stage == "train_reward" else _float32(shape)
+    return Job(stage, stage, host=3 + held)
+
+
+def _features_size(shape: Shape, pairs: float) -> float:
+    """GiB of stored features: vectors of a prompt and two responses a pair, each three hidden states wide."""
+    return 3 * pairs * 3 * shape.hidden * 4 / GIB
+
+
+def _float32(shape: Shape) -> float:
+    """GiB of a reward model's weights."""
+    return 4 * shape.body_parameters / GIB
 
 
 def _train_reward(setting: Setting, base: str, method: str) -> Job:
@@ -360,6 +419,7 @@ def _answering(setting: Setting, shape: Shape, answers: dict[int, int], batch: i
 
 
 ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
+    "features": _features,
     "train_reward": _train_reward,
     "score": _score,
     "sft": _sft,

@@ -36,7 +36,7 @@ class RuleResources:
     def mem_mb(self, stage: str, base: str = "", method: str = "", attempt: int = 1) -> int:
         """Memory of the machine in MiB; half as much again with every further attempt."""
         job = self.job(stage, base, method)
-        needed = ceil(job.host * 1024) if job.gpus else SMALL_MEMORY
+        needed = ceil(job.host * 1024) if job.gpus else max(SMALL_MEMORY, ceil(job.host * 1024))
         return ceil(needed * (1 + (attempt - 1) / 2))
 
     def runtime(self, stage: str, base: str = "", method: str = "", attempt: int = 1) -> int:
