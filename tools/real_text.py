@@ -1,0 +1,201 @@
+"""Reward models on real text and human ratings, with SmolLM2 frozen below them: runs them, and writes docs/results/.
+
+    python tools/real_text.py --data DIRECTORY [--cores 2] [summeval] [xstest] [cragc]
+
+Each data set is a run of the workflow with `workflow/presets/laptop.yaml` and an overlay of `tools/real_text/`; its
+results are read from `results/<name>/`. `docs/results/<name>.csv` has one row a model and metric, and
+`<name>.provenance.json` says what it was made from. The data are public and not part of this repository: `SETS` says
+which file of DIRECTORY each run reads, and docs/results/README.md where it comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vrm.config import Config, dump, load
+from vrm.evaluation.preference_accuracy import wins
+from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_json, write_whole
+from vrm.reporting.provenance import provenance
+from vrm.reporting.stats import Interval, student_interval
+from vrm.reporting.variance_components import crossed_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = {
+    "summeval": "summeval/train.jsonl",
+    "xstest": "aspects/xstest_train.jsonl",
+    "cragc": "aspects/cragc25_train.jsonl",
+}
+PRESETS = ("config.yaml", "workflow/presets/own_data.yaml", "workflow/presets/laptop.yaml")
+COLUMNS = ["model", "metric", "estimate", "low", "high", "interval_over", "seeds", "prompts", "n"]
+DRAWS = 2000
+"""Of prompts, for the interval of an AUC."""
+
+Row = tuple[str, str, Interval, int, int, int]
+
+
+def main() -> None:
+    """Run and collect what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[[], *SETS], default=list(SETS), metavar="|".join(SETS))
+    parser.add_argument("--data", type=Path, required=True, help="directory of the data")
+    parser.add_argument("--cores", type=int, default=2, help="cores (default: 2)")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="default: docs/results")
+    options = parser.parse_args()
+    for name in options.names:
+        source = (options.data / SETS[name]).resolve()
+        command = _snakemake(name, source, options.cores)
+        subprocess.run(command, cwd=ROOT, check=True)
+        rows = list(collect(name, source))
+        table = pd.DataFrame([_cells(*row) for row in rows], columns=COLUMNS)
+        write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+        write_json(options.out / f"{name}.provenance.json", _provenance(name, source, command[3:]))
+        print(table[table.metric == "accuracy"].to_string(index=False))
+
+
+def collect(name: str, source: Path) -> Iterator[Row]:
+    """Every row of a finished run's CSV."""
+    run = ROOT / "results" / name
+    config = load([run / "config.yaml"])
+    train, held_out = (read_pairs(run / "data" / "pairs" / f"{split}.jsonl") for split in ("train", "test"))
+    yield _length_alone(train, held_out)
+    for variant in config.reward.run:
+        scores = [_scores(run, variant, seed) for seed in config.reward.seeds]
+        yield from _of_model(config, config.reward.variants[variant].label, scores, held_out)
+        if name == "xstest" and "weight_caution" in scores[0]:
+            yield _knows_the_unsafe(config.reward.variants[variant].label, scores, _unsafe(source))
+
+
+def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: list[PreferencePair]) -> Iterator[Row]:
+    """Accuracy on held-out pairs; how g follows the ratings, and how E[w] differs between prompts."""
+    first, seeds = scores[0], len(scores)
+    prompts = first.prompt_id.nunique()
+    won = np.array([wins(table.reward_chosen, table.reward_rejected) for table in scores], dtype=float)
+    accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
+    yield label, "accuracy", accuracy, seeds, prompts, len(first)
+    for k, aspect in enumerate(config.data.aspects):
+        if f"chosen_{aspect}" in first:
+            values = [_follows(table, aspect, k, held_out) for table in scores]
+            yield label, f"score_correlation/{aspect}", student_interval(values), seeds, prompts, 2 * len(first)
+    for aspect in config.data.aspects:
+        if f"weight_{aspect}" in first:
+            columns = [table.drop_duplicates("prompt_id")[f"weight_{aspect}"] for table in scores]
+            yield label, f"weight_mean/{aspect}", student_interval([c.mean() for c in columns]), seeds, prompts, prompts
+            spread = student_interval([c.std(ddof=0) for c in columns])
+            yield label, f"weight_std/{aspect}", spread, seeds, prompts, prompts
+
+
+def _length_alone(train: list[PreferencePair], held_out: list[PreferencePair]) -> Row:
+    """The longer response, or the shorter one where that is right more often on the training pairs."""
+
+    def longer(pairs: list[PreferencePair]) -> np.ndarray:
+        return np.array([len(pair.chosen.split()) - len(pair.rejected.split()) for pair in pairs])
+
+    sign = 1 if (longer(train) > 0).mean() >= (longer(train) < 0).mean() else -1
+    won = (sign * longer(held_out) > 0).astype(float)
+    prompts = np.array([pair.prompt_id for pair in held_out])
+    label = f"length alone ({'longer' if sign > 0 else 'shorter'} is better)"
+    return label, "accuracy", crossed_interval(won[None], prompts).within(0, 1), 1, len(set(prompts)), len(won)
+
+
+def _follows(table: pd.DataFrame, aspect: str, k: int, held_out: list[PreferencePair]) -> float:
+    """Correlation of g with the aspect's ratings over held-out responses, each counted once."""
+    rated = {}
+    for row, pair in zip(table.itertuples(), held_out, strict=True):
+        for side, text, ratings in (
+            ("chosen", pair.chosen, pair.chosen_scores),
+            ("rejected", pair.rejected, pair.rejected_scores),
+        ):
+            rated[pair.prompt_id, text] = (getattr(row, f"{side}_{aspect}"), ratings[k])
+    found = np.array(list(rated.values()))
+    return float(np.corrcoef(found.T)[0, 1])
+
+
+def _unsafe(source: Path) -> dict[str, bool]:
+    """XSTest's kind of each prompt, which no model has seen: its contrasts are the unsafe ones."""
+    kinds = {}
+    for _, row in read_jsonl(source):
+        key = prompt_id([{"role": "user", "content": row["instruction"]}])
+        kinds[key] = row["source"].partition("/")[2].startswith("contrast_")
+    return kinds
+
+
+def _knows_the_unsafe(label: str, scores: list[pd.DataFrame], unsafe: dict[str, bool]) -> Row:
+    """AUC of the weight of caution, unsafe against safe held-out prompts; interval by drawing prompts of each kind."""
+    weights = np.array([table.drop_duplicates("prompt_id").weight_caution for table in scores])  # (S, P)
+    positive = scores[0].drop_duplicates("prompt_id").prompt_id.map(unsafe).to_numpy(dtype=bool)
+    higher, lower = weights[:, positive], weights[:, ~positive]
+    # (S, positives, negatives): how often an unsafe prompt has the higher weight, ties half
+    above = (higher[:, :, None] > lower[:, None, :]) + 0.5 * (higher[:, :, None] == lower[:, None, :])
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        seeds = rng.integers(len(scores), size=len(scores))
+        rows, columns = (rng.integers(n, size=n) for n in above.shape[1:])
+        draws.append(above[np.ix_(seeds, rows, columns)].mean())
+    low, high = np.quantile(draws, [0.025, 0.975])
+    interval = Interval(float(above.mean()), low, high, 0.95, "seeds x prompts (bootstrap)")
+    return label, "auc/caution_of_unsafe_prompts", interval, len(scores), len(positive), int(positive.sum())
+
+
+def _scores(run: Path, variant: str, seed: int) -> pd.DataFrame:
+    table = pd.read_csv(run / "reward" / variant / f"seed{seed}" / "scores.csv", dtype={"prompt_id": str})
+    return table[table.evaluation_set == "held_out"].reset_index(drop=True)
+
+
+def _cells(label: str, metric: str, interval: Interval, seeds: int, prompts: int, n: int) -> tuple[Any, ...]:
+    return label, metric, interval.estimate, interval.low, interval.high, interval.resampled, seeds, prompts, n
+
+
+def _snakemake(name: str, source: Path, cores: int) -> list[str]:
+    files = [*PRESETS, f"tools/real_text/{name}.yaml"]
+    command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--configfile", *files]
+    return [*command, "--config", f"data={{path: {source}}}"]
+
+
+def _provenance(name: str, source: Path, command: list[str]) -> dict[str, Any]:
+    """Commit, date, command, machine, data, and the processor time of each kind of job."""
+    run = ROOT / "results" / name
+    config = load([run / "config.yaml"])
+    jobs = {}
+    for path in sorted((run / "benchmarks").rglob("*.tsv")):
+        stage, row = path.relative_to(run / "benchmarks").parts[0], pd.read_csv(path, sep="\t").iloc[0]
+        entry = jobs.setdefault(stage, {"jobs": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+        entry["jobs"] += 1
+        entry["seconds"] = round(entry["seconds"] + float(row["s"]), 1)
+        entry["cpu_seconds"] = round(entry["cpu_seconds"] + float(row["cpu_time"]), 1)
+    features = sorted((run / "features").rglob("features.json"))
+    extra = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": " ".join(["snakemake", *command]),
+        "collected_by": f"python tools/real_text.py --data DIRECTORY {name}",
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "data": {"file": SETS[name], "pairs": json.loads((run / "data" / "pair_counts.json").read_text())},
+        "backbone": (Path(config.backbone.path) / "ORIGIN.txt").read_text().strip(),
+        "features": {str(p.parent.relative_to(run / "features")): json.loads(p.read_text()) for p in features},
+        "jobs": jobs,
+        "config": config.model_dump(mode="json"),
+    }
+    return provenance(dump(config), ROOT, extra)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
