@@ -213,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--pairs", type=Path, required=True, help=".jsonl or .parquet with prompt, chosen, rejected")
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")
+    sub.add_argument("--reward", choices=("full", "rated"), default="full", help="rated: w . g alone, no residual")
     sub.add_argument("--out", type=Path, help="also write one row a pair to this CSV")
     text = "Print what a run will take; once it has begun, also what judging is left."
     sub = commands.add_parser("plan", help=text, description=text)

@@ -208,9 +208,11 @@ def train_ppo(options: argparse.Namespace) -> None:
     from vrm.training.ppo import train_ppo
 
     config = _config(options)
-    _method(config, options.method, PpoMethod)
+    method = _method(config, options.method, PpoMethod)
     job = _policy_job(options, config)
-    reward = load_reward_model(_local(options.model, "--model"), batch_size=config.reward.scoring_batch_size)
+    reward = load_reward_model(
+        _local(options.model, "--model"), batch_size=config.reward.scoring_batch_size, reward=method.reward_part
+    )
     train_ppo(job, config.policy.ppo, config.policy.generation, reward, options.model)
 
 
@@ -339,7 +341,8 @@ def explorer(options: argparse.Namespace) -> None:
 def score_file(options: argparse.Namespace) -> None:
     from vrm.evaluation.score_file import score_file
 
-    score_file(options.model, options.pairs, options.max_prompt_length, options.max_length, options.out)
+    limits = options.max_prompt_length, options.max_length
+    score_file(options.model, options.pairs, *limits, options.out, options.reward)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from vrm.config import BestOfN, Generation
 from vrm.evaluation.best_of_n_samples import BestOfNJob, sample_best_of_n
 from vrm.models.scoring import load_reward_model
+from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import read_jsonl, read_pairs
 
 
@@ -89,3 +90,18 @@ def test_the_seed_decides(job, tmp_path):
     rows = sampled(job)
     assert sampled(replace(job, out=tmp_path / "again.jsonl")) == rows
     assert sampled(replace(job, out=tmp_path / "other.jsonl", scoring_batch_size=8, seed=2)) != rows
+
+
+def test_the_rated_part_of_a_reward_is_a_reward_of_its_own(job, tiny_backbone, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
+    torch.manual_seed(0)
+    model = VrmForSequenceClassification.from_backbone(str(tiny_backbone), aspects=["a", "b"], residual=True)
+    torch.nn.init.normal_(model.head.residual.weight)
+    model.config.reward_limits = {"max_prompt_length": 64, "max_length": 96}
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "concept")
+    rows = sampled(replace(job, rewards={"concept": tmp_path / "concept", "concept:rated": tmp_path / "concept"}))
+    whole = load_reward_model(tmp_path / "concept").score([r["prompt"] for r in rows], [r["response"] for r in rows])
+    for name, expected in (("concept", whole.mean), ("concept:rated", whole.rated)):
+        np.testing.assert_allclose([row["rewards"][name] for row in rows], expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(whole.residual).max() > 0.1

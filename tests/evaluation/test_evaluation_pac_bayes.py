@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from vrm.evaluation.pac_bayes import _Posteriors, _risk, pac_bayes
-from vrm.models.latents import dirichlet_kl, gaussian_kl
+from vrm.evaluation.pac_bayes import _risk, pac_bayes
+from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl
 from vrm.models.scoring import load_reward_model, pad_batch
 from vrm.models.text import generation_prompt_ids
-from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.vrm import Decoded, VrmForSequenceClassification
 from vrm.records import RecordError, read_pairs, write_jsonl
 from vrm.theory.pac_bayes import mcallester_bound
 
@@ -108,22 +108,28 @@ class Head(torch.nn.Linear):
         self.of_weights = of_weights
 
     def decode(self, weights, latents):
-        return self.of_weights * weights[:, 0] + latents[:, 0], None
+        reward = self.of_weights * weights[:, 0] + latents[:, 0]
+        return Decoded(reward, reward, None, None)
+
+
+def posterior(mu, log_variance):
+    """With a uniform w; the rewards at the means are not looked at."""
+    unread = torch.full((len(mu),), torch.nan)
+    return Posterior(torch.ones(len(mu), 2), mu, log_variance, unread, unread)
 
 
 @pytest.mark.parametrize("of_weights", [0.0, 1000.0])
 def test_risk_is_that_of_the_closed_form_and_w_is_drawn_once_a_pair(of_weights):
     m, pairs = 0.5, 600
-    mean = torch.full((pairs, 1), m)
-    posteriors = _Posteriors(torch.ones(pairs, 2), mean, -mean, torch.zeros(pairs, 1), torch.zeros(pairs, 1))
+    mean, zeros = torch.full((pairs, 1), m), torch.zeros(pairs, 1)
+    posteriors = posterior(mean, zeros), posterior(-mean, zeros)
     expected = 0.5 * (1 + erf(-sqrt(2) * m / sqrt(2)))  # P(N(m, 1) < N(-m, 1))
     assert _risk(Head(of_weights), posteriors, 100, seed=0) == pytest.approx(expected, abs=0.01)
 
 
 def test_a_tie_is_an_error():
     zeros, still = torch.zeros(3, 1), torch.full((3, 1), -torch.inf)  # no variance: every draw is the mean
-    posteriors = _Posteriors(torch.ones(3, 2), zeros, zeros, still, still)
-    assert _risk(Head(0.0), posteriors, 4, seed=0) == 1.0
+    assert _risk(Head(0.0), (posterior(zeros, still), posterior(zeros, still)), 4, seed=0) == 1.0
 
 
 def test_a_scalar_model_is_refused(tiny_backbone, toy_pairs, tmp_path):

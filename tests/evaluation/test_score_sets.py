@@ -1,5 +1,7 @@
 """Scoring of evaluation sets, with a reward model that is nothing but a word count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -62,3 +64,20 @@ def test_equal_texts_are_scored_once_and_prompts_keep_them_apart(tmp_path):
     assert table.reward_chosen.tolist() == [3, 6, 1, 1]
     assert table.reward_rejected.tolist() == [1, 2, 3, 3]
     assert table.leaked.tolist() == [1, 0, 1, 1]
+
+
+class WithResidual(WordCount):
+    """Half a point of each reward is beside the rated aspects."""
+
+    def score(self, prompts, responses):
+        whole = super().score(prompts, responses)
+        return replace(whole, rated=whole.mean - 0.5, residual=np.full(len(responses), 0.5))
+
+
+def test_a_residual_adds_columns_and_moves_none():
+    before, after = (score_pairs(model(), PAIRS, set()) for model in (WordCount, WithResidual))
+    columns = list(before.columns)
+    assert list(after.columns) == [*columns, "rated_chosen", "rated_rejected", "residual_chosen", "residual_rejected"]
+    pd.testing.assert_frame_equal(after[columns], before)
+    for side in ("chosen", "rejected"):
+        assert (after[f"rated_{side}"] + after[f"residual_{side}"]).tolist() == after[f"reward_{side}"].tolist()

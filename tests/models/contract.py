@@ -1,5 +1,7 @@
 """The contract of `vrm.models.base.RewardModel` as checks; every reward model is run through all of them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 PROMPTS = [
@@ -13,7 +15,7 @@ RESPONSES = ["good alpha", "bad beta gamma delta epsilon zeta eta theta iota", "
 
 def arrays(output):
     """The filled fields of a RewardOutput."""
-    fields = ("mean", "truncated", "std", "weights", "per_objective")
+    fields = ("mean", "truncated", "std", "weights", "per_objective", "rated", "residual")
     return {name: getattr(output, name) for name in fields if getattr(output, name) is not None}
 
 
@@ -37,13 +39,30 @@ def check_shapes(model):
     assert np.isfinite(output.mean).all()
     if k == 0:
         assert output.weights is None
-        assert output.per_objective is None
+        assert output.per_objective is output.rated is output.residual is None
         return
     assert output.weights.shape == (n, k)
     np.testing.assert_allclose(output.weights.sum(1), 1, rtol=1e-5)
     if output.per_objective is not None:
         assert output.per_objective.shape == (n, k)
-        np.testing.assert_allclose((output.weights * output.per_objective).sum(1), output.mean, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose((output.weights * output.per_objective).sum(1), output.rated, rtol=1e-3, atol=1e-4)
+    assert output.rated.shape == (n,)
+    residual = np.zeros(n) if output.residual is None else output.residual
+    np.testing.assert_allclose(output.rated + residual, output.mean, rtol=1e-4, atol=1e-5)
+
+
+def check_the_rated_part_can_be_asked_alone(model):
+    """Everything but mean and std stays; a model without a residual has no other reward to give."""
+    whole, model.reward = model.score(PROMPTS, RESPONSES), "rated"
+    alone = model.score(PROMPTS, RESPONSES)
+    expected = whole.mean if whole.rated is None else whole.rated
+    np.testing.assert_allclose(alone.mean, expected, rtol=1e-6)
+    if whole.residual is None:
+        assert_same(alone, whole)
+    else:
+        assert np.abs(alone.mean - whole.mean).max() > 1e-3
+        assert np.abs(alone.std - whole.std).max() > 1e-3
+        assert_same(replace(alone, mean=whole.mean, std=whole.std), whole)
 
 
 def check_batch_size_invariance(model):

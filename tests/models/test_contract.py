@@ -12,13 +12,25 @@ from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
+CONCEPT_RESIDUAL = {"prompt_pooling": "attention", "concentration": "scaled", "scale": True, "residual": True}
+KINDS = {
+    "scalar": None,
+    "mixture": {},
+    "mlp": {"reward_decoder": "mlp"},
+    "attention": {"prompt_pooling": "attention"},
+    "scaled": {"concentration": "scaled"},
+    "attention, mlp": {"prompt_pooling": "attention", "concentration": "scaled", "reward_decoder": "mlp"},
+    "concept-residual": CONCEPT_RESIDUAL,
+    "concept-residual, detached": {"residual": True, "residual_detached": True},
+}
+"""Every reward model by its head's settings; None: a stock sequence classifier."""
 
 
 def build(kind, backbone):
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     samples = 0
-    if kind == "scalar":
+    if KINDS[kind] is None:
         model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1)
     else:
         samples = 8
@@ -26,13 +38,23 @@ def build(kind, backbone):
             str(backbone),
             aspects=["clarity", "accuracy", "candour"],
             latent_dim=5,
-            reward_decoder=kind,
             generation_prompt_ids=generation_prompt_ids(tokenizer),
+            **KINDS[kind],
         )
+        away_from_the_start(model)
     return HuggingFaceRewardModel(model, tokenizer, posterior_samples=samples, **LIMITS)
 
 
-@pytest.fixture(params=["scalar", "mixture", "mlp"])
+def away_from_the_start(model):
+    """A head whose query, log c, tau and b are no longer the constants that they start from."""
+    head = model.head
+    with torch.no_grad():
+        for parameter in (head.query, head.log_concentration, head.tau, head.residual and head.residual.weight):
+            if parameter is not None:
+                parameter.add_(torch.randn_like(parameter))
+
+
+@pytest.fixture(params=KINDS)
 def model(request, tiny_backbone):
     return build(request.param, tiny_backbone)
 
@@ -71,6 +93,12 @@ def test_what_is_no_model_is_said_before_the_hub_is_asked(tmp_path):
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(RecordError, match=r"did you mean .*/model"):
         load_reward_model(tmp_path)
+
+
+def test_a_part_of_the_reward_that_no_model_has_is_refused(tiny_backbone):
+    model = build("concept-residual", tiny_backbone)
+    with pytest.raises(ValueError, match="'gold', and can be full or rated"):
+        HuggingFaceRewardModel(model.model, model.encoder.tokenizer, reward="gold", **LIMITS)
 
 
 def test_one_text_is_no_list_of_texts(model):

@@ -9,7 +9,7 @@ from torch.distributions import Dirichlet, Normal, kl_divergence
 from vrm.models.latents import (
     SUPERVISION,
     PairAnnotation,
-    PairPosterior,
+    Posterior,
     Weights,
     active_units,
     dirichlet_kl,
@@ -19,6 +19,7 @@ from vrm.models.latents import (
     objective,
     sample_dirichlet,
     sample_gaussian,
+    weights_sd,
 )
 from vrm.models.vrm import VrmHead
 
@@ -113,37 +114,95 @@ def test_the_strict_negative_elbo_is_at_least_log_2_for_any_parameters(decoder, 
             mu = (torch.randn(2, 1, d) * scale).expand(2, samples, d)
             log_variance = torch.randn(2, 1, d).expand(2, samples, d)
             weights = sample_dirichlet(alpha)
-            rewards = [head.decode(weights, sample_gaussian(mu[i], log_variance[i]))[0] for i in (0, 1)]
-            pairs = PairPosterior(*rewards, alpha, mu[0], mu[1], log_variance[0], log_variance[1])
-            loss, _ = objective(pairs, torch.ones(k), Weights())
+            rewards = [head.decode(weights, sample_gaussian(mu[i], log_variance[i])).reward for i in (0, 1)]
+            pairs = (Posterior(alpha, mu[i], log_variance[i], rewards[i], rewards[i]) for i in (0, 1))
+            loss, _ = objective(*pairs, torch.ones(k), Weights())
             spread = torch.nn.functional.softplus(rewards[1] - rewards[0]).std() / samples**0.5
         assert loss >= math.log(2) - 4 * spread
 
 
+def collapsed(pairs, k=3):
+    """A posterior equal to its prior, of texts that all have the reward 0."""
+    zeros = torch.zeros(pairs, 2)
+    return Posterior(torch.ones(pairs, k), zeros, zeros, torch.zeros(pairs), torch.zeros(pairs))
+
+
+def random_posterior(pairs, alpha, residual=False):
+    mu, log_variance = torch.randn(2, pairs, 2)
+    rated, b = torch.randn(2, pairs)
+    reward = rated + b if residual else rated
+    return Posterior(alpha, mu, log_variance, reward, rated, torch.randn(pairs, 3), b if residual else None)
+
+
+def random_pairs(residual=False):
+    alpha = torch.rand(6, 3) + 0.5
+    return random_posterior(6, alpha, residual), random_posterior(6, alpha, residual)
+
+
+def annotation():
+    return PairAnnotation(simplex(6, 3), torch.randn(6, 3), torch.randn(6, 3))
+
+
 def test_the_collapsed_posterior_attains_log_2():
-    zeros = torch.zeros(6, 2)
-    pairs = PairPosterior(torch.zeros(6), torch.zeros(6), torch.ones(6, 3), zeros, zeros, zeros, zeros)
-    loss, terms = objective(pairs, torch.ones(3), Weights())
+    loss, terms = objective(collapsed(6), collapsed(6), torch.ones(3), Weights())
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     assert terms["negative_elbo"] == loss
 
 
-def test_the_objective_adds_its_weighted_terms():
-    pairs = PairPosterior(
-        torch.randn(6), torch.randn(6), torch.rand(6, 3) + 0.5, *torch.randn(4, 6, 2), *torch.randn(2, 6, 3)
-    )
-    annotation = PairAnnotation(simplex(6, 3), torch.randn(6, 3), torch.randn(6, 3))
-    loss, terms = objective(pairs, torch.ones(3), Weights(0.2, 0.3, 0.5, 0.7), "mse", annotation)
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_objective_adds_its_weighted_terms(residual):
+    chosen, rejected = random_pairs(residual)
+    weights = Weights(0.2, 0.3, 0.5, 0.7, residual=0.9 if residual else 0.0)
+    loss, terms = objective(chosen, rejected, torch.ones(3), weights, "mse", annotation())
     expected = terms["preference_loss"] + 0.2 * terms["kl_w"] + 0.3 * terms["kl_z"]
     expected = expected + 0.5 * terms["supervision_loss"] + 0.7 * terms["anchor_loss"]
+    assert ("residual_loss" in terms) == residual
+    if residual:
+        penalty = sum((a - b) ** 2 for a, b in zip(chosen.residual, rejected.residual, strict=True)) / 6
+        torch.testing.assert_close(terms["residual_loss"], penalty)
+        expected = expected + 0.9 * penalty
     torch.testing.assert_close(loss, expected)
 
 
+def test_swapping_the_pair_negates_the_margin_and_nothing_else_counts_sides():
+    """The likelihoods of a pair and of its swap add up to 1; the other terms do not know which one was chosen."""
+    chosen, rejected = (each.select(slice(1)) for each in random_pairs(residual=True))
+    (_, one), (_, other) = (
+        objective(*pair, torch.ones(3), Weights(residual=1.0)) for pair in [(chosen, rejected), (rejected, chosen)]
+    )
+    assert math.exp(-one["preference_loss"]) + math.exp(-other["preference_loss"]) == pytest.approx(1, abs=1e-6)
+    for name in ("kl_w", "kl_z", "residual_loss"):
+        torch.testing.assert_close(one[name], other[name])
+
+
 def test_supervision_without_annotations_is_an_error():
-    zeros = torch.zeros(2, 2)
-    pairs = PairPosterior(torch.zeros(2), torch.zeros(2), torch.ones(2, 3), zeros, zeros, zeros, zeros)
     with pytest.raises(ValueError, match="need annotated scores"):
-        objective(pairs, torch.ones(3), Weights(supervision=1.0))
+        objective(collapsed(2), collapsed(2), torch.ones(3), Weights(supervision=1.0))
+
+
+def test_a_penalty_on_a_residual_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="needs a residual"):
+        objective(collapsed(2), collapsed(2), torch.ones(3), Weights(residual=1.0))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_posterior_is_its_parts(residual):
+    chosen, rejected = random_pairs(residual)
+    whole = Posterior.concatenate([chosen, rejected])
+    again = Posterior.concatenate(whole.halves())
+    assert whole.filled().keys() == again.filled().keys() == chosen.filled().keys()
+    assert ("residual" in whole.filled()) == residual
+    for name, value in whole.filled().items():
+        assert torch.equal(value, again.filled()[name]), name
+        assert torch.equal(value[:6], chosen.filled()[name]), name
+        assert torch.equal(whole.select(torch.tensor([7, 2])).filled()[name], value[[7, 2]]), name
+
+
+def test_the_weights_spread_is_over_prompts_and_not_over_objectives():
+    one_sided = torch.tensor([[8.0, 1.0, 1.0]]).expand(20, 3)  # far from uniform, and the same for all
+    assert weights_sd(one_sided) == pytest.approx(0, abs=1e-7)
+    two = torch.tensor([[3.0, 1.0], [1.0, 3.0]])  # E[w] is 3/4 or 1/4
+    assert weights_sd(two) == pytest.approx(0.25)
 
 
 def test_active_units_counts_dimensions_whose_mean_varies():

@@ -122,6 +122,17 @@ def test_a_directory_that_is_not_there_is_named():
         RewardFunction("results/run/reward/none")
 
 
+def test_the_rated_part_alone_can_be_the_reward(vrm, tmp_path):
+    model = VrmForSequenceClassification.from_pretrained(vrm, residual=True)
+    torch.nn.init.normal_(model.head.residual.weight)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(vrm).save_pretrained(tmp_path)
+    whole, rated = (RewardFunction(tmp_path, reward=part)(PROMPTS, RESPONSES) for part in ("full", "rated"))
+    without = RewardFunction(vrm)(PROMPTS, RESPONSES)
+    assert rated == pytest.approx(without, abs=1e-5)
+    assert np.abs(np.subtract(whole, rated)).max() > 0.1
+
+
 def test_options_go_with_a_directory(vrm):
     assert RewardFunction(vrm, batch_size=3, max_length=96, max_prompt_length=64).model.batch_size == 3
     with pytest.raises(TypeError, match="batch_size: only for a model that is loaded here"):

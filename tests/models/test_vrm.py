@@ -1,5 +1,7 @@
 """The variational reward model as a Hugging Face model."""
 
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -11,6 +13,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from vrm.models.shared_noise import sample_pairs
 from vrm.models.text import TextEncoder, generation_prompt_ids
 from vrm.models.vrm import (
     INITIAL_LOG_VARIANCE,
@@ -79,9 +82,9 @@ def test_sampled_pairs_share_their_weights(model, tokenizer):
     with torch.no_grad():
         model.head.latent_encoder.weight[4:] = 0
         model.head.latent_encoder.bias[4:] = -100  # log-variance at its floor
-    chosen, rejected = model(ids, mask, lengths, sample_pairs=True).logits.chunk(2)
+    chosen, rejected = model(ids, mask, lengths, sampler=sample_pairs).logits.chunk(2)
     torch.testing.assert_close(chosen, rejected, atol=0.05, rtol=0.05)
-    again, _ = model(ids, mask, lengths, sample_pairs=True).logits.chunk(2)
+    again, _ = model(ids, mask, lengths, sampler=sample_pairs).logits.chunk(2)
     assert not torch.allclose(chosen, again, atol=1e-4)
 
 
@@ -177,7 +180,7 @@ def test_any_causal_lm_can_be_the_backbone(tokenizer, tmp_path):
 
 
 def test_gradients_are_finite_and_reach_every_head_parameter(model, tokenizer):
-    model.train()(*batch(tokenizer, ["good", "bad"]), sample_pairs=True).logits.diff(dim=0).sum().backward()
+    model.train()(*batch(tokenizer, ["good", "bad"]), sampler=sample_pairs).logits.diff(dim=0).sum().backward()
     for name, parameter in model.head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -192,3 +195,102 @@ def test_positions_and_last_token_for_both_padding_sides():
 def test_last_occurrence_takes_the_last_turn():
     ids = torch.tensor([[5, 6, 1, 5, 6, 2], [0, 5, 6, 7, 7, 7]])
     assert last_occurrence(ids, torch.ones_like(ids), [5, 6]).tolist() == [4, 2]
+
+
+CONCEPT_RESIDUAL = {"prompt_pooling": "attention", "concentration": "scaled", "scale": True, "residual": True}
+
+
+@pytest.fixture
+def full(tiny_backbone, tokenizer):
+    """A concept-residual VRM, moved away from where its options start."""
+    torch.manual_seed(0)
+    made = VrmForSequenceClassification.from_backbone(
+        str(tiny_backbone), aspects=["a", "b", "c"], latent_dim=4, **CONCEPT_RESIDUAL
+    ).eval()
+    with torch.no_grad():
+        for parameter in (made.head.query, made.head.log_concentration, made.head.tau, made.head.residual.weight):
+            parameter.add_(torch.randn_like(parameter))
+    return made
+
+
+def test_attention_over_the_prompt_sees_no_response_and_no_padding(full, tokenizer):
+    ids, mask, lengths = batch(tokenizer, ["good", "bad bad bad bad bad"])
+    out = full(ids, mask, lengths)
+    torch.testing.assert_close(out.alpha[0], out.alpha[1])
+    assert not torch.allclose(out.mu[0], out.mu[1])
+    bare, padding = int(mask[0].sum()), int((1 - mask[0]).sum())
+    assert padding > 0
+    alone = full(ids[:1, :bare], None, lengths[:1])
+    left = full(ids[:1].roll(padding, 1), mask[:1].roll(padding, 1), lengths[:1])
+    for name in ("logits", "alpha", "rated", "residual"):
+        torch.testing.assert_close(alone[name], out[name][:1])
+        torch.testing.assert_close(left[name], out[name][:1])
+    with torch.no_grad():
+        full.head.query.zero_()
+    assert not torch.allclose(full(ids, mask, lengths).alpha, out.alpha)
+
+
+def test_swapping_the_pair_negates_every_part_of_the_margin(full, tokenizer):
+    ids, mask, lengths = batch(tokenizer, ["good", "bad bad"])
+    forward, backward = full(ids, mask, lengths), full(ids.flip(0), mask.flip(0), lengths.flip(0))
+    for name in ("logits", "rated", "residual"):
+        assert torch.equal(forward[name][0] - forward[name][1], backward[name][1] - backward[name][0]), name
+        assert (forward[name][0] - forward[name][1]).abs() > 1e-4, name
+
+
+def test_the_output_is_the_record_and_back(full, tokenizer):
+    texts = batch(tokenizer, ["good", "bad bad"])
+    out = full(*texts)
+    posterior = out.posterior
+    again = type(out).of(posterior)
+    assert list(again.keys()) == list(out.keys())
+    assert all(torch.equal(again[name], out[name]) for name in out.keys())  # noqa: SIM118
+    torch.testing.assert_close(posterior.rated + posterior.residual, posterior.reward)
+
+
+def test_every_option_survives_saving(full, tokenizer, tmp_path):
+    full.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert loaded.state_dict().keys() == full.state_dict().keys()
+    texts = batch(tokenizer, ["good", "bad bad"])
+    expected, found = full(*texts), loaded(*texts)
+    for name in ("logits", "alpha", "rated", "residual"):
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_a_model_saved_before_the_options_existed_loads_as_it_was(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("prompt_pooling", "concentration", "scale", "residual", "residual_gain", "residual_detached"):
+        del config[name]
+    file.write_text(json.dumps(config))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    texts = batch(tokenizer, ["good", "bad bad"])
+    assert torch.equal(loaded(*texts).logits, model(*texts).logits)
+    assert loaded(*texts).residual is None
+
+
+def test_options_that_the_checkpoint_lacks_start_where_fresh_ones_do(tiny_backbone, tokenizer):
+    text_config = AutoConfig.from_pretrained(tiny_backbone)
+    config = VrmConfig(text_config=text_config, aspects=["a", "b"], latent_dim=4, **CONCEPT_RESIDUAL)
+    head = VrmForSequenceClassification.from_pretrained(tiny_backbone, config=config).head
+    fresh = VrmHead(32, 2, 4, "mixture", **CONCEPT_RESIDUAL)
+    for name in ("query", "log_concentration", "tau", "residual.weight"):
+        assert torch.equal(head.state_dict()[name], fresh.state_dict()[name]), name
+
+
+def test_a_forward_pass_with_a_sampler_draws_from_it_alone(full, tokenizer):
+    """And so talks to no other process: what would have to is the sampler, which the trainer makes."""
+    asked = []
+
+    def means(alpha, mu, log_variance):
+        asked.append((alpha.shape, mu.shape, log_variance.shape))
+        return alpha / alpha.sum(-1, keepdim=True), mu
+
+    texts = batch(tokenizer, ["good", "bad bad"])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert torch.equal(full(*texts, sampler=means).logits, full(*texts).logits)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert asked == [((2, 3), (2, 4), (2, 4))]

@@ -46,7 +46,11 @@ REWARD = RewardTraining(
 VARIANTS = {
     "rm": Variant(label="RM", kind="scalar"),
     "vrm": Variant(label="VRM", latent_dim=4, score_anchor_weight=0.1, beta_w=0.1, beta_z=0.1),
-}
+    "concept": Variant(
+        label="concept-residual VRM", latent_dim=4, score_anchor_weight=0.1, residual=True,
+        prompt_pooling="attention", concentration="scaled",
+    ),
+}  # fmt: skip
 PPO = PpoTraining(
     updates=4, prompts_per_update=GLOBAL_BATCH, epochs=2, critic_warmup=1, evaluations=2, evaluation_prompts=6,
     checkpoints=0, limits=NEVER,
@@ -72,7 +76,7 @@ class KnownAnswers:
 
 
 def train(name, backbone, pairs, directory, processes):
-    """Train the model that `name` begins with (`rm`, `vrm`, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
+    """Train what `name` begins with (`rm`, `vrm`, `concept`, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
 
     What may follow: `_lora`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
     the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine.

@@ -21,6 +21,14 @@ TRAINING = RewardTraining(
 )
 SCALAR = Variant(label="RM", kind="scalar")
 VRM = Variant(label="VRM", latent_dim=4, score_anchor_weight=0.1)
+CONCEPT_RESIDUAL = Variant(
+    label="concept-residual VRM",
+    latent_dim=4,
+    score_anchor_weight=0.1,
+    prompt_pooling="attention",
+    concentration="scaled",
+    residual=True,
+)
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def weights(job):
     return load_file(job.out / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("variant", [SCALAR, VRM], ids=["scalar", "variational"])
+@pytest.mark.parametrize("variant", [SCALAR, VRM, CONCEPT_RESIDUAL], ids=["scalar", "variational", "residual"])
 def test_it_learns_separable_preferences_and_leaves_a_loadable_model(job, toy_pairs, variant):
     job = dataclasses.replace(job, variant=variant)
     train_reward_model(job)
@@ -63,6 +71,7 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
     assert measured[dimensions].sum(axis=1).mul(2).to_numpy() == pytest.approx(measured.kl_z.to_numpy(), rel=1e-3)
     assert measured.kl_total.to_numpy() == pytest.approx((measured.kl_w + measured.kl_z).to_numpy(), rel=1e-4)
     assert {"supervision_loss", "anchor_loss", "active_units", "negative_elbo", "preference_loss"} <= set(measured)
+    assert "residual_loss" not in measured
     batch = log[log.split == "batch"]
     assert {"loss", "accuracy", "kl_w", "kl_z", "preference_loss"} <= set(batch.metric)
     assert sorted(set(batch.step)) == [4, 8, 12, 16, 18]  # the last window, a shorter one, included
@@ -74,6 +83,21 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
         model.score(prompts, [p.chosen for p in pairs]).mean - model.score(prompts, [p.rejected for p in pairs]).mean
     )
     assert measured.accuracy.iloc[-1] == pytest.approx((margin > 0).mean())
+    of_prompts = model.score(prompts, [p.chosen for p in pairs]).weights
+    assert measured.weights_sd.iloc[-1] == pytest.approx(of_prompts.std(axis=0).mean(), rel=1e-4)
+
+
+def test_a_residual_starts_at_nothing_and_its_penalty_holds_it_back(job, tmp_path):
+    held = []
+    for number, penalty in enumerate([0.0, 100.0]):
+        places = {"checkpoints": tmp_path / f"c{number}", "out": tmp_path / f"o{number}"}
+        variant = CONCEPT_RESIDUAL.model_copy(update={"residual_penalty": penalty})
+        train_reward_model(dataclasses.replace(job, variant=variant, **places))
+        log = pd.read_csv(places["out"] / "training.csv")
+        held.append(log[(log.split == "validation") & (log.metric == "residual_loss")].set_index("step").value)
+    assert held[0].iloc[0] == held[1].iloc[0] == 0
+    assert held[0].iloc[-1] > 0.1
+    assert held[1].iloc[-1] < 0.05 * held[0].iloc[-1]
 
 
 class Killed(Exception):

@@ -28,8 +28,8 @@ from vrm.training.checkpoints import resumable
 from vrm.training.sharding import is_sharded
 
 HERE = Path(__file__).parent
-PLAIN = ("rm", "vrm", "vrm_lora", "sft", "dpo", "kto", "ppo")
-SHARDED = ("rm", "vrm", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
+PLAIN = ("rm", "vrm", "concept", "vrm_lora", "sft", "dpo", "kto", "ppo")
+SHARDED = ("rm", "vrm", "concept", "sft", "dpo", "kto", "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16")
 POLICIES = ("sft", "dpo", "kto")
 BY_PROCESS = {
     "ppo": [("batch", "explained_variance")],
@@ -96,7 +96,7 @@ def assert_same_training(expected, found, name):
         a, b = (json.loads((directory / name / "out" / file).read_text()) for directory in (expected, found))
         # a trained model's says false, a loaded one's true, and generation takes neither
         assert a | {"use_cache": None} == b | {"use_cache": None}
-    if not name.startswith(("rm", "vrm")):
+    if not name.startswith(tuple(several_processes.VARIANTS)):
         held_out, same = (pd.read_csv(each / name / "out" / "held_out.csv") for each in (expected, found))
         assert not held_out.duplicated(["item_id", "metric"]).any()
         assert same.item_id.tolist() == held_out.item_id.tolist()

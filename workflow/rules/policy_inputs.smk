@@ -130,13 +130,14 @@ def get_ppo_reward_models(wildcards):
     return collect(
         "results/{run}/reward/{variant}/seed{seed}/model",
         run=wildcards.run,
-        variant=get_ppo_rewards(),
+        variant=[name.removesuffix(":rated") for name in get_ppo_rewards()],
         seed=wildcards.seed,
     )
 
 
 def get_ppo_rewards():
-    rewards = [CONFIG.policy.methods[name].reward for name in CONFIG.policy.ppo_run]
+    """What pays some PPO: names of reward models, with `:rated` for that part of a reward alone."""
+    rewards = [CONFIG.policy.methods[name].paid_by for name in CONFIG.policy.ppo_run]
     return list(dict.fromkeys(rewards))
 
 

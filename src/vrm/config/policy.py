@@ -21,6 +21,8 @@ from .reward import BackboneConfig
 
 NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
 """What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""
+RATED = ":rated"
+"""Follows a reward model's name where its rated-aspect reward alone is meant."""
 
 
 class PolicyBase(BackboneConfig):
@@ -99,6 +101,15 @@ class PpoMethod(Section):
     ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
     method: Literal["ppo"] = Field(description="The objective.")
     reward: Name = Field(description="Which of reward.run is the reward; policy seed s takes reward model seed s.")
+    reward_part: Literal["full", "rated"] = Field(
+        "full",
+        description="Its whole reward, or the rated-aspect reward alone; without a residual they are the same.",
+    )
+
+    @property
+    def paid_by(self) -> str:
+        """What samples and figures call the reward: the reward model's name, and `:rated` for that part of it."""
+        return self.reward + (RATED if self.reward_part == "rated" else "")
 
 
 Method = Annotated[PreferenceMethod | PpoMethod, Field(discriminator="method")]

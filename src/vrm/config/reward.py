@@ -76,6 +76,35 @@ class Variant(Section):
     latent_dim: PositiveInt = Field(16, description="d, dimensions of z.")
     decoder: Literal["mixture", "mlp"] = Field("mixture", description="r = w . g(z), or an MLP on [w; z].")
     prior_concentration: PositiveFloat = Field(1.0, description="alpha_0 of the Dirichlet prior, per objective.")
+    prompt_pooling: Literal["last", "attention"] = Field(
+        "last",
+        description="What w is read from: the last prompt token's state, or attention (one learned query) over the "
+        "states of all of the prompt's tokens.",
+    )
+    concentration: Literal["softplus", "scaled"] = Field(
+        "softplus",
+        description="alpha = softplus(f(h)) + 0.01, or c softmax(f(h)) + 0.01 with a learned number c (scaled).",
+    )
+    scale: bool | None = Field(
+        None,
+        description="r = e^tau w . g(z) with a learned number tau, so that scores keep the ratings' unit and rewards "
+        "have their own; not in the paper. null: with `residual` and not otherwise.",
+    )
+    residual: bool = Field(
+        False,
+        description="Concept-residual VRM, r = e^tau w . g(z) + b(z); not in the paper. b, linear in z, may take what "
+        "chosen responses have beside the rated aspects, good or bad, and w . g(z), the rated-aspect reward, can be "
+        "asked alone. It is no correction of the ratings: whatever moves them stays in g. Needs score_anchor_weight.",
+    )
+    residual_penalty: NonNegativeFloat = Field(
+        0.01, description="Weight of the mean of (b(z_chosen) - b(z_rejected))^2; its gradient reaches b alone."
+    )
+    residual_gain: PositiveFloat = Field(
+        5.0,
+        description="b(z) = gain v . z, v learned from 0: how many times as fast as other layers b learns. At 1, w . g(z) "
+        "has learned what is beside the rated aspects before b can take it.",
+    )
+    residual_detached: bool = Field(False, description="b reads z without sending it a gradient; an ablation.")
     beta_w: NonNegativeFloat = Field(0.01, description="Weight of KL(q(w|x) || p(w)); 1 is the strict ELBO.")
     beta_z: NonNegativeFloat = Field(0.001, description="Weight of both KL(q(z|x,y) || p(z)); 1 is the strict ELBO.")
     beta_warmup: Fraction = Field(0.2, description="Share of the steps over which both betas rise linearly from 0.")
@@ -95,10 +124,26 @@ class Variant(Section):
         """Whether training this variant takes pairs with annotated scores."""
         return self.kind == "variational" and (self.supervision_weight > 0 or self.score_anchor_weight > 0)
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether the reward has the learned scale e^tau."""
+        return self.residual if self.scale is None else self.scale
+
     @model_validator(mode="after")
     def _anchor_needs_mixture(self) -> Variant:
-        if self.score_anchor_weight > 0 and self.decoder != "mixture":
-            raise ValueError("score_anchor_weight needs decoder: mixture, the only one with per-objective scores")
+        for key in ("score_anchor_weight", "scale", "residual"):
+            if getattr(self, key) and self.decoder != "mixture":
+                raise ValueError(f"{key} needs decoder: mixture, the only one with per-objective scores")
+        return self
+
+    @model_validator(mode="after")
+    def _residual_is_beside_ratings(self) -> Variant:
+        if self.residual and self.score_anchor_weight == 0:
+            raise ValueError(
+                "residual needs score_anchor_weight above 0: without ratings nothing tells w . g(z) from b(z)"
+            )
+        if self.residual_detached and not self.residual:
+            raise ValueError("residual_detached needs residual: true")
         return self
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vrm.config import BestOfN, Generation
+from vrm.config.policy import RATED
 from vrm.generation import decode, load_engine
 from vrm.models.scoring import load_reward_model
 from vrm.models.text import TextEncoder, prepare_tokenizer
@@ -25,7 +26,7 @@ class BestOfNJob:
         policy: directory or hub id of the causal LM that answers.
         revision: commit of the hub model.
         chat_template_kwargs: passed to the policy's chat template.
-        rewards: directory of each reward model, by variant.
+        rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone.
         pairs: preference pairs whose prompts are answered.
         generation: how the policy answers; the engine is always transformers.
         best_of_n: how many prompts, and answers to each.
@@ -60,7 +61,9 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
     for variant, path in job.rewards.items():
-        output = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True).score(prompts, texts)
+        part = "rated" if variant.endswith(RATED) else "full"
+        model = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True, reward=part)
+        output = model.score(prompts, texts)
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
             row["rewards"][variant], row["cut"][variant] = reward, cut

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vrm.models.latents import dirichlet_kl, gaussian_kl, sample_dirichlet, sample_gaussian
+from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl, sample_dirichlet, sample_gaussian
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model, pad_batch
 from vrm.models.text import TokenisedText
 from vrm.models.vrm import VrmForSequenceClassification, VrmHead
@@ -31,19 +30,8 @@ DELTA = 0.05
 _PAIRS_AT_ONCE = 256  # fixed, so that draws do not depend on the batch size
 
 
-@dataclass(frozen=True)
-class _Posteriors:
-    """q(w|x) and q(z|x,y) of N pairs, on the CPU: alpha (N, K); means and log-variances (N, d) of each response."""
-
-    alpha: Tensor
-    mu_chosen: Tensor
-    mu_rejected: Tensor
-    log_variance_chosen: Tensor
-    log_variance_rejected: Tensor
-
-    def select(self, rows: slice) -> _Posteriors:
-        """Some of the pairs."""
-        return _Posteriors(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+Pairs = tuple[Posterior, Posterior]
+"""Posteriors of N chosen texts and of the N rejected ones, on the CPU; of q(w|x) the chosen text's is the pair's."""
 
 
 def pac_bayes(
@@ -89,7 +77,7 @@ def pac_bayes(
     training = _encode(model, pairs / "train.jsonl")
     validation = _encode(model, pairs / f"{held_out}.jsonl")
     kl_w, kl_z = _kl(training, model.model.prior().cpu())
-    n, risk = len(training.alpha), _risk(model.model.head, training, samples, seed)
+    n, risk = len(training[0].alpha), _risk(model.model.head, training, samples, seed)
     bound = mcallester_bound(risk, kl_w + kl_z, n, delta)
     terms = {
         "pairs": n,
@@ -105,7 +93,7 @@ def pac_bayes(
         "bound": bound,
         "vacuous": int(bound >= 1),
         "largest_kl_per_pair": largest_kl(risk, n, delta) / n,
-        "held_out_pairs": len(validation.alpha),
+        "held_out_pairs": len(validation[0].alpha),
         "held_out_risk": _risk(model.model.head, validation, samples, seed),
     }
     table = pd.DataFrame({"term": list(terms), "value": list(terms.values())})
@@ -114,7 +102,7 @@ def pac_bayes(
     return table
 
 
-def _encode(model: HuggingFaceRewardModel, path: Path) -> _Posteriors:
+def _encode(model: HuggingFaceRewardModel, path: Path) -> Pairs:
     """Posteriors of the pairs of a file, in its order."""
     pairs, _ = tokenise_pairs(read_pairs(path), model.encoder, path, "reward.training.max_length")
     order = np.argsort([len(pair.chosen.ids) + len(pair.rejected.ids) for pair in pairs], kind="stable")
@@ -123,44 +111,40 @@ def _encode(model: HuggingFaceRewardModel, path: Path) -> _Posteriors:
         for start in range(0, len(order), max(1, model.batch_size // 2)):
             parts.append(_encode_batch(model, [pairs[i] for i in order[start : start + max(1, model.batch_size // 2)]]))
     inverse = torch.as_tensor(np.argsort(order, kind="stable"))
-    return _Posteriors(*(torch.cat(columns)[inverse] for columns in zip(*parts, strict=True)))
+    chosen, rejected = (Posterior.concatenate(side).select(inverse) for side in zip(*parts, strict=True))
+    return chosen, rejected
 
 
-def _encode_batch(model: HuggingFaceRewardModel, pairs: list[TokenisedPair]) -> tuple[Tensor, ...]:
-    """The fields of `_Posteriors` of B pairs; rows are B chosen texts, then B rejected ones, as in training."""
+def _encode_batch(model: HuggingFaceRewardModel, pairs: list[TokenisedPair]) -> Pairs:
+    """Posteriors of B pairs; rows are B chosen texts, then B rejected ones, as in training."""
     texts: list[TokenisedText] = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     device = model.model.device
     ids, mask = (part.to(device) for part in pad_batch([text.ids for text in texts], model.encoder.tokenizer))
     lengths = torch.tensor([text.prompt_length for text in texts], device=device)
-    found = model.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths)
-    alpha, mu, log_variance = (value.float().cpu() for value in (found.alpha, found.mu, found.log_variance))
-    return alpha[: len(pairs)], *mu.chunk(2), *log_variance.chunk(2)
+    return model.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior.cpu().halves()
 
 
-def _kl(posteriors: _Posteriors, prior: Tensor) -> tuple[float, float]:
+def _kl(pairs: Pairs, prior: Tensor) -> tuple[float, float]:
     """KL of w, and of z of both responses, each summed over the pairs, in nats."""
-    of_z = gaussian_kl(posteriors.mu_chosen, posteriors.log_variance_chosen) + gaussian_kl(
-        posteriors.mu_rejected, posteriors.log_variance_rejected
-    )
-    return float(dirichlet_kl(posteriors.alpha, prior).double().sum()), float(of_z.double().sum())
+    of_z = sum(gaussian_kl(side.mu, side.log_variance) for side in pairs)
+    return float(dirichlet_kl(pairs[0].alpha, prior).double().sum()), float(of_z.double().sum())
 
 
-def _risk(head: VrmHead, posteriors: _Posteriors, samples: int, seed: int) -> float:
+def _risk(head: VrmHead, pairs: Pairs, samples: int, seed: int) -> float:
     """Share of pairs and draws in which the chosen response does not score strictly higher."""
     device = next(head.parameters()).device
-    lost, pairs = 0, len(posteriors.alpha)
+    lost, n = 0, len(pairs[0].alpha)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for start in range(0, pairs, _PAIRS_AT_ONCE):
-            part = posteriors.select(slice(start, start + _PAIRS_AT_ONCE))
+        for start in range(0, n, _PAIRS_AT_ONCE):
+            part = [side.select(slice(start, start + _PAIRS_AT_ONCE)) for side in pairs]
             for _ in range(samples):
-                weights = sample_dirichlet(part.alpha).to(device)  # once a pair
-                chosen, _ = head.decode(weights, sample_gaussian(part.mu_chosen, part.log_variance_chosen).to(device))
-                rejected, _ = head.decode(
-                    weights, sample_gaussian(part.mu_rejected, part.log_variance_rejected).to(device)
+                weights = sample_dirichlet(part[0].alpha).to(device)  # once a pair
+                chosen, rejected = (
+                    head.decode(weights, sample_gaussian(side.mu, side.log_variance).to(device)).reward for side in part
                 )
                 lost += int((chosen <= rejected).sum())
-    return lost / (pairs * samples)
+    return lost / (n * samples)
 
 
 def _verdict(terms: dict[str, float]) -> str:

@@ -17,7 +17,12 @@ from vrm.records import RecordError, read_pairs, write_whole
 
 
 def score_file(
-    model_path: Path, pairs_path: Path, max_prompt_length: int | None, max_length: int | None, out: Path | None
+    model_path: Path,
+    pairs_path: Path,
+    max_prompt_length: int | None,
+    max_length: int | None,
+    out: Path | None,
+    reward: str = "full",
 ) -> None:
     """Score a file of pairs and print accuracy, by subset and, for RewardBench's subsets, by section.
 
@@ -26,11 +31,13 @@ def score_file(
         pairs_path: RewardBench's columns, or plain prompt, chosen, rejected.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
         out: CSV for one row a pair; None writes none.
+        reward: `full`, or `rated` for the rated-aspect reward alone.
 
     Raises:
         RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
     """
-    model = load_reward_model(model_path, max_prompt_length=max_prompt_length, max_length=max_length, progress=True)
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    model = load_reward_model(model_path, **limits, progress=True, reward=reward)
     with tempfile.TemporaryDirectory() as scratch:
         source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path))
         read_preference_set("pairs", source, None, Path(scratch), model.aspects)

@@ -75,4 +75,7 @@ def _table(
             columns[f"chosen_{aspect}"] = output.per_objective[chosen, k]
             columns[f"rejected_{aspect}"] = output.per_objective[rejected, k]
         columns[f"true_weight_{aspect}"] = [pair.true_weights[k] if pair.true_weights else np.nan for pair in pairs]
+    if output.rated is not None and output.residual is not None:
+        for part, values in (("rated", output.rated), ("residual", output.residual)):
+            columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
     return pd.DataFrame(columns)

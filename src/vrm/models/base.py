@@ -19,14 +19,18 @@ from vrm.records import Prompt
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """Rewards of N texts; a scalar reward model leaves the last three empty.
+    """Rewards of N texts; a scalar reward model leaves all but the first two empty.
 
     Args:
         mean: reward, shape (N,); its scale is the model's own, only differences for one prompt mean something.
         truncated: whether the text did not fit and was cut before it was scored, shape (N,), bool.
         std: standard deviation of the reward under the posterior, shape (N,).
         weights: E[w] of the prompt, shape (N, K), on the simplex.
-        per_objective: per-objective scores g(z), shape (N, K).
+        per_objective: per-objective scores in the reward's unit, e^tau g(z), shape (N, K): `weights` . `per_objective`
+            is `rated`.
+        rated: rated-aspect reward, e^tau w . g(z), shape (N,); `rated` + `residual` is the whole reward, and a VRM
+            without a residual has its reward here.
+        residual: b(z), what the model adds beside the rated aspects, shape (N,); None for a model without one.
     """
 
     mean: np.ndarray
@@ -34,6 +38,8 @@ class RewardOutput:
     std: np.ndarray | None = None
     weights: np.ndarray | None = None
     per_objective: np.ndarray | None = None
+    rated: np.ndarray | None = None
+    residual: np.ndarray | None = None
 
 
 @runtime_checkable

@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +132,7 @@ class Weights:
         beta_z: weight of KL(q(z|x,y) || p(z)), both responses.
         supervision: lambda of Eq. 14.
         score_anchor: mu, our addition.
+        residual: weight of the squared difference of b(z) within pairs, our addition.
         free_bits: nats of each latent dimension's KL that cost nothing.
     """
 
@@ -140,29 +141,56 @@ class Weights:
     supervision: float = 0.0
     score_anchor: float = 0.0
     free_bits: float = 0.0
+    residual: float = 0.0
 
 
 @dataclass(frozen=True)
-class PairPosterior:
-    """Everything the objective needs of B pairs; `chosen` and `rejected` parts share the pair's w.
+class Posterior:
+    """What a VRM says of N texts: q(w|x), q(z|x,y), and the rewards that it makes of them.
+
+    One record for all who ask: training, evaluation and the PAC-Bayes bound. `rated` + `residual` = `reward`.
 
     Args:
-        reward_chosen, reward_rejected: rewards under the sampled latents, shape (B,).
-        alpha: Dirichlet concentrations of q(w|x), shape (B, K).
-        mu_chosen, mu_rejected: means of q(z|x,y), shape (B, d).
-        log_variance_chosen, log_variance_rejected: shape (B, d).
-        scores_chosen, scores_rejected: per-objective scores g(z), shape (B, K); None with the MLP decoder.
+        alpha: Dirichlet concentrations of q(w|x), shape (N, K).
+        mu: means of q(z|x,y), shape (N, d).
+        log_variance: log-variances of q(z|x,y), shape (N, d).
+        reward: reward at the means of the latents, or under a sample of them, shape (N,).
+        rated: the part of it that the objectives explain, e^tau w . g(z), shape (N,); all of it without a residual.
+        per_objective: g(z), in the ratings' unit, shape (N, K); None with the MLP decoder.
+        residual: b(z), shape (N,); None without a residual. Its gradient reaches the weights of b and nothing else.
     """
 
-    reward_chosen: Tensor
-    reward_rejected: Tensor
     alpha: Tensor
-    mu_chosen: Tensor
-    mu_rejected: Tensor
-    log_variance_chosen: Tensor
-    log_variance_rejected: Tensor
-    scores_chosen: Tensor | None = None
-    scores_rejected: Tensor | None = None
+    mu: Tensor
+    log_variance: Tensor
+    reward: Tensor
+    rated: Tensor
+    per_objective: Tensor | None = None
+    residual: Tensor | None = None
+
+    def filled(self) -> dict[str, Tensor]:
+        """The fields that are not None, by name."""
+        every = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in every.items() if value is not None}
+
+    def select(self, rows: slice | Tensor) -> Posterior:
+        """Some of the texts."""
+        return Posterior(**{name: value[rows] for name, value in self.filled().items()})
+
+    def halves(self) -> tuple[Posterior, Posterior]:
+        """The posteriors of B chosen texts and of the B rejected ones that follow them."""
+        pairs = len(self.alpha) // 2
+        return self.select(slice(pairs)), self.select(slice(pairs, None))
+
+    def cpu(self) -> Posterior:
+        """The same in the main memory, in float32."""
+        return Posterior(**{name: value.float().cpu() for name, value in self.filled().items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[Posterior]) -> Posterior:
+        """The texts of several, in their order."""
+        found = [part.filled() for part in parts]
+        return Posterior(**{name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
 @dataclass(frozen=True)
@@ -175,16 +203,18 @@ class PairAnnotation:
 
 
 def objective(
-    posterior: PairPosterior,
+    chosen: Posterior,
+    rejected: Posterior,
     prior: Tensor,
     weights: Weights,
     supervision: str = "kl",
     annotation: PairAnnotation | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The training loss and its terms.
+    """The training loss of B pairs, and its terms.
 
     Args:
-        posterior: see `PairPosterior`.
+        chosen, rejected: posteriors of B texts each; rewards are those of one sample of the latents, w being the
+            pair's. Of q(w|x), which both have in common, the chosen text's is taken.
         prior: Dirichlet prior concentrations, shape (K,).
         weights: see `Weights`; `Weights()` gives the strict negative ELBO.
         supervision: a key of `SUPERVISION`.
@@ -192,18 +222,19 @@ def objective(
 
     Returns:
         The loss, a scalar, and detached scalars by name: preference_loss, kl_w, kl_z (sum over dimensions and over
-        both responses, mean over pairs, nats), negative_elbo (unit weights), supervision_loss, anchor_loss.
+        both responses, mean over pairs, nats), negative_elbo (unit weights), supervision_loss, anchor_loss,
+        residual_loss (mean squared difference of b).
 
     Raises:
-        ValueError: a weight above 0 asks for annotations or per-objective scores that are not there.
+        ValueError: a weight above 0 asks for annotations, per-objective scores or a residual that are not there.
 
-    Source: VRM, Eq. 11 and 14; the anchor term is ours.
+    Source: VRM, Eq. 11 and 14; the anchor and the residual are ours.
     """
-    kl_w = dirichlet_kl(posterior.alpha, prior).mean()
-    kl_z_chosen = gaussian_kl(posterior.mu_chosen, posterior.log_variance_chosen)
-    kl_z_rejected = gaussian_kl(posterior.mu_rejected, posterior.log_variance_rejected)
+    kl_w = dirichlet_kl(chosen.alpha, prior).mean()
+    kl_z_chosen = gaussian_kl(chosen.mu, chosen.log_variance)
+    kl_z_rejected = gaussian_kl(rejected.mu, rejected.log_variance)
     kl_z = (kl_z_chosen + kl_z_rejected).sum(-1).mean()
-    preference = preference_loss(posterior.reward_chosen, posterior.reward_rejected)
+    preference = preference_loss(chosen.reward, rejected.reward)
     charged_z = free_bits(kl_z_chosen, weights.free_bits) + free_bits(kl_z_rejected, weights.free_bits)
     loss = preference + weights.beta_w * kl_w + weights.beta_z * charged_z
     terms = {"preference_loss": preference, "kl_w": kl_w, "kl_z": kl_z, "negative_elbo": preference + kl_w + kl_z}
@@ -211,16 +242,30 @@ def objective(
     if annotation is None and (weights.supervision > 0 or weights.score_anchor > 0):
         raise ValueError("supervision_weight and score_anchor_weight need annotated scores, and the pairs have none")
     if annotation is not None:
-        terms["supervision_loss"] = SUPERVISION[supervision](dirichlet_mean(posterior.alpha), annotation.target).mean()
+        terms["supervision_loss"] = SUPERVISION[supervision](dirichlet_mean(chosen.alpha), annotation.target).mean()
         loss = loss + weights.supervision * terms["supervision_loss"]
-        if posterior.scores_chosen is not None:
-            terms["anchor_loss"] = F.mse_loss(posterior.scores_chosen, annotation.chosen) + F.mse_loss(
-                posterior.scores_rejected, annotation.rejected
+        if chosen.per_objective is not None:
+            terms["anchor_loss"] = F.mse_loss(chosen.per_objective, annotation.chosen) + F.mse_loss(
+                rejected.per_objective, annotation.rejected
             )
             loss = loss + weights.score_anchor * terms["anchor_loss"]
         elif weights.score_anchor > 0:
             raise ValueError("score_anchor_weight needs per-objective scores: decoder must be `mixture`")
+    if chosen.residual is not None:
+        terms["residual_loss"] = (chosen.residual - rejected.residual).square().mean()
+        loss = loss + weights.residual * terms["residual_loss"]
+    elif weights.residual > 0:
+        raise ValueError("residual_penalty needs a residual: set residual to true")
     return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def weights_sd(alpha: Tensor) -> float:
+    """Standard deviation of E[w] over prompts, mean over the objectives; 0: w says the same of every prompt.
+
+    Args:
+        alpha: concentrations of q(w|x), shape (N, K).
+    """
+    return dirichlet_mean(alpha).std(0, unbiased=False).mean().item()
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:

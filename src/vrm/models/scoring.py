@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from vrm.models.latents import dirichlet_mean
 from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
 from vrm.records import Prompt, RecordError, prompt_id
+
+REWARD_PARTS = ("full", "rated")
+"""What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
 
 
 class HuggingFaceRewardModel:
@@ -43,6 +47,7 @@ class HuggingFaceRewardModel:
         posterior_samples: int = 0,
         seed: int = 0,
         progress: bool = False,
+        reward: Literal["full", "rated"] = "full",
     ) -> None:
         """Wrap a model.
 
@@ -54,13 +59,21 @@ class HuggingFaceRewardModel:
             posterior_samples: samples for `std`; 0 leaves it empty.
             seed: seed of those samples.
             progress: show a progress bar.
+            reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
+                residual has nothing but the whole.
+
+        Raises:
+            ValueError: `reward` is neither.
         """
+        if reward not in REWARD_PARTS:
+            raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
         self.batch_size = batch_size
         self.posterior_samples = posterior_samples
         self.seed = seed
         self.progress = progress
+        self.reward = reward
         self.aspects: list[str] = list(model.config.aspects) if self._variational else []
 
     @property
@@ -72,18 +85,23 @@ class HuggingFaceRewardModel:
         conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
-        parts: list[dict[str, np.ndarray]] = []
+        batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
             for rows in self._batches(order):
-                parts.append(self._forward([texts[i] for i in rows]))
-        if not parts:
+                batches.append(self._forward([texts[i] for i in rows]))
+        if not batches:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
-        found = {name: np.concatenate([part[name] for part in parts])[inverse] for name in parts[0]}
+        found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
         std = self._posterior_std(found, conversations, responses) if self.posterior_samples and "mu" in found else None
         truncated = np.array([text.truncated for text in texts])
-        return RewardOutput(found["mean"], truncated, std, found.get("weights"), found.get("per_objective"))
+        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
+        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+
+    @property
+    def _rated_alone(self) -> bool:
+        return self.reward == "rated" and self._variational
 
     def _batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
         starts = range(0, len(order), self.batch_size)
@@ -96,17 +114,20 @@ class HuggingFaceRewardModel:
         if not self._variational:
             return {"mean": _numpy(self._scalar_rewards(ids, mask))}
         lengths = torch.tensor([text.prompt_length for text in texts], device=ids.device)
-        out = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths)
+        found = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior
         parts = {
-            "mean": _numpy(out.logits.squeeze(-1)),
-            "weights": _numpy(dirichlet_mean(out.alpha)),
-            "alpha": _numpy(out.alpha),
-            "mu": _numpy(out.mu),
-            "std_z": _numpy((0.5 * out.log_variance).exp()),
+            name: _numpy(value) for name, value in found.filled().items() if name not in ("reward", "log_variance")
         }
-        if out.per_objective is not None:
-            parts["per_objective"] = _numpy(out.per_objective)
-        return parts
+        return parts | {
+            "mean": _numpy(found.reward),
+            "weights": _numpy(dirichlet_mean(found.alpha)),
+            **(
+                {"per_objective": _numpy(self.model.head.scaled(found.per_objective))}
+                if "per_objective" in parts
+                else {}
+            ),
+            "std_z": _numpy((0.5 * found.log_variance).exp()),
+        }
 
     def _scalar_rewards(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Rewards of a stock sequence classifier, pooled by the attention mask, shape (B,)."""
@@ -119,7 +140,7 @@ class HuggingFaceRewardModel:
     def _posterior_std(
         self, found: dict[str, np.ndarray], prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> np.ndarray:
-        """Standard deviation of r(w, z) under q, shape (N,).
+        """Standard deviation of r(w, z), or of its rated part, under q, shape (N,).
 
         Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
         share their draws of w, as the two responses of a pair do in Eq. 10.
@@ -131,8 +152,8 @@ class HuggingFaceRewardModel:
             noise = _generator(self.seed, key, response).standard_normal((self.posterior_samples, found["mu"].shape[1]))
             z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
             with torch.inference_mode():
-                reward, _ = self.model.head.decode(self._tensor(w), self._tensor(z))
-            out[i] = float(reward.std(unbiased=False))
+                decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
+            out[i] = float((decoded.rated if self._rated_alone else decoded.reward).std(unbiased=False))
         return out
 
     def _tensor(self, array: np.ndarray) -> Tensor:

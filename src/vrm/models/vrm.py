@@ -1,7 +1,7 @@
 """The variational reward model as a Hugging Face model: any causal LM below, one small head above.
 
-* One forward pass gives both encoders: q(w|x) reads the hidden state of the last prompt token, which in a causal LM
-  cannot see the response; q(z|x,y) reads the last real token of the sequence (VRM, Eq. 3-5).
+* One forward pass gives both encoders: q(w|x) reads hidden states of the prompt (its last token's, or attention over
+  all of them), which in a causal LM cannot see the response; q(z|x,y) reads the last real token (VRM, Eq. 3-5).
 * Both positions come from the attention mask, never from comparing with a pad id, so pad == eos and either padding
   side are safe.
 * The head runs in float32 whatever the backbone's dtype: digamma differences have no digits left in bfloat16.
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .latents import dirichlet_mean
-from .shared_noise import sample_pairs as draw_latents
+from .latents import Posterior, dirichlet_mean
+from .pooling import attention_pool, prompt_mask
+from .shared_noise import Sampler
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
@@ -31,6 +32,8 @@ INITIAL_LOG_VARIANCE = -2.0
 """z starts with a standard deviation of 0.37: with 1.0 the first gradients of the preference loss drown in noise."""
 MINIMUM_CONCENTRATION = 1e-2
 """Below this Dirichlet samples underflow to exact zeros in float32."""
+INITIAL_LOG_CONCENTRATION = 2.3
+"""log c of `scaled`, so about 10 in all: samples of w start near the middle of the simplex, not in its corners."""
 
 
 @strict
@@ -42,6 +45,12 @@ class VrmConfig(PreTrainedConfig):
         latent_dim: d, dimensions of z.
         reward_decoder: `mixture` (r = w . g(z)) or `mlp` (an MLP on [w; z]); transformers reserves the name `decoder`.
         prior_concentration: alpha_0 of the Dirichlet prior, per objective.
+        prompt_pooling: q(w|x) reads the `last` prompt token's state, or `attention` over all of the prompt's.
+        concentration: alpha = `softplus`(f(h)) + 0.01, or `scaled`: c softmax(f(h)) + 0.01 with c learned.
+        scale: r = e^tau w . g(z) with tau learned, from 0; needs the mixture decoder, as the next two do. Ours.
+        residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
+        residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
+        residual_detached: b takes z as it is and sends it no gradient.
         generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
     """
 
@@ -53,6 +62,12 @@ class VrmConfig(PreTrainedConfig):
     latent_dim: int = 16
     reward_decoder: Literal["mixture", "mlp"] = "mixture"
     prior_concentration: float = 1.0
+    prompt_pooling: Literal["last", "attention"] = "last"
+    concentration: Literal["softplus", "scaled"] = "softplus"
+    scale: bool = False
+    residual: bool = False
+    residual_gain: float = 5.0
+    residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
     tie_word_embeddings: bool = False
@@ -72,7 +87,9 @@ class VrmOutput(ModelOutput):
         alpha: concentrations of q(w|x), shape (B, K).
         mu: means of q(z|x,y), shape (B, d).
         log_variance: log-variances of q(z|x,y), shape (B, d).
-        per_objective: g(z), shape (B, K); None with the MLP decoder.
+        per_objective: g(z), in the ratings' unit, shape (B, K); None with the MLP decoder.
+        rated: the rated-aspect reward e^tau w . g(z), shape (B,); the whole reward of a model without a residual.
+        residual: b(z), shape (B,), `logits` - `rated`; None for a model without one.
     """
 
     logits: Tensor | None = None
@@ -80,26 +97,76 @@ class VrmOutput(ModelOutput):
     mu: Tensor | None = None
     log_variance: Tensor | None = None
     per_objective: Tensor | None = None
+    rated: Tensor | None = None
+    residual: Tensor | None = None
+
+    @classmethod
+    def of(cls, posterior: Posterior) -> VrmOutput:
+        """The record in the shape that takers of sequence classifiers expect."""
+        filled = posterior.filled()
+        return cls(logits=filled.pop("reward").unsqueeze(-1), **filled)
+
+    @property
+    def posterior(self) -> Posterior:
+        """The record that it was made of."""
+        return Posterior(reward=self.logits.squeeze(-1), **{k: v for k, v in self.items() if k != "logits"})
+
+
+class Decoded(NamedTuple):
+    """Parts of a reward; see `Posterior` for each of them."""
+
+    reward: Tensor
+    rated: Tensor
+    per_objective: Tensor | None
+    residual: Tensor | None
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts as 0, also where a checkpoint lacks it."""
+
+    def reset_parameters(self) -> None:
+        """Draws no random numbers, so that it costs the layers beside it none."""
+        nn.init.zeros_(self.weight)
 
 
 class VrmHead(nn.Module):
-    """Both encoders and the reward decoder on pooled hidden states.
+    """Both encoders and the reward decoder, on pooled hidden states.
+
+    What a variant does not ask for has no parameters; what it may add (query, log c, tau, b) starts at a constant and
+    draws no random numbers, so that seeds keep their meaning.
 
     Args:
         hidden_size: H, of the backbone.
         num_objectives: K.
         latent_dim: d.
         decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
+        prompt_pooling, concentration, scale, residual, residual_gain, residual_detached: see `VrmConfig`.
 
     Raises:
-        ValueError: there is no objective.
+        ValueError: there is no objective, or the decoder has no per-objective scores to scale or to add to.
     """
 
-    def __init__(self, hidden_size: int, num_objectives: int, latent_dim: int, decoder: str) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_objectives: int,
+        latent_dim: int,
+        decoder: str,
+        *,
+        prompt_pooling: str = "last",
+        concentration: str = "softplus",
+        scale: bool = False,
+        residual: bool = False,
+        residual_gain: float = 5.0,
+        residual_detached: bool = False,
+    ) -> None:
         super().__init__()
         if num_objectives < 1:
             raise ValueError("a VRM needs at least one objective: set `aspects`")
+        if decoder != "mixture" and (scale or residual):
+            raise ValueError("scale and residual need the mixture decoder")
         self.kind = decoder
+        self.residual_gain, self.residual_detached = residual_gain, residual_detached
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
         self.weight_encoder = _mlp(hidden_size, hidden_size, num_objectives)
@@ -108,22 +175,74 @@ class VrmHead(nn.Module):
             self.decoder = _mlp(latent_dim, 4 * latent_dim, num_objectives)
         else:
             self.decoder = _mlp(num_objectives + latent_dim, 4 * latent_dim, 1)
+        self.residual = ZeroLinear(latent_dim, 1, bias=False) if residual else None  # a bias cancels in every pair
+        # of one element and not scalars, which FSDP2 does not shard
+        self.query = nn.Parameter(torch.empty(hidden_size)) if prompt_pooling == "attention" else None
+        self.log_concentration = nn.Parameter(torch.empty(1)) if concentration == "scaled" else None
+        self.tau = nn.Parameter(torch.empty(1)) if scale else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Constants for the head's own parameters; its layers have theirs."""
+        for parameter, start in (
+            (self.query, 0.0),
+            (self.log_concentration, INITIAL_LOG_CONCENTRATION),
+            (self.tau, 0.0),
+        ):
+            if parameter is not None:
+                nn.init.constant_(parameter, start)
+
+    def forward(self, prompt_state: Tensor, final_state: Tensor, sampler: Sampler | None = None) -> Posterior:
+        """Posteriors and rewards of N texts from their pooled states.
+
+        Args:
+            prompt_state: of the prompt, shape (N, H), float32.
+            final_state: of the last real token, shape (N, H), float32.
+            sampler: draws the latents that rewards are made of; None takes the posterior means.
+        """
+        alpha = self.encode_weights(prompt_state)
+        mu, log_variance = self.encode_latents(final_state)
+        weights, latents = (dirichlet_mean(alpha), mu) if sampler is None else sampler(alpha, mu, log_variance)
+        return Posterior(alpha, mu, log_variance, **self.decode(weights, latents)._asdict())
+
+    def pool_prompt(self, hidden: Tensor, attention_mask: Tensor, last_prompt_token: Tensor) -> Tensor:
+        """The prompt's state, shape (B, H), float32, from all states (B, T, H) and each prompt's last index (B,)."""
+        if self.query is None:
+            return hidden[torch.arange(len(hidden), device=hidden.device), last_prompt_token].float()
+        return attention_pool(hidden.float(), prompt_mask(attention_mask, last_prompt_token), self.query)
 
     def encode_weights(self, prompt_state: Tensor) -> Tensor:
         """Concentrations of q(w|x): (B, H) -> (B, K). Source: VRM, Eq. 4."""
-        return F.softplus(self.weight_encoder(self.norm(prompt_state))) + MINIMUM_CONCENTRATION
+        found = self.weight_encoder(self.norm(prompt_state))
+        if self.log_concentration is None:
+            return F.softplus(found) + MINIMUM_CONCENTRATION
+        return self.log_concentration.exp() * found.softmax(-1) + MINIMUM_CONCENTRATION
 
     def encode_latents(self, final_state: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x,y): (B, H) -> two of (B, d). Source: VRM, Eq. 5."""
         mu, log_variance = self.latent_encoder(self.norm(final_state)).chunk(2, dim=-1)
         return mu, (log_variance + INITIAL_LOG_VARIANCE).clamp(*LOG_VARIANCE_RANGE)
 
-    def decode(self, weights: Tensor, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Reward r(w, z), shape (...,), and g(z), shape (..., K), from (..., K) and (..., d)."""
-        if self.kind == "mixture":
-            scores = self.decoder(latents)
-            return (weights * scores).sum(-1), scores
-        return self.decoder(torch.cat([weights, latents], dim=-1)).squeeze(-1), None
+    def scaled(self, scores: Tensor) -> Tensor:
+        """From the ratings' unit, that of g(z), to the reward's: times e^tau."""
+        return scores if self.tau is None else self.tau.exp() * scores
+
+    def decode(self, weights: Tensor, latents: Tensor) -> Decoded:
+        """Reward r(w, z), shape (...,), and its parts, from weights (..., K) and latents (..., d)."""
+        if self.kind != "mixture":
+            reward = self.decoder(torch.cat([weights, latents], dim=-1)).squeeze(-1)
+            return Decoded(reward, reward, None, None)
+        scores = self.decoder(latents)
+        rated = self.scaled((weights * scores).sum(-1))
+        if self.residual is None:
+            return Decoded(rated, rated, scores, None)
+        # what is reported, and what the penalty is on, holds back b and leaves z alone
+        alone = self._residual_of(latents.detach())
+        reward = rated + (alone if self.residual_detached else self._residual_of(latents))
+        return Decoded(reward, rated, scores, alone)
+
+    def _residual_of(self, latents: Tensor) -> Tensor:
+        return self.residual_gain * self.residual(latents).squeeze(-1)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -150,7 +269,16 @@ class VrmForSequenceClassification(PreTrainedModel):
     @staticmethod
     def _new_head(config: VrmConfig) -> VrmHead:
         return VrmHead(
-            config.text_config.hidden_size, config.num_objectives, config.latent_dim, config.reward_decoder
+            config.text_config.hidden_size,
+            config.num_objectives,
+            config.latent_dim,
+            config.reward_decoder,
+            prompt_pooling=config.prompt_pooling,
+            concentration=config.concentration,
+            scale=config.scale,
+            residual=config.residual,
+            residual_gain=config.residual_gain,
+            residual_detached=config.residual_detached,
         ).float()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -158,7 +286,7 @@ class VrmForSequenceClassification(PreTrainedModel):
 
         transformers calls this for what a checkpoint lacks, e.g. the head when `from_pretrained` reads a causal LM.
         """
-        if isinstance(module, nn.Linear | nn.LayerNorm):
+        if isinstance(module, nn.Linear | nn.LayerNorm | VrmHead):
             module.reset_parameters()
 
     @classmethod
@@ -208,7 +336,7 @@ class VrmForSequenceClassification(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
-        sample_pairs: bool = False,
+        sampler: Sampler | None = None,
         **others: object,
     ) -> VrmOutput:
         """Rewards and posteriors of B texts.
@@ -217,8 +345,8 @@ class VrmForSequenceClassification(PreTrainedModel):
             input_ids: token ids, shape (B, T), padded on either side.
             attention_mask: 1 on real tokens, shape (B, T); None where nothing is padded.
             prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
-            sample_pairs: draw one sample of the latents instead of taking means. Rows are then B/2 chosen followed
-                by B/2 rejected texts of the same prompts, and w is drawn once a pair (Eq. 10).
+            sampler: draws the latents that rewards are made of, and None takes posterior means. `sample_pairs` takes
+                rows as B/2 chosen followed by B/2 rejected texts of the same prompts, and draws w once a pair (Eq. 10).
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
 
         Raises:
@@ -238,19 +366,10 @@ class VrmForSequenceClassification(PreTrainedModel):
         ).last_hidden_state  # (B, T, H)
         rows = torch.arange(len(input_ids), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            prompt_state = hidden[rows, self._last_prompt_token(input_ids, attention_mask, prompt_lengths)].float()
+            last_prompt_token = self._last_prompt_token(input_ids, attention_mask, prompt_lengths)
+            prompt_state = self.head.pool_prompt(hidden, attention_mask, last_prompt_token)
             final_state = hidden[rows, last_token(attention_mask)].float()
-            alpha = self.head.encode_weights(prompt_state)
-            mu, log_variance = self.head.encode_latents(final_state)
-            if sample_pairs:
-                # both rows of a pair have the same prompt, so the chosen half's alpha stands for the pair
-                weights, latents = draw_latents(alpha[: len(alpha) // 2], mu, log_variance)
-            else:
-                weights, latents = dirichlet_mean(alpha), mu
-            reward, per_objective = self.head.decode(weights, latents)
-        return VrmOutput(
-            logits=reward.unsqueeze(-1), alpha=alpha, mu=mu, log_variance=log_variance, per_objective=per_objective
-        )
+            return VrmOutput.of(self.head(prompt_state, final_state, sampler))
 
     def _last_prompt_token(self, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None) -> Tensor:
         if prompt_lengths is not None:

@@ -112,7 +112,7 @@ def figure2(config: Config, results: Path, out: Path) -> list[Path]:
         figure, page = _page(style.FULL_WIDTH, 3.76)
         for box in boxes.values():
             _draw_box(page, box)
-        _draw_tokens(page, boxes)
+        _draw_tokens(page, boxes, variant.prompt_pooling)
         _draw_flow(page, boxes)
         page.text(style.FULL_WIDTH / 2, 0.14, _loss_formula(variant), ha="center", va="center", fontsize=8)
         return style.save(figure, out, "figure2", _settings(name, variant, config.data.aspects))
@@ -176,7 +176,7 @@ def _wrap(aspects: Sequence[str], width: int = 28, lines: int = 3) -> list[str]:
     return [textwrap.shorten(names[0], width, placeholder="...")]
 
 
-def _draw_tokens(page: Axes, boxes: dict[str, _Box]) -> None:
+def _draw_tokens(page: Axes, boxes: dict[str, _Box], pooling: str) -> None:
     """The token strip inside the model, and what is read from it."""
     from matplotlib.patches import Rectangle
 
@@ -184,7 +184,8 @@ def _draw_tokens(page: Axes, boxes: dict[str, _Box]) -> None:
     prompt = [model.x + 0.14 + 0.17 * i for i in range(4)]
     response = [model.x + 0.88 + 0.17 * i for i in range(3)]
     for x in (*prompt, *response):
-        fill = {prompt[-1]: style.BLUE, response[-1]: style.VERMILION}.get(x, OBSERVED)
+        of_prompt = dict.fromkeys(prompt if pooling == "attention" else prompt[-1:], style.BLUE)
+        fill = (of_prompt | {response[-1]: style.VERMILION}).get(x, OBSERVED)
         page.add_patch(Rectangle((x, row - size / 2), size, size, facecolor=fill, edgecolor=style.INK, linewidth=0.5))
     small = {"fontsize": 6.5, "ha": "center"}
     page.text(prompt[0] + 0.33, row - 0.12, "prompt $x$", va="top", **small)
@@ -193,7 +194,8 @@ def _draw_tokens(page: Axes, boxes: dict[str, _Box]) -> None:
     high = _row(boxes["weights"])
     _path(page, [(last, row + size / 2), (last, high), (boxes["weights"].x, high)], color=style.BLUE)
     _path(page, [(response[-1] + size, row), (boxes["features"].x, row)], color=style.VERMILION)
-    page.text(last - 0.06, row + 0.46, "last prompt\ntoken", va="center", ha="right", fontsize=6.5)
+    read = "attention over\nthe prompt" if pooling == "attention" else "last prompt\ntoken"
+    page.text(last - 0.06, row + 0.46, read, va="center", ha="right", fontsize=6.5)
     page.text(last + 0.1, row + 0.3, "last response\ntoken", va="center", ha="left", fontsize=6.5)
 
 

@@ -60,6 +60,8 @@ def agreement(rm_won: ArrayLike, vrm_won: ArrayLike) -> NDArray[np.str_]:
 def contributions(scores: pd.DataFrame, aspects: Sequence[str], source: str) -> NDArray[np.float64] | None:
     """w_k (g_k(chosen) - g_k(rejected)): what each objective adds to the margin, shape (N, K).
 
+    Of a model with a residual, to the margin of its rated-aspect reward.
+
     Args:
         scores: rows of a VRM's `scores.csv`.
         aspects: the K objectives.
@@ -78,7 +80,8 @@ def contributions(scores: pd.DataFrame, aspects: Sequence[str], source: str) -> 
         return None
     weight, chosen, rejected = (scores[names].to_numpy(dtype=np.float64) for names in columns.values())  # (N, K)
     parts = weight * (chosen - rejected)
-    margin = (scores["reward_chosen"] - scores["reward_rejected"]).to_numpy(dtype=np.float64)
+    of = "rated" if "rated_chosen" in scores else "reward"
+    margin = (scores[f"{of}_chosen"] - scores[f"{of}_rejected"]).to_numpy(dtype=np.float64)
     size = (weight * (np.abs(chosen) + np.abs(rejected))).sum(axis=1)
     wrong = ~(
         np.abs(parts.sum(axis=1) - margin) <= 0.01 * size + 1e-6

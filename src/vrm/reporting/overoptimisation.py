@@ -99,7 +99,7 @@ def _draw_panel(panel: Axes, config: Config, data: pd.DataFrame, measure: str) -
     panel.axhline(0, color=style.MUTED, linewidth=0.6, zorder=1)
     drawn: set[str] = set()
     for index, name in enumerate(config.policy.ppo_run):
-        reward = config.policy.methods[name].reward
+        reward = config.policy.methods[name].paid_by
         if reward not in drawn:
             curve = data[(data["optimiser"] == BEST_OF_N) & (data["reward_model"] == reward)]
             _draw(panel, curve.sort_values("n"), measure, **_best_of_n_look(style.look(index)))

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config
+from vrm.config.policy import RATED
 from vrm.evaluation.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.records import RecordError
 
@@ -68,7 +69,7 @@ def overoptimisation_curves(config: Config, results: Path) -> pd.DataFrame:
         RecordError: a file is missing or broken, or a reward model gives every answer the same reward.
     """
     rows: list[dict[str, Any]] = []
-    rewards = list(dict.fromkeys(config.policy.methods[name].reward for name in config.policy.ppo_run))
+    rewards = list(dict.fromkeys(config.policy.methods[name].paid_by for name in config.policy.ppo_run))
     for base in config.policy.run_bases:
         answers = _read_answers(config, results, base, rewards)
         for name in config.policy.ppo_run:
@@ -111,13 +112,13 @@ def _ppo(config: Config, results: Path, base: str, name: str, answers: _Answers)
 
     for step in steps:
         rewards = grid(step, "reward")
-        gain = (rewards - grid(steps[0], "reward")) / answers.spread(method.reward)
+        gain = (rewards - grid(steps[0], "reward")) / answers.spread(method.paid_by)
         point = {"step": step, "kl": float(grid(step, "kl").mean()), "length": float(grid(step, "length").mean())}
         point |= _gain(config, "proxy", prompts, gain, rewards)
         if answers.gold is not None:
             gold = grid(step, "gold")
             point |= _gain(config, "gold", prompts, gold - grid(steps[0], "gold"), gold)
-        yield _names(config, base, name, row_label(method), method.reward, PPO) | point | {"n_prompts": len(prompts)}
+        yield _names(config, base, name, row_label(method), method.paid_by, PPO) | point | {"n_prompts": len(prompts)}
 
 
 def _best_of_n(config: Config, base: str, reward: str, answers: _Answers) -> Iterator[dict[str, Any]]:
@@ -128,7 +129,8 @@ def _best_of_n(config: Config, base: str, reward: str, answers: _Answers) -> Ite
         """Expected value of the best of n by this reward, shape (S, P)."""
         return np.stack([best_of_n(*seed, n) for seed in zip(by_seed, values, strict=True)])
 
-    label = f"best-of-n, {row_label(config.reward.variants[reward])}"
+    model = row_label(config.reward.variants[reward.removesuffix(RATED)])
+    label = f"best-of-n, {model}" + (", rated aspects alone" if reward.endswith(RATED) else "")
     for n in doublings(by_seed.shape[2]):
         rewards = best(by_seed, n)
         gain = (rewards - best(by_seed, 1)) / answers.spread(reward)

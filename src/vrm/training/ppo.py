@@ -74,6 +74,7 @@ def train_ppo(
     settings = {
         "ppo": ppo.model_dump(mode="json", exclude={"limits"}),
         "generation": generation.model_dump(mode="json"),
+        "reward_part": getattr(reward, "reward", "full"),
     }
     reward_files = model_files(reward_path) if reward_path else []
     unused = set(PolicyTraining.model_fields) - USED

@@ -30,13 +30,15 @@ from vrm.config import RewardTraining, Variant
 from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
-    PairPosterior,
+    Posterior,
     Weights,
     active_units,
     gaussian_kl,
     objective,
     preference_loss,
+    weights_sd,
 )
+from vrm.models.shared_noise import Sampler, shared_sampler
 from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
@@ -47,6 +49,12 @@ from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
 from vrm.training.sharding import shard, whole_weights
+
+SIDES = ("chosen", "rejected")
+Evidence = dict[str, dict[str, Tensor]]
+"""What a model says of B pairs, by `chosen` and `rejected`; each has a `reward`, (B,), and what its kind adds.
+
+Plain dictionaries of tensors with a row a pair, because that is what the trainer can gather and concatenate."""
 
 
 @dataclass(frozen=True)
@@ -157,35 +165,28 @@ class PairwiseRewardTrainer(RewardTrainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch; in evaluation mode its outputs too, one row a pair."""
+    ) -> Tensor | tuple[Tensor, Evidence]:
+        """The loss of one batch; in evaluation mode its evidence too, one row a pair."""
         inputs = dict(inputs)
         annotation = {name: inputs.pop(name) for name in ANNOTATIONS if name in inputs}
-        if not self._variational:
-            inputs.pop("prompt_lengths")
-            chosen, rejected = model(**inputs, use_cache=False).logits.float().squeeze(-1).chunk(2)
-            loss = preference_loss(chosen, rejected)
-            terms, evidence = {"preference_loss": loss.detach()}, {"reward_chosen": chosen, "reward_rejected": rejected}
-        else:
-            output = model(**inputs, sample_pairs=self.model.training)
-            evidence = _evidence(output)
-            loss, terms = self._objective(evidence, annotation)
+        evidence = self._evidence(model, inputs)
+        loss, terms = self._loss(evidence, annotation)
         if self.model.training:
-            terms["accuracy"] = (evidence["reward_chosen"] > evidence["reward_rejected"]).float().mean()
+            terms["accuracy"] = _wins(evidence).mean()
             for name, value in terms.items():
                 self._metrics["train"][name].append(value.detach())
         return (loss, evidence) if return_outputs else loss
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[Tensor, Evidence, dict[str, Tensor]]:
         """Evidence and annotations of a batch, so that `_measure` sees whole sets."""
         inputs = self._prepare_inputs(inputs)
         annotation = {name: inputs[name] for name in ANNOTATIONS if name in inputs}
         with torch.no_grad():
             loss, evidence = self.compute_loss(model, inputs, return_outputs=True)
         # the trainer measures nothing without labels: pairs without annotations label themselves
-        return loss, evidence, annotation or {"none": torch.zeros_like(evidence["reward_chosen"])}
+        return loss, evidence, annotation or {"none": torch.zeros_like(evidence["chosen"]["reward"])}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the window's means over all processes; the only place where training waits for the device."""
@@ -194,14 +195,33 @@ class PairwiseRewardTrainer(RewardTrainer):
             values[:] = [self.accelerator.gather(mean).mean().item()]
         super().log(logs, start_time)
 
-    def _objective(
-        self, evidence: dict[str, Tensor], annotation: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Evidence:
+        """One forward pass over B chosen rows and then B rejected ones."""
+        if self._variational:
+            sampler = self._sampler() if self.model.training else None
+            halves = model(**inputs, sampler=sampler).posterior.halves()
+            return dict(zip(SIDES, (half.filled() for half in halves), strict=True))
+        inputs.pop("prompt_lengths")
+        rewards = model(**inputs, use_cache=False).logits.float().squeeze(-1).chunk(2)
+        return {side: {"reward": reward} for side, reward in zip(SIDES, rewards, strict=True)}
+
+    def _sampler(self) -> Sampler:
+        """Draws the latents of this process's pairs; the one place where a forward pass needs the other processes."""
+        accelerator = self.accelerator
+        return shared_sampler(accelerator.gather, accelerator.process_index, accelerator.num_processes)
+
+    def _loss(self, evidence: Evidence, annotation: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The variant's loss, a scalar, and its detached terms by name."""
+        if not self._variational:
+            loss = preference_loss(*(evidence[side]["reward"] for side in SIDES))
+            return loss, {"preference_loss": loss.detach()}
+        chosen, rejected = (Posterior(**evidence[side]) for side in SIDES)
         # progress counts finished steps, so a resumed run stands where the killed one stood
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return objective(
-            PairPosterior(**evidence),
-            self.accelerator.unwrap_model(self.model).prior().to(evidence["alpha"].device),
+            chosen,
+            rejected,
+            self.accelerator.unwrap_model(self.model).prior().to(chosen.alpha.device),
             scheduled_weights(self.variant, progress),
             self.variant.supervision,
             PairAnnotation(*(annotation[name] for name in ANNOTATIONS)) if annotation else None,
@@ -209,23 +229,14 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics over a whole set, with posterior means."""
-        evidence = {name: torch.as_tensor(value) for name, value in prediction.predictions.items()}
-        accuracy = (evidence["reward_chosen"] > evidence["reward_rejected"]).float().mean().item()
-        if not self._variational:
-            loss = preference_loss(**evidence).item()
-            return self._exact(loss) | {"accuracy": accuracy, "preference_loss": loss}
-        annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
-        loss, terms = self._objective(evidence, annotation)
-        mu = torch.cat([evidence["mu_chosen"], evidence["mu_rejected"]])
-        log_variance = torch.cat([evidence["log_variance_chosen"], evidence["log_variance_rejected"]])
-        per_dimension = gaussian_kl(mu, log_variance).mean(0)
-        return self._exact(loss.item()) | {
-            "accuracy": accuracy,
-            **{name: value.item() for name, value in terms.items()},
-            "kl_total": (terms["kl_w"] + terms["kl_z"]).item(),
-            "active_units": active_units(mu),
-            **{f"kl_z_dim{i:02d}": value.item() for i, value in enumerate(per_dimension)},
+        evidence = {
+            side: {name: torch.as_tensor(value) for name, value in prediction.predictions[side].items()}
+            for side in SIDES
         }
+        annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
+        loss, terms = self._loss(evidence, annotation)
+        metrics = {"accuracy": _wins(evidence).mean().item()} | {name: value.item() for name, value in terms.items()}
+        return self._exact(loss.item()) | metrics | (_of_latents(evidence, terms) if self._variational else {})
 
     def _exact(self, loss: float) -> dict[str, float]:
         """A whole set's loss: several processes fill up their last batches with pairs that the trainer counts again."""
@@ -241,18 +252,25 @@ def scheduled_weights(variant: Variant, progress: float) -> Weights:
         supervision=variant.supervision_weight,
         score_anchor=variant.score_anchor_weight,
         free_bits=variant.free_bits,
+        residual=variant.residual_penalty if variant.residual else 0.0,
     )
 
 
-def _evidence(output: Any) -> dict[str, Tensor]:
-    """A forward pass over 2B rows as the fields of a `PairPosterior`."""
-    chosen, rejected = output.logits.squeeze(-1).chunk(2)
-    evidence = {"reward_chosen": chosen, "reward_rejected": rejected, "alpha": output.alpha.chunk(2)[0]}
-    evidence["mu_chosen"], evidence["mu_rejected"] = output.mu.chunk(2)
-    evidence["log_variance_chosen"], evidence["log_variance_rejected"] = output.log_variance.chunk(2)
-    if output.per_objective is not None:
-        evidence["scores_chosen"], evidence["scores_rejected"] = output.per_objective.chunk(2)
-    return evidence
+def _wins(evidence: Evidence) -> Tensor:
+    """1 where the chosen response has the higher reward, shape (B,)."""
+    return (evidence["chosen"]["reward"] > evidence["rejected"]["reward"]).float()
+
+
+def _of_latents(evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
+    """What a VRM's latents carry, over a whole set."""
+    both = Posterior.concatenate([Posterior(**evidence[side]) for side in SIDES])
+    per_dimension = gaussian_kl(both.mu, both.log_variance).mean(0)
+    return {
+        "kl_total": (terms["kl_w"] + terms["kl_z"]).item(),
+        "active_units": active_units(both.mu),
+        "weights_sd": weights_sd(evidence["chosen"]["alpha"]),
+        **{f"kl_z_dim{i:02d}": value.item() for i, value in enumerate(per_dimension)},
+    }
 
 
 def _new_model(job: RewardJob, tokenizer: Any, frozen: FrozenBackbone | None = None) -> torch.nn.Module:
@@ -274,6 +292,12 @@ def _new_model(job: RewardJob, tokenizer: Any, frozen: FrozenBackbone | None = N
             latent_dim=variant.latent_dim,
             reward_decoder=variant.decoder,
             prior_concentration=variant.prior_concentration,
+            prompt_pooling=variant.prompt_pooling,
+            concentration=variant.concentration,
+            scale=variant.has_scale,
+            residual=variant.residual,
+            residual_gain=variant.residual_gain,
+            residual_detached=variant.residual_detached,
             generation_prompt_ids=generation_prompt_ids(tokenizer),
         )
     model.config.pad_token_id = NO_PADDING if frozen else tokenizer.pad_token_id
