@@ -292,7 +292,8 @@ def _new_model(job: RewardJob, tokenizer: Any, frozen: FrozenBackbone | None = N
             latent_dim=variant.latent_dim,
             reward_decoder=variant.decoder,
             prior_concentration=variant.prior_concentration,
-            prompt_pooling=variant.prompt_pooling,
+            # frozen features have one vector a prompt, with the mean over its tokens in it
+            prompt_pooling="last" if frozen else variant.prompt_pooling,
             concentration=variant.concentration,
             scale=variant.has_scale,
             residual=variant.residual,
