@@ -23,7 +23,7 @@ def planned(tmp_path, *config, configs=LAPTOP):
 
 def test_features_are_computed_once_a_set_for_all_heads(tmp_path):
     found = rules(planned(tmp_path))
-    heads = 4 * 5
+    heads = 5 * 5
     assert (found["fetch_backbone"], found["features"]) == (1, 3)  # of training, validation and held-out pairs
     assert (found["train_reward"], found["score"]) == (heads, heads)
     assert "backbone" not in found
