@@ -133,8 +133,11 @@ class TextEncoder:
         return [ids[-self.max_prompt_length :] for ids in texts]
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        # one call for all: a fast tokenizer's cost is mostly per call
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        # one call for all: a fast tokenizer's cost is mostly per call; and a long prompt comes with each of its responses
+        different = list(dict.fromkeys(texts))
+        ids = self.tokenizer(different, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        known = dict(zip(different, ids, strict=True))
+        return [known[text] for text in texts]
 
     def _join(self, prompt_ids: list[int], response_ids: list[int]) -> TokenisedText:
         end = self.tokenizer.eos_token_id
