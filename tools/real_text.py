@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory of the data")
     parser.add_argument("--cores", type=int, default=2, help="cores (default: 2)")
     parser.add_argument("--collect", action="store_true", help="the runs are finished: only read them")
+    parser.add_argument("--note", help="what else the provenance has to say of this run")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="default: docs/results")
     options = parser.parse_args()
     for name in options.names:
@@ -62,7 +63,8 @@ def main() -> None:
         rows = list(collect(name, source))
         table = pd.DataFrame([_cells(*row) for row in rows], columns=COLUMNS)
         write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-        write_json(options.out / f"{name}.provenance.json", _provenance(name, source, command[3:]))
+        record = _provenance(name, source, command[3:])
+        write_json(options.out / f"{name}.provenance.json", record | ({"note": options.note} if options.note else {}))
         print(table[table.metric == "accuracy"].to_string(index=False))
 
 
