@@ -48,13 +48,14 @@ Row = tuple[str, str, Interval, int, int, int]
 def main() -> None:
     """Run and collect what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *SETS], default=list(SETS), metavar="|".join(SETS))
+    parser.add_argument("names", nargs="*", choices=[[], *SETS], default=[], metavar="|".join(SETS))
     parser.add_argument("--data", type=Path, required=True, help="directory of the data")
     parser.add_argument("--cores", type=int, default=2, help="cores (default: 2)")
     parser.add_argument("--collect", action="store_true", help="the runs are finished: only read them")
+    parser.add_argument("--note", help="what else the provenance has to say of this run")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="default: docs/results")
     options = parser.parse_args()
-    for name in options.names:
+    for name in options.names or SETS:
         source = (options.data / SETS[name]).resolve()
         command = _snakemake(name, source, options.cores)
         if not options.collect:
@@ -62,7 +63,8 @@ def main() -> None:
         rows = list(collect(name, source))
         table = pd.DataFrame([_cells(*row) for row in rows], columns=COLUMNS)
         write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-        write_json(options.out / f"{name}.provenance.json", _provenance(name, source, command[3:]))
+        record = _provenance(name, source, command[3:])
+        write_json(options.out / f"{name}.provenance.json", record | ({"note": options.note} if options.note else {}))
         print(table[table.metric == "accuracy"].to_string(index=False))
 
 
