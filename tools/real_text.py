@@ -85,13 +85,14 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
     """Accuracy on held-out pairs; how g follows the ratings, and how E[w] differs between prompts."""
     first, seeds = scores[0], len(scores)
     prompts = first.prompt_id.nunique()
+    responses = len({(pair.prompt_id, text) for pair in held_out for text in (pair.chosen, pair.rejected)})
     won = np.array([wins(table.reward_chosen, table.reward_rejected) for table in scores], dtype=float)
     accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
     yield label, "accuracy", accuracy, seeds, prompts, len(first)
     for k, aspect in enumerate(config.data.aspects):
         if f"chosen_{aspect}" in first:
             values = [_follows(table, aspect, k, held_out) for table in scores]
-            yield label, f"score_correlation/{aspect}", student_interval(values), seeds, prompts, 2 * len(first)
+            yield label, f"score_correlation/{aspect}", student_interval(values), seeds, prompts, responses
     for aspect in config.data.aspects:
         if f"weight_{aspect}" in first:
             columns = [table.drop_duplicates("prompt_id")[f"weight_{aspect}"] for table in scores]
