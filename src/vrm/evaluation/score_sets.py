@@ -14,6 +14,7 @@ import pandas as pd
 
 from vrm.data.preference_sets import training_prompt_ids
 from vrm.models.base import RewardModel, RewardOutput
+from vrm.models.templates import Unrenderable, left_out
 from vrm.records import PreferencePair, read_pairs, write_whole
 
 
@@ -26,21 +27,36 @@ def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Pat
         training_pairs: what the model was trained on, to mark leaked prompts.
         out: the CSV.
     """
-    pairs = {name: read_pairs(path) for name, path in sets.items()}
-    table = score_pairs(model, [pair for part in pairs.values() for pair in part], training_prompt_ids(training_pairs))
-    table.insert(0, "evaluation_set", np.repeat(list(pairs), [len(part) for part in pairs.values()]))
+    pairs = [(name, pair) for name, path in sets.items() for pair in read_pairs(path)]
+    table = score_pairs(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
+    table.insert(0, "evaluation_set", [pairs[place][0] for place in table.index])
     write_whole(out, to_csv(table))
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
-    """One row a pair: rewards, flags, and what the model says of weights and objectives."""
-    texts = [(pair, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    """One row a pair: rewards, flags, and what the model says of weights and objectives.
+
+    Pairs that the model's chat template refuses are left out, and named; the table's index says which remain.
+
+    Raises:
+        Unrenderable: it refuses every pair.
+    """
+    texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
     # sets overlap (the same responses under another label), and equal texts have equal rewards: score each once
     first: dict[tuple[str, str], int] = {}
-    places = np.array([first.setdefault((repr(pair.prompt), text), len(first)) for pair, text in texts])
+    places = np.array([first.setdefault((repr(prompt), text), len(first)) for prompt, text in texts])
     unique = [texts[i] for i in np.unique(places, return_index=True)[1]]
-    output = model.score([pair.prompt for pair, _ in unique], [text for _, text in unique])
-    return _table(pairs, model.aspects, output, *places.reshape(-1, 2).T, trained_on)
+    places = places.reshape(-1, 2)
+    try:
+        output = model.score(*map(list, zip(*unique, strict=True)))
+    except Unrenderable as error:  # says so before it scores anything
+        found = {row: [error.rows[p] for p in both if p in error.rows] for row, both in enumerate(places)}
+        refused = {row: reasons[0] for row, reasons in found.items() if reasons}
+        left_out(refused, [f"pair {pair.pair_id}" for pair in pairs], "pairs to score")
+        kept = [row for row in range(len(pairs)) if row not in refused]
+        table = score_pairs(model, [pairs[row] for row in kept], trained_on)
+        return table.set_axis([kept[place] for place in table.index])
+    return _table(pairs, model.aspects, output, *places.T, trained_on)
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from vrm.config import CreatedBackbone
-from vrm.models.text import TEMPLATES
+from vrm.models.saving import save_model
+from vrm.models.templates import TEMPLATES
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THOUGHT_TOKENS = {"qwen3": ["<think>", "</think>"]}
@@ -81,5 +82,4 @@ def create_model(config: CreatedBackbone, tokenizer: PreTrainedTokenizerFast, ma
 
 def save_backbone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write model and tokenizer as an ordinary Hugging Face directory (safetensors)."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_model(model, tokenizer, directory)

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
+from vrm.models.checks import checked_tokenizer, checked_weights, require_model
 from vrm.models.log_probs import ensure_fused_head, response_outputs
 from vrm.models.scoring import own_device, pad_batch
-from vrm.models.text import NO_KWARGS, TextEncoder, TokenisedText, prepare_tokenizer
+from vrm.models.text import NO_KWARGS, PolicyEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import positions
 from vrm.records import Prompt
 
@@ -48,20 +49,15 @@ class PolicyScorer:
             policy: what scores; in evaluation mode from here on.
             reference: what it is compared with, likewise; None scores by mean log-probability.
             tokenizer: of both.
-            max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
+            max_prompt_length, max_length: limits in tokens, see `PolicyEncoder`.
             batch_size: texts per forward pass.
             chat_template_kwargs: passed to the chat template.
             progress: show a progress bar.
         """
         self.model = ensure_fused_head(policy.eval())
         self.reference = None if reference is None else ensure_fused_head(reference.eval())
-        self.encoder = TextEncoder(
-            prepare_tokenizer(tokenizer),
-            max_prompt_length,
-            max_length,
-            chat_template_kwargs=chat_template_kwargs,
-            end_after_cut=False,
-        )
+        limits = max_prompt_length, max_length
+        self.encoder = PolicyEncoder(prepare_tokenizer(tokenizer), *limits, chat_template_kwargs=chat_template_kwargs)
         self.batch_size = batch_size
         self.progress = progress
         self.aspects: list[str] = []
@@ -89,22 +85,33 @@ class PolicyScorer:
 
 
 def load_policy_scorer(
-    policy: str | Path, reference: str | Path | None, *, reference_revision: str | None = None, **options: Any
+    policy: str | Path,
+    reference: str | Path | None,
+    *,
+    max_length: int,
+    reference_revision: str | None = None,
+    chat_template: str | None = None,
+    **options: Any,
 ) -> PolicyScorer:
     """Load a policy, and what it is compared with, from directories or the hub.
 
     Args:
         policy: what `vrm train-preference` made, or any causal LM.
         reference: what it was trained from; None scores by mean log-probability.
+        max_length: limit in tokens.
         reference_revision: commit of a reference on the hub.
+        chat_template: instead of the policy's own, its text or a file.
         options: further keyword arguments of `PolicyScorer`.
+
+    Raises:
+        ConfigError, RecordError: one of them can't be used, see `vrm.models.checks`.
     """
+    tokenizer = checked_tokenizer(policy, max_length=max_length, chat_template=chat_template)
     compared = None if reference is None else _load(reference, reference_revision)
-    return PolicyScorer(_load(policy), compared, AutoTokenizer.from_pretrained(str(policy)), **options)
+    return PolicyScorer(_load(policy), compared, tokenizer, max_length=max_length, **options)
 
 
 def _load(path: str | Path, revision: str | None = None) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path), revision=revision, dtype=torch.float32, use_safetensors=True
-    )
-    return model.to(own_device())
+    require_model(path)
+    options = {"revision": revision, "dtype": torch.float32, "use_safetensors": True}
+    return checked_weights(AutoModelForCausalLM, path, **options).to(own_device())

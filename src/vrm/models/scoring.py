@@ -1,8 +1,9 @@
 """Trained Hugging Face reward models behind the contract of `vrm.models.base`.
 
 * Scalar and variational models differ in one method; everything else (encoding, batching, pooling) is shared.
-* The last real token is found by the attention mask, also for stock classifiers, whose own pooling compares with
-  `pad_token_id` and reads the wrong token when pad == eos.
+* A stock classifier is read where its own class reads it, so that a published one gives the score of its own card: at
+  the last token that is not its configuration's `pad_token_id`. What our trainings save never ends a text in that token
+  (see `prepare_tokenizer`). Texts are padded on the right, whatever the tokenizer's side, as no real token sees that.
 * Texts are batched by length and returned in the caller's order.
 """
 
@@ -17,12 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from vrm.models.base import RewardOutput, checked_prompts
+from vrm.models.checks import checked_config, checked_tokenizer, checked_weights, positions_of
 from vrm.models.latents import dirichlet_mean
-from vrm.models.text import TextEncoder, TokenisedText, prepare_tokenizer
-from vrm.models.vrm import VrmForSequenceClassification, last_token, positions
+from vrm.models.text import TextEncoder, TokenisedText, located, prepare_tokenizer
+from vrm.models.vrm import VrmForSequenceClassification, last_token
 from vrm.records import Prompt, RecordError, prompt_id
 
 
@@ -65,9 +72,15 @@ class HuggingFaceRewardModel:
         return isinstance(self.model, VrmForSequenceClassification)
 
     def score(self, prompts: Sequence[Prompt | str], responses: Sequence[str]) -> RewardOutput:
-        """Rewards of N texts; see `RewardModel.score`."""
+        """Rewards of N texts; see `RewardModel.score`.
+
+        Raises:
+            Unrenderable: the chat template refuses some of the conversations; nothing is scored then.
+        """
         conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
+        if self._variational:
+            located(texts)
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
         parts: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
@@ -88,7 +101,7 @@ class HuggingFaceRewardModel:
             yield order[start : start + self.batch_size]
 
     def _forward(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
-        ids, mask = pad_batch([text.ids for text in texts], self.encoder.tokenizer)
+        ids, mask = pad_batch([text.ids for text in texts], self.encoder.tokenizer, side="right")
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         if not self._variational:
             return {"mean": _numpy(self._scalar_rewards(ids, mask))}
@@ -106,12 +119,13 @@ class HuggingFaceRewardModel:
         return parts
 
     def _scalar_rewards(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Rewards of a stock sequence classifier, pooled by the attention mask, shape (B,)."""
-        hidden = self.model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-        ).last_hidden_state  # (B, T, H)
-        pooled = hidden[torch.arange(len(ids), device=ids.device), last_token(mask)]
-        return self.model.score(pooled).squeeze(-1)
+        """Rewards of a stock sequence classifier, read where its own `forward` reads a single text, shape (B,)."""
+        if not hasattr(self.model, "score"):  # code of its own
+            return self.model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
+        hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B,T,H)
+        pad = self.model.config.get_text_config().pad_token_id
+        read = last_token(mask if pad is None else mask * (ids != pad))
+        return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
 
     def _posterior_std(
         self, found: dict[str, np.ndarray], prompts: Sequence[Prompt], responses: Sequence[str]
@@ -137,46 +151,62 @@ class HuggingFaceRewardModel:
 
 
 def load_reward_model(
-    path: str | Path, *, max_prompt_length: int | None = None, max_length: int | None = None, **options: object
+    path: str | Path,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    **options: object,
 ) -> HuggingFaceRewardModel:
     """Load a trained reward model, scalar or variational, from a directory or the hub.
 
     Args:
-        path: what `vrm train-reward` made, or any sequence classifier with one label.
+        path: what `vrm train-reward` made, or any sequence classifier with one label on a causal language model.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with, and 1024 and 2048
-            for a model that does not say.
+            for a model that does not say, or what it has positions for.
+        dtype: of the weights, e.g. "bfloat16"; None: the checkpoint's own.
+        device: e.g. "cuda:1"; None: this process's GPU, the CPU where there is none.
+        revision: commit of the hub model.
+        attn_implementation: e.g. "flash_attention_2"; None lets transformers choose.
+        trust_remote_code: run the code that the model brings along.
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
-        RecordError: there is no such directory, it holds no model, or the model has more than one label.
+        ConfigError: no causal language model, or fewer positions than `max_length`.
+        RecordError: there is no such model, its files are incomplete, it has no reward head, or more than one label.
     """
-    _require_model(path)
-    model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).to(own_device())
-    if model.config.num_labels != 1:
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = checked_config(path, **source)
+    if config.num_labels != 1:
         raise RecordError(
-            f"{path}: a reward model has one label, this one has {model.config.num_labels}: it is a policy, or another "
+            f"{path}: a reward model has one label, this one has {config.num_labels}: it is a policy, or another "
             "classifier"
         )
-    trained_with = getattr(model.config, "reward_limits", None) or {"max_prompt_length": 1024, "max_length": 2048}
-    return HuggingFaceRewardModel(
-        model,
-        AutoTokenizer.from_pretrained(str(path)),
-        max_prompt_length=max_prompt_length or trained_with["max_prompt_length"],
-        max_length=max_length or trained_with["max_length"],
-        **options,
+    limits = _limits(config, max_prompt_length, max_length)
+    tokenizer = checked_tokenizer(path, max_length=limits["max_length"], **source)
+    model = checked_weights(
+        AutoModelForSequenceClassification,
+        path,
+        remedy="a reward model needs its trained head; train one (vrm train-reward), or name one that has it",
+        use_safetensors=True,
+        dtype=dtype or "auto",
+        attn_implementation=attn_implementation,
+        **source,
     )
+    return HuggingFaceRewardModel(model.to(device or own_device()), tokenizer, **limits, **options)
 
 
-def _require_model(path: str | Path) -> None:
-    """Say what is wrong with a local path, before the hub takes it for a name of its own."""
-    directory = Path(path)
-    if directory.is_dir():
-        if not (directory / "config.json").exists():
-            inner = directory / "model"
-            mend = f"; did you mean {inner}?" if (inner / "config.json").exists() else ""
-            raise RecordError(f"{path}: holds no model (no config.json){mend}")
-    elif isinstance(path, Path) or len(directory.parts) > 2 or str(path).startswith((".", "/", "~")):
-        raise RecordError(f"{path}: there is no such directory; name a trained model, .../seed1/model")
+def _limits(config: PreTrainedConfig, max_prompt_length: int | None, max_length: int | None) -> dict[str, int]:
+    trained_with = getattr(config, "reward_limits", None)
+    if trained_with is None:
+        longest = min(2048, positions_of(config) or 2048)
+        trained_with = {"max_prompt_length": longest // 2, "max_length": longest}
+    given = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    return {name: given[name] or trained_with[name] for name in given}
 
 
 def own_device() -> torch.device:

@@ -1,64 +1,76 @@
 """From a conversation to token ids, the same way everywhere: training, scoring, pretraining.
 
-* The chat template is applied once and tokenised without adding special tokens, so there is exactly one BOS if the
-  template writes one, and none otherwise.
-* Prompt and response are tokenised apart and joined: the prompt's ids are a prefix of the text's by construction.
-* A text always ends in the end-of-sequence token, which is the token a reward model reads. Truncation never cuts it:
-  a prompt loses its beginning, a response loses its end before that token. Both are counted.
+Two kinds of text, because two kinds of models read them:
+
+* `TextEncoder`, for what is read whole (reward models, pretraining): **exactly what
+  `tokenizer.apply_chat_template(messages, tokenize=True)` gives**, with all that the template writes after a response.
+  So a model scores the same here and in plain transformers, be it ours or somebody else's.
+* `PolicyEncoder`, for what is generated token by token: the prompt's ids, then the response's, tokenised apart as they
+  are when a policy answers. The response ends at the end token, which is learnt; what a template writes after that (a
+  newline in ChatML) no policy ever generates.
+
+What is too long is shortened as text and written again, so that a cut text is a whole conversation too, with BOS, the
+headers of all turns, and its end. A prompt loses the beginnings of its turns, the oldest first, the system's last; a
+response loses its end. Both are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vrm.config import ConfigError
-from vrm.records import Prompt
+from vrm.models.templates import (
+    CHATML,
+    NO_KWARGS,
+    PLAIN,
+    QWEN3,
+    QWEN25,
+    TEMPLATES,
+    THOUGHT,
+    Unrenderable,
+    apply_template,
+)
+from vrm.models.turns import generation_prompt_ids, prompt_end, user_turn_ids
+from vrm.records import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
-"""Nothing for the chat template beside the conversation."""
+T = TypeVar("T")
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""The same form as Qwen's; given to tokenizers that know its tokens and come without a template."""
-
-PLAIN = (
-    "{{ bos_token if bos_token is defined and bos_token else '' }}"
-    "{% for message in messages %}{{ message.role }}\n{{ message.content }}{{ eos_token }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant\n{% endif %}"
-)
-"""Given to tokenizers without a template to which ChatML's tokens would be ordinary text."""
-
-QWEN25 = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    + CHATML
-)
-"""Qwen2.5's form: a conversation without a system turn gets one."""
-
-THOUGHT = "<think>\n\n</think>\n\n"
-QWEN3 = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if loop.last and message.role == 'assistant' %}" + THOUGHT + "{% endif %}"
-    "{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is false %}" + THOUGHT + "{% endif %}{% endif %}"
-)
-"""Qwen3's form: the last answer begins with a thought, an empty one here; `enable_thinking=False` asks without one."""
-
-TEMPLATES = {"chatml": CHATML, "qwen2.5": QWEN25, "qwen3": QWEN3}
-"""What a created backbone can be given, by name."""
+__all__ = [
+    "CHATML",
+    "NO_KWARGS",
+    "PLAIN",
+    "QWEN3",
+    "QWEN25",
+    "TEMPLATES",
+    "THOUGHT",
+    "PolicyEncoder",
+    "TextEncoder",
+    "TokenisedText",
+    "Truncation",
+    "Unrenderable",
+    "generation_prompt_ids",
+    "located",
+    "prepare_tokenizer",
+    "render",
+    "user_turn_ids",
+]
 
 
 @dataclass(frozen=True)
 class TokenisedText:
-    """Token ids of prompt + response; `ids[:prompt_length]` is the prompt, `truncated` tells whether either was cut."""
+    """Token ids of prompt + response.
+
+    Args:
+        ids: of the whole text.
+        prompt_length: how many of them are the prompt; for a reward model's text 0 where that can't be told.
+        truncated: whether prompt or response was cut.
+    """
 
     ids: list[int]
     prompt_length: int
@@ -86,15 +98,13 @@ class Truncation:
 
 @dataclass
 class TextEncoder:
-    """Encodes (prompt, response) and counts what it had to cut.
+    """Encodes (prompt, response) as `apply_chat_template` does, and counts what it had to cut.
 
     Args:
         tokenizer: with a chat template and an end-of-sequence token; see `prepare_tokenizer`.
         max_prompt_length: tokens kept of a prompt.
         max_length: tokens kept of prompt + response.
         chat_template_kwargs: passed to the chat template, e.g. {"enable_thinking": False}.
-        end_after_cut: whether a response that had to be cut still ends in the end token. A reward model reads that
-            token; a policy must not learn to stop in the middle of a sentence.
 
     Raises:
         ConfigError: the limits leave no room for a response.
@@ -105,7 +115,6 @@ class TextEncoder:
     max_length: int
     truncation: Truncation = field(default_factory=Truncation)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    end_after_cut: bool = True
 
     def __post_init__(self) -> None:
         if self.max_prompt_length >= self.max_length:
@@ -115,39 +124,162 @@ class TextEncoder:
             )
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenisedText]:
-        """Token ids of N texts, cut to the limits; a whole one ends in the end token, a cut one by default too."""
-        if not prompts:
-            return []
-        kwargs = self.chat_template_kwargs
-        pairs = zip(prompts, responses, strict=True)
-        ids = self._tokenise([part for p, r in pairs for part in render(self.tokenizer, p, r, kwargs)])
-        return [self._join(head, tail) for head, tail in zip(ids[::2], ids[1::2], strict=True)]
+        """Token ids of N texts, cut to the limits.
+
+        Raises:
+            Unrenderable: some can't be encoded; names them all.
+        """
+        texts, refused = self.try_encode(prompts, responses)
+        if refused:
+            raise Unrenderable(refused, len(prompts))
+        return texts
+
+    def try_encode(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[list[TokenisedText | None], dict[int, str]]:
+        """As `encode`, with None for what can't be encoded, and the reason by its 0-based place."""
+        pairs = list(zip(prompts, responses, strict=True))
+        refused: dict[int, str] = {}
+        parts = _each(range(len(pairs)), lambda row: self._parts(*pairs[row]), refused)
+        ids = iter(self._tokenise([text for both in parts.values() for text in both]))
+        tokens = {row: (next(ids), next(ids)) for row in parts}
+        found = _each(tokens, lambda row: self._fit(*pairs[row], *tokens[row]), refused)
+        return [found.get(row) for row in range(len(pairs))], refused
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of N prompts to be answered: the very ones that `encode` puts before a response."""
-        if not prompts:
-            return []
-        texts = self._tokenise([_head(self.tokenizer, prompt, self.chat_template_kwargs) for prompt in prompts])
-        for ids in texts:
-            self.truncation.add(len(ids) > self.max_prompt_length, False)
-        return [ids[-self.max_prompt_length :] for ids in texts]
+        """Token ids of N prompts to be answered: the very ones that `PolicyEncoder.encode` puts before a response.
+
+        Raises:
+            Unrenderable: some can't be encoded; names them all.
+        """
+        found, refused = self.try_encode_prompts(prompts)
+        if refused:
+            raise Unrenderable(refused, len(prompts))
+        return found
+
+    def try_encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[list[list[int] | None], dict[int, str]]:
+        """As `encode_prompts`, with None for what can't be encoded, and the reason by its 0-based place."""
+        refused: dict[int, str] = {}
+        heads = _each(range(len(prompts)), lambda row: self._head(prompts[row]), refused)
+        tokens = dict(zip(heads, self._tokenise(list(heads.values())), strict=True))
+        found = _each(tokens, lambda row: self._fit_prompt(prompts[row], tokens[row]), refused)
+        for row, (_, ids) in found.items():
+            self.truncation.add(ids != tokens[row], False)
+        return [found[row][1] if row in found else None for row in range(len(prompts))], refused
+
+    def _head(self, prompt: Prompt) -> str:
+        """The prompt's text, up to where the response begins."""
+        return apply_template(self.tokenizer, prompt, to_be_answered=True, kwargs=self.chat_template_kwargs)
+
+    def _whole(self, prompt: Prompt, response: str) -> str:
+        return apply_template(self.tokenizer, [*prompt, _answer(response)], kwargs=self.chat_template_kwargs)
+
+    def _parts(self, prompt: Prompt, response: str) -> tuple[str, str]:
+        """The two texts that are tokenised of each row: the prompt's, and the whole."""
+        return self._head(prompt), self._whole(prompt, response)
+
+    @cached_property
+    def _headers(self) -> tuple[list[int], list[int] | None]:
+        """What the template writes before a response, nothing where it writes nothing, and before a user's turn."""
+        try:
+            return (
+                generation_prompt_ids(self.tokenizer, self.chat_template_kwargs),
+                user_turn_ids(self.tokenizer, self.chat_template_kwargs),
+            )
+        except (ConfigError, Unrenderable):  # a scalar reward model can do without
+            return [], None
+
+    def _fit(self, prompt: Prompt, response: str, head: list[int], whole: list[int]) -> TokenisedText:
+        """A row's ids within the limits, from those of its `_parts`."""
+        cut, kept = self._fit_prompt(prompt, head)
+        if prompt_cut := cut is not prompt:
+            head, whole = kept, self._tokenise([self._whole(cut, response)])[0]
+        if response_cut := len(whole) > self.max_length:
+            whole = self._shorten_response(cut, response)
+        self.truncation.add(prompt_cut, response_cut)
+        return TokenisedText(whole, self._prompt_length(head, whole), prompt_cut or response_cut)
+
+    def _prompt_length(self, head: list[int], whole: list[int]) -> int:
+        # found in the prompt alone, so that no response can move it
+        try:
+            length = prompt_end(head, *self._headers)
+        except ValueError:
+            return 0
+        return length if whole[:length] == head[:length] else 0
+
+    def _fit_prompt(self, prompt: Prompt, ids: list[int]) -> tuple[Prompt, list[int]]:
+        """The prompt, the very same object if it fits, and its ids; otherwise a shorter one and its ids."""
+        if len(ids) <= self.max_prompt_length:
+            return prompt, ids
+
+        def shortened(characters: int) -> tuple[Prompt, list[int]]:
+            shorter = _without_beginning(prompt, characters)
+            return shorter, self._tokenise([self._head(shorter)])[0]
+
+        size = sum(len(turn["content"]) for turn in prompt)
+        found = _first_that_fits(shortened, size, lambda both: len(both[1]) <= self.max_prompt_length)
+        if found is not None:
+            return found
+        rest = _without_oldest_exchange(prompt)
+        if rest is None:
+            limit = f"max_prompt_length ({self.max_prompt_length})"
+            raise Unrenderable(
+                {0: f"the template alone, without a word of the prompt, writes more than {limit} tokens"}
+            )
+        return self._fit_prompt(rest, self._tokenise([self._head(rest)])[0])
+
+    def _shorten_response(self, prompt: Prompt, response: str) -> list[int]:
+        def shortened(characters: int) -> list[int]:
+            return self._tokenise([self._whole(prompt, response[: len(response) - characters])])[0]
+
+        found = _first_that_fits(shortened, len(response), lambda ids: len(ids) <= self.max_length)
+        if found is None:
+            limit = f"max_length ({self.max_length})"
+            raise Unrenderable({0: f"prompt and template alone, without the response, have more than {limit} tokens"})
+        return found
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         # one call for all: a fast tokenizer's cost is mostly per call
+        if not texts:
+            return []
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
-    def _join(self, prompt_ids: list[int], response_ids: list[int]) -> TokenisedText:
+
+@dataclass
+class PolicyEncoder(TextEncoder):
+    """Encodes (prompt, response) as a policy reads and writes them; the arguments are `TextEncoder`'s.
+
+    The prompt's ids are a prefix of the text's by construction. A whole response ends in the end token; one that had to
+    be cut does not: a policy must not learn to stop in the middle of a sentence.
+    """
+
+    def _parts(self, prompt: Prompt, response: str) -> tuple[str, str]:
+        """The two texts that are tokenised of each row: the prompt's, and the response's."""
+        return render(self.tokenizer, prompt, response, self.chat_template_kwargs)
+
+    def _fit(self, prompt: Prompt, response: str, head: list[int], tail: list[int]) -> TokenisedText:
+        cut, head = self._fit_prompt(prompt, head)
+        prompt_cut = cut is not prompt
         end = self.tokenizer.eos_token_id
-        if not response_ids or response_ids[-1] != end:
-            response_ids = [*response_ids, end]
-        prompt_cut = len(prompt_ids) > self.max_prompt_length
-        prompt_ids = prompt_ids[-self.max_prompt_length :]
-        room = self.max_length - len(prompt_ids)
-        response_cut = len(response_ids) > room
-        if response_cut:
-            response_ids = [*response_ids[: room - 1], end] if self.end_after_cut else response_ids[:room]
+        if not tail or tail[-1] != end:
+            tail = [*tail, end]
+        room = self.max_length - len(head)
+        response_cut = len(tail) > room
         self.truncation.add(prompt_cut, response_cut)
-        return TokenisedText(prompt_ids + response_ids, len(prompt_ids), prompt_cut or response_cut)
+        return TokenisedText(head + tail[:room], len(head), prompt_cut or response_cut)
+
+
+def located(texts: Sequence[TokenisedText]) -> list[int]:
+    """The prompt lengths of a VRM's texts.
+
+    Raises:
+        Unrenderable: a prompt's end can't be told, and w would be read at an arbitrary token.
+    """
+    unknown = [row for row, text in enumerate(texts) if not text.prompt_length]
+    if unknown:
+        reason = "its text does not hold the header that the chat template writes before a response"
+        raise Unrenderable(dict.fromkeys(unknown, reason), len(texts))
+    return [text.prompt_length for text in texts]
 
 
 def render(
@@ -156,7 +288,7 @@ def render(
     response: str,
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
 ) -> tuple[str, str]:
-    """The prompt's and the response's part of the text that the chat template makes.
+    """A policy's text: what it is given, and what it is to write.
 
     Args:
         tokenizer: has the template.
@@ -165,57 +297,102 @@ def render(
         chat_template_kwargs: passed to the template.
 
     Raises:
-        ValueError: the template's text for prompt + response does not begin with its text for the prompt.
+        ConfigError: the template's text for prompt + response does not begin with its text for the prompt.
+        Unrenderable: the template refuses the conversation.
     """
-    head = _head(tokenizer, prompt, chat_template_kwargs)
-    turns = [*prompt, {"role": "assistant", "content": response}]
-    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **chat_template_kwargs)
+    head = apply_template(tokenizer, prompt, to_be_answered=True, kwargs=chat_template_kwargs)
+    whole = apply_template(tokenizer, [*prompt, _answer(response)], kwargs=chat_template_kwargs)
     if not whole.startswith(head):
-        raise ValueError(
-            "the chat template's text of a conversation does not begin with its text of the prompt "
-            "(add_generation_prompt=True); use a template where it does, or a tokenizer without one"
+        raise ConfigError(
+            f"{tokenizer.name_or_path}: the chat template's text of a conversation does not begin with its text of the "
+            "prompt (add_generation_prompt=True); set chat_template to one where it does"
         )
     tail = whole[len(head) :]
-    # what a template writes after the end of the turn (a newline in ChatML) is the same for every response
+    # what a template writes after the end token no policy generates
     return head, tail.rstrip() if tail.rstrip().endswith(tokenizer.eos_token) else tail
 
 
-def generation_prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
-) -> list[int]:
-    """The token ids that the template writes between the last user turn and the response."""
-    turn = [{"role": "user", "content": "x"}]
-    with_prompt = _head(tokenizer, turn, chat_template_kwargs)
-    without = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False, **chat_template_kwargs)
-    return tokenizer(with_prompt[len(without) :], add_special_tokens=False)["input_ids"]
+def _answer(response: str) -> Message:
+    return {"role": "assistant", "content": response}
 
 
-def _head(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat_template_kwargs: Mapping[str, Any]) -> str:
-    """The prompt's text, up to where the response begins."""
-    return tokenizer.apply_chat_template(
-        list(prompt), tokenize=False, add_generation_prompt=True, **chat_template_kwargs
-    )
+def _each(rows: Iterable[int], compute: Callable[[int], T], refused: dict[int, str]) -> dict[int, T]:
+    """`compute` of every row that it takes; the others go to `refused`, with the reason."""
+    found = {}
+    for row in rows:
+        try:
+            found[row] = compute(row)
+        except Unrenderable as error:
+            refused[row] = error.reason
+    return found
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Give a tokenizer what a reward model needs: a chat template, and a pad token that is not the end token.
+def _first_that_fits(shortened: Callable[[int], T], size: int, fits: Callable[[T], bool]) -> T | None:
+    """`shortened(n)` of about the smallest n in 1..size that fits, by bisection; None if even `size` does not."""
+    low, high, found = 0, size, shortened(size)
+    if not fits(found):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = shortened(middle)
+        if fits(tried):
+            high, found = middle, tried
+        else:
+            low = middle
+    return found
 
-    With pad == eos a stock sequence classifier pools the token before the end of the text. Padding is masked out, so
-    any other token will do; an existing one is taken, and the vocabulary does not grow.
+
+def _without_beginning(prompt: Prompt, characters: int) -> Prompt:
+    """The prompt without its first characters: of the oldest turn, then of the next, of the system's turn last."""
+    left = {}
+    for place in sorted(range(len(prompt)), key=lambda i: (prompt[i]["role"] == "system", i)):
+        content = prompt[place]["content"]
+        left[place] = content[characters:]
+        characters = max(0, characters - len(content))
+    return [{**turn, "content": left[place]} for place, turn in enumerate(prompt)]
+
+
+def _without_oldest_exchange(prompt: Prompt) -> Prompt | None:
+    """The prompt without its first user turn and what follows up to the next; None where there is no next."""
+    users = [place for place, turn in enumerate(prompt) if turn["role"] == "user"]
+    return [*prompt[: users[0]], *prompt[users[1] :]] if len(users) > 1 else None
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Give a tokenizer what a reward model needs: a chat template, and a pad token that ends no text.
+
+    A stock sequence classifier reads the last token that is not `pad_token_id`: with a pad token that ends a text, the
+    token before. Padding is masked out, so any other token will do; an existing one is taken, and the vocabulary does
+    not grow.
+
+    Args:
+        tokenizer: is changed in place.
+        chat_template: instead of its own; None keeps that, or gives one where there is none.
 
     Raises:
-        ValueError: there is no end-of-sequence token.
+        ConfigError: there is no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; set eos_token")
-    if tokenizer.chat_template is None:
+        raise ConfigError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; set eos_token")
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    elif tokenizer.chat_template is None:
         tokenizer.chat_template = CHATML if "<|im_end|>" in tokenizer.get_vocab() else PLAIN
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = _another_token(tokenizer)
+    ends = _last_tokens(tokenizer)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        tokenizer.pad_token = _another_token(tokenizer, ends)
     return tokenizer
 
 
-def _another_token(tokenizer: PreTrainedTokenizerBase) -> str:
+def _last_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The end token, and the last token of what the template writes."""
+    try:
+        text = apply_template(tokenizer, [{"role": "user", "content": "x"}, _answer("x")])
+    except Unrenderable:
+        return {tokenizer.eos_token_id}
+    return {tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"][-1:]}
+
+
+def _another_token(tokenizer: PreTrainedTokenizerBase, taken: set[int]) -> str:
     candidates: Sequence[int | None] = [tokenizer.unk_token_id, *tokenizer.all_special_ids, *range(len(tokenizer))]
-    chosen = next(i for i in candidates if i is not None and i != tokenizer.eos_token_id)
-    return tokenizer.convert_ids_to_tokens(chosen)
+    return tokenizer.convert_ids_to_tokens(next(i for i in candidates if i is not None and i not in taken))

@@ -1,7 +1,8 @@
 """The variational reward model as a Hugging Face model: any causal LM below, one small head above.
 
-* One forward pass gives both encoders: q(w|x) reads the hidden state of the last prompt token, which in a causal LM
-  cannot see the response; q(z|x,y) reads the last real token of the sequence (VRM, Eq. 3-5).
+* One forward pass gives both encoders: q(w|x) reads the hidden state of the last prompt token, the end of the header
+  that the template writes before a response (see `turns`), which in a causal LM cannot see the response; q(z|x,y)
+  reads the last real token of the sequence (VRM, Eq. 3-5).
 * Both positions come from the attention mask, never from comparing with a pad id, so pad == eos and either padding
   side are safe.
 * The head runs in float32 whatever the backbone's dtype: digamma differences have no digits left in bfloat16.
@@ -22,8 +23,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .checks import checked_weights
 from .latents import dirichlet_mean
 from .shared_noise import sample_pairs as draw_latents
+from .turns import prompt_end
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
@@ -42,7 +45,8 @@ class VrmConfig(PreTrainedConfig):
         latent_dim: d, dimensions of z.
         reward_decoder: `mixture` (r = w . g(z)) or `mlp` (an MLP on [w; z]); transformers reserves the name `decoder`.
         prior_concentration: alpha_0 of the Dirichlet prior, per objective.
-        generation_prompt_ids: tokens that end every prompt; locates it where no prompt length is given.
+        generation_prompt_ids: tokens that begin every response, and
+        user_turn_ids: those that begin every user turn; they locate the prompt where no length is given, see `turns`.
     """
 
     model_type = "vrm"
@@ -54,6 +58,7 @@ class VrmConfig(PreTrainedConfig):
     reward_decoder: Literal["mixture", "mlp"] = "mixture"
     prior_concentration: float = 1.0
     generation_prompt_ids: list[int] | None = None
+    user_turn_ids: list[int] | None = None
     # the language-model head is gone, so there is nothing to tie, whatever the backbone did
     tie_word_embeddings: bool = False
 
@@ -173,7 +178,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             revision: commit of the hub model.
             head: the head's fields of `VrmConfig`.
         """
-        backbone = AutoModel.from_pretrained(path, dtype=dtype or "auto", revision=revision)
+        backbone = checked_weights(AutoModel, path, dtype=dtype or "auto", revision=revision)
         config = VrmConfig(text_config=backbone.config, dtype=backbone.dtype, num_labels=1, **head)
         config.pad_token_id = backbone.config.pad_token_id
         with torch.device("meta"):  # no second copy of the backbone is allocated
@@ -209,7 +214,8 @@ class VrmForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: token ids, shape (B, T), padded on either side.
             attention_mask: 1 on real tokens, shape (B, T); None where nothing is padded.
-            prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
+            prompt_lengths: tokens of the prompt, shape (B,); None locates it by the configuration's
+                `generation_prompt_ids` and `user_turn_ids`, see `vrm.models.turns`.
             sample_pairs: draw one sample of the latents instead of taking means. Rows are then B/2 chosen followed
                 by B/2 rejected texts of the same prompts, and w is drawn once a pair (Eq. 10).
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
@@ -250,7 +256,17 @@ class VrmForSequenceClassification(PreTrainedModel):
             return mask.argmax(-1) + prompt_lengths - 1  # argmax of a 0/1 mask is the first real token
         if not self.config.generation_prompt_ids:
             raise ValueError("pass prompt_lengths, or set config.generation_prompt_ids")
-        return last_occurrence(input_ids, mask, self.config.generation_prompt_ids)
+        lengths = [self._prompt_length(ids[real]) for ids, real in zip(input_ids, mask.bool(), strict=True)]
+        return mask.argmax(-1) + torch.tensor(lengths, device=mask.device) - 1
+
+    def _prompt_length(self, ids: Tensor) -> int:
+        length = prompt_end(ids.tolist(), self.config.generation_prompt_ids, self.config.user_turn_ids)
+        if not length:
+            raise ValueError(
+                f"a text does not hold the tokens {self.config.generation_prompt_ids} that begin a response: "
+                "pass prompt_lengths"
+            )
+        return length
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -262,26 +278,6 @@ def last_token(attention_mask: Tensor) -> Tensor:
     """Index of the last real token of each row, shape (B,), for either padding side."""
     steps = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
     return (steps * attention_mask).argmax(-1)
-
-
-def last_occurrence(input_ids: Tensor, attention_mask: Tensor, pattern: list[int]) -> Tensor:
-    """Index at which the last occurrence of `pattern` ends in each row, shape (B,).
-
-    Raises:
-        ValueError: a row does not hold the pattern.
-    """
-    wanted = torch.tensor(pattern, device=input_ids.device)
-    if input_ids.shape[-1] < len(pattern):
-        raise ValueError(
-            f"texts of {input_ids.shape[-1]} tokens cannot hold the {len(pattern)} generation prompt tokens"
-        )
-    found = (input_ids.unfold(-1, len(pattern), 1) == wanted).all(-1)  # (B, T - m + 1)
-    found &= attention_mask.bool()[:, : found.shape[-1]]
-    if not found.any(-1).all():
-        row = int((~found.any(-1)).nonzero()[0])
-        raise ValueError(f"row {row} does not hold the generation prompt tokens {pattern}; pass prompt_lengths")
-    starts = torch.arange(found.shape[-1], device=input_ids.device)
-    return (starts * found).argmax(-1) + len(pattern) - 1
 
 
 AutoConfig.register("vrm", VrmConfig, exist_ok=True)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vrm.generation import Engine, decode
 from vrm.models.base import RewardModel
+from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
 from vrm.records import Prompt, read_pairs
 from vrm.training.actor_critic import ActorCritic
@@ -31,11 +32,15 @@ class Question:
 
 
 def read_questions(path: Path, encoder: TextEncoder, limit: int | None = None) -> list[Question]:
-    """The first distinct prompts of a file of preference pairs, in the order of their ids."""
+    """The first distinct prompts of a file of preference pairs, in the order of their ids.
+
+    Those that the policy's chat template refuses are left out, and named.
+    """
     prompts = {pair.prompt_id: pair.prompt for pair in read_pairs(path)}
     keys = sorted(prompts)[:limit]
-    ids = encoder.encode_prompts([prompts[key] for key in keys])
-    return [Question(key, prompts[key], tokens) for key, tokens in zip(keys, ids, strict=True)]
+    ids, refused = encoder.try_encode_prompts([prompts[key] for key in keys])
+    left_out(refused, [f"{path}, prompt {key}" for key in keys], f"prompts of {path}")
+    return [Question(key, prompts[key], tokens) for key, tokens in zip(keys, ids, strict=True) if tokens is not None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from datasets import Dataset
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from vrm.config import Variant
-from vrm.models.text import TextEncoder, TokenisedText
+from vrm.models.templates import left_out
+from vrm.models.text import TextEncoder, TokenisedText, located
 from vrm.records import PreferencePair, RecordError, read_pairs
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
@@ -40,19 +41,23 @@ def tokenise_pairs(
 
     Raises:
         RecordError: no pair is left.
+        Unrenderable: the chat template refuses every one of them.
     """
     prompts = [record.prompt for record in records]
-    chosen = encoder.encode(prompts, [record.chosen for record in records])
-    rejected = encoder.encode(prompts, [record.rejected for record in records])
-    every = (TokenisedPair(*row) for row in zip(records, chosen, rejected, strict=True))
-    pairs = [pair for pair in every if pair.chosen.ids != pair.rejected.ids]
-    identical = len(records) - len(pairs)
+    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
+    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
+    refused |= refused_too
+    left_out(refused, [f"{source}, pair {record.pair_id}" for record in records], f"pairs of {source}")
+    rows = [row for place, row in enumerate(zip(records, chosen, rejected, strict=True)) if place not in refused]
+    pairs = [pair for pair in (TokenisedPair(*row) for row in rows) if pair.chosen.ids != pair.rejected.ids]
+    identical = len(rows) - len(pairs)
     if not pairs:
         raise RecordError(
             f"{source}: no pair to train or measure on ({identical} identical after truncation); raise "
             f"data.{source.stem}_fraction or {max_length}"
         )
-    return pairs, {"pairs": len(pairs), "identical_after_truncation": identical, **encoder.truncation.as_dict()}
+    counts = {"pairs": len(pairs), "identical_after_truncation": identical, "refused_by_template": len(refused)}
+    return pairs, counts | encoder.truncation.as_dict()
 
 
 def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[Dataset, dict[str, int]]:
@@ -69,6 +74,8 @@ def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[
             "both weights to 0"
         )
     pairs, counts = tokenise_pairs(records, encoder, path, "reward.training.max_length")
+    if variant.kind == "variational":
+        located([pair.chosen for pair in pairs])
     return Dataset.from_list([_row(pair, annotated) for pair in pairs]), counts
 
 

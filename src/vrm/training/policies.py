@@ -15,12 +15,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from vrm.config import PolicyTraining
+from vrm.models.checks import checked_tokenizer, checked_weights
 from vrm.models.log_probs import fuse_head
-from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.models.saving import save_model
+from vrm.models.templates import read_template
+from vrm.models.text import PolicyEncoder
 from vrm.records import write_json, write_whole
 from vrm.training.adapters import merged, weight_dtype, with_adapters
 from vrm.training.checkpoints import fingerprint, model_files, of_no_effect, place
@@ -44,6 +47,7 @@ class PolicyJob:
         out: gets `model/`, `training.csv`, `held_out.csv` and `counts.json`.
         revision: commit of the hub model.
         chat_template_kwargs: passed to the chat template.
+        chat_template: instead of the policy's own, its text or a file.
     """
 
     policy: str
@@ -54,15 +58,21 @@ class PolicyJob:
     out: Path
     revision: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The policy's tokenizer, with a pad token that is not its end token."""
-        return prepare_tokenizer(AutoTokenizer.from_pretrained(self.policy, revision=self.revision))
+        """The policy's tokenizer, ready for use, once the policy is found fit (see `vrm.models.checks`)."""
+        return checked_tokenizer(
+            self.policy,
+            max_length=self.training.max_length,
+            revision=self.revision,
+            chat_template=self.chat_template,
+        )
 
-    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PolicyEncoder:
         """Encodes with this job's limits and template arguments, and counts what it cuts."""
         limits = self.training.max_prompt_length, self.training.max_length
-        return TextEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs, end_after_cut=False)
+        return PolicyEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs)
 
     def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
         """What the result depends on: `settings`, this job, the pairs, the policy, and further files.
@@ -78,6 +88,7 @@ class PolicyJob:
             "policy": self.policy,
             "revision": self.revision,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "chat_template": None if self.chat_template is None else read_template(self.chat_template),
         }
         pairs = [self.pairs / "train.jsonl", self.pairs / "validation.jsonl"]
         return fingerprint(own | settings, [*pairs, *model_files(self.policy), *files])
@@ -93,7 +104,8 @@ def load_policy(
         tokenizer: its pad token becomes the model's.
         outputs, temperature: see `fuse_head`.
     """
-    model = AutoModelForCausalLM.from_pretrained(job.policy, revision=job.revision, dtype=weight_dtype(job.training))
+    options = {"revision": job.revision, "dtype": weight_dtype(job.training)}
+    model = checked_weights(AutoModelForCausalLM, job.policy, **options)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     disable_dropout_in_model(model)
     fuse_head(model, *outputs, temperature=temperature)
@@ -102,8 +114,7 @@ def load_policy(
 
 def save_policy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write an ordinary Hugging Face directory; adapters are merged into the weights."""
-    merged(model).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_model(merged(model), tokenizer, directory)
 
 
 def leave(

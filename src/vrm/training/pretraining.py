@@ -14,6 +14,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
 from vrm.models.text import NO_KWARGS, TextEncoder
+from vrm.models.templates import left_out
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.checkpoints import fingerprint, place, resumable
 from vrm.training.log import write_log
@@ -74,8 +75,9 @@ def _encode(records: list[PreferencePair], encoder: TextEncoder) -> Dataset:
     """Every distinct prompt + response once, in a fixed order."""
     texts = {(r.prompt_id, text): r.prompt for r in records for text in (r.chosen, r.rejected)}
     keys = sorted(texts)
-    encoded = encoder.encode([texts[key] for key in keys], [text for _, text in keys])
-    return Dataset.from_dict({"input_ids": [text.ids for text in encoded]})
+    encoded, refused = encoder.try_encode([texts[key] for key in keys], [text for _, text in keys])
+    left_out(refused, [f"prompt {identity}" for identity, _ in keys], "texts to pretrain on")
+    return Dataset.from_dict({"input_ids": [text.ids for text in encoded if text is not None]})
 
 
 def _arguments(config: CreatedBackbone, checkpoints: Path) -> TrainingArguments:

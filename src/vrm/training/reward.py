@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, set_seed
+from transformers import AutoModelForSequenceClassification, EvalPrediction, set_seed
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from vrm.config import RewardTraining, Variant
+from vrm.models.checks import checked_tokenizer, checked_weights
 from vrm.models.latents import (
     PairAnnotation,
     PairPosterior,
@@ -36,7 +37,9 @@ from vrm.models.latents import (
     objective,
     preference_loss,
 )
-from vrm.models.text import TextEncoder, generation_prompt_ids, prepare_tokenizer
+from vrm.models.saving import save_model
+from vrm.models.templates import read_template
+from vrm.models.text import TextEncoder, generation_prompt_ids, user_turn_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import write_json
 from vrm.training.adapters import merged, weight_dtype, with_adapters
@@ -61,6 +64,7 @@ class RewardJob:
         pairs: directory with `train.jsonl` and `validation.jsonl`.
         checkpoints: where resumable state lives while training.
         out: gets `model/`, `training.csv` and `counts.json`.
+        chat_template: instead of the backbone's own, its text or a file.
     """
 
     variant: Variant
@@ -72,6 +76,7 @@ class RewardJob:
     pairs: Path
     checkpoints: Path
     out: Path
+    chat_template: str | None = None
 
 
 def train_reward_model(job: RewardJob) -> None:
@@ -85,7 +90,12 @@ def train_reward_model(job: RewardJob) -> None:
 def make_trainer(job: RewardJob) -> tuple[PairwiseRewardTrainer, dict[str, Any]]:
     """A trainer with a fresh model, and what was cut or had to go of both splits, counted."""
     set_seed(job.seed)
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.backbone, revision=job.revision))
+    tokenizer = checked_tokenizer(
+        job.backbone,
+        max_length=job.training.max_length,
+        revision=job.revision,
+        chat_template=job.chat_template,
+    )
     train, train_counts = _tokenise(job, tokenizer, "train")
     validation, validation_counts = _tokenise(job, tokenizer, "validation")
     size = job.training.evaluation_pairs
@@ -112,8 +122,7 @@ def _leave(job: RewardJob, trainer: PairwiseRewardTrainer, counts: dict[str, Any
         weights = None
 
     def write(directory: Path) -> None:
-        merged(model).save_pretrained(directory, state_dict=weights)
-        trainer.processing_class.save_pretrained(directory)
+        save_model(merged(model), trainer.processing_class, directory, state_dict=weights)
 
     if accelerator.is_main_process:
         place(job.out / "model", write)
@@ -247,8 +256,13 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
     variant, dtype = job.variant, weight_dtype(job.training)
     if variant.kind == "scalar":
         with suppress_seqcls_warning():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                job.backbone, num_labels=1, revision=job.revision, dtype=dtype
+            model = checked_weights(
+                AutoModelForSequenceClassification,
+                job.backbone,
+                fresh=["score"],
+                num_labels=1,
+                revision=job.revision,
+                dtype=dtype,
             )
     else:
         model = VrmForSequenceClassification.from_backbone(
@@ -260,6 +274,7 @@ def _new_model(job: RewardJob, tokenizer: Any) -> torch.nn.Module:
             reward_decoder=variant.decoder,
             prior_concentration=variant.prior_concentration,
             generation_prompt_ids=generation_prompt_ids(tokenizer),
+            user_turn_ids=user_turn_ids(tokenizer),
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     # whoever loads the model later scores with the limits that it was trained with
@@ -295,6 +310,7 @@ def _made_from(job: RewardJob) -> dict[str, Any]:
         "seed": job.seed,
         "backbone": job.backbone,
         "revision": job.revision,
+        "chat_template": None if job.chat_template is None else read_template(job.chat_template),
     }
     pairs = [job.pairs / f"{split}.jsonl" for split in ("train", "validation")]
     return fingerprint(settings, [*pairs, *model_files(job.backbone)])

@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from vrm.config import SftTraining
 from vrm.models.policy_scoring import PolicyScorer
+from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.arguments import common_arguments
@@ -36,9 +37,13 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     records, texts, counts = {}, {}, {}
     for split in ("train", "validation"):
         encoder = job.encoder(tokenizer)
-        records[split] = read_pairs(job.pairs / f"{split}.jsonl")
-        texts[split] = encoder.encode([r.prompt for r in records[split]], [r.chosen for r in records[split]])
-        counts[split] = encoder.truncation.as_dict()
+        path = job.pairs / f"{split}.jsonl"
+        every = read_pairs(path)
+        encoded, refused = encoder.try_encode([r.prompt for r in every], [r.chosen for r in every])
+        left_out(refused, [f"{path}, pair {r.pair_id}" for r in every], f"pairs of {path}")
+        records[split] = [record for row, record in enumerate(every) if row not in refused]
+        texts[split] = [text for text in encoded if text is not None]
+        counts[split] = {"refused_by_template": len(refused), **encoder.truncation.as_dict()}
     held_out = records["validation"][: training.evaluation_pairs]
     size = len(held_out)
     trainer = SFTTrainer(

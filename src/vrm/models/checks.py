@@ -1,0 +1,234 @@
+"""Is this model fit for what is asked of it? Asked in one place, before any training, scoring or answering.
+
+* `checked_tokenizer` looks at what is cheap: the files, the configuration, positions, vocabulary, chat template.
+* `checked_weights` loads, and looks at what only loading tells: a checkpoint without some of the weights would be
+  filled up with random ones, and another number come out each time.
+
+Whatever is wrong becomes one line with the file, the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from vrm.config import ConfigError
+from vrm.models.templates import read_template
+from vrm.models.text import prepare_tokenizer
+from vrm.records import RecordError
+
+WEIGHTS = (".safetensors", ".bin")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+AGAIN = "fetch or copy the model again"
+
+
+def checked_tokenizer(
+    model: str | Path,
+    *,
+    max_length: int | None = None,
+    revision: str | None = None,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, ready for use, once all that can be known without loading the weights is right.
+
+    Args:
+        model: directory or hub id.
+        max_length: the longest text, in tokens; None asks nothing of the positions.
+        revision: commit of the hub model.
+        chat_template: instead of the tokenizer's own, its text or a file.
+        trust_remote_code: run the code that the model brings along.
+
+    Raises:
+        ConfigError: no causal language model, fewer positions than `max_length`, no end token, no such template.
+        RecordError: files are missing, incomplete or do not belong together.
+    """
+    config = checked_config(model, revision=revision, trust_remote_code=trust_remote_code)
+    if max_length is not None:
+        require_positions(model, config, max_length)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise RecordError(f"{model}: its tokenizer can't be read ({_line(error)}); {AGAIN}") from None
+    _require_vocabulary(model, config, tokenizer)
+    return prepare_tokenizer(tokenizer, None if chat_template is None else read_template(chat_template))
+
+
+def checked_config(
+    model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """A model's configuration, once its files are whole and it is a causal language model, or has one inside.
+
+    Raises:
+        ConfigError: it is no causal language model.
+        RecordError: files are missing or incomplete.
+    """
+    import vrm.models.vrm  # noqa: F401  registers its model type
+
+    require_model(model)
+    try:
+        config = AutoConfig.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        if Path(model).is_dir():
+            raise RecordError(f"{model}/config.json: can't be read ({_line(error)}); {AGAIN}") from None
+        raise RecordError(
+            f"{model}: neither a directory here nor a model that can be had from the hub ({_line(error)}); correct the "
+            "name, or give the path of a directory"
+        ) from None
+    _require_causal(model, config)
+    return config
+
+
+def checked_weights(
+    kind: type, model: str | Path, *, fresh: Collection[str] = (), remedy: str = "name another model", **options: Any
+) -> PreTrainedModel:
+    """`kind.from_pretrained(model)` with every weight from the checkpoint.
+
+    Args:
+        kind: a model class or one of the auto classes.
+        model: directory or hub id.
+        fresh: names of modules that a checkpoint need not have, because they are trained from nothing.
+        remedy: what to do about weights that are missing, for the error.
+        options: of `from_pretrained`.
+
+    Raises:
+        RecordError: weights are missing, of another shape, or can't be read.
+    """
+    try:
+        loaded, found = kind.from_pretrained(str(model), output_loading_info=True, **options)
+    # a RuntimeError of torch about shapes or a broken archive; everything else is a file's
+    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
+        raise RecordError(f"{model}: its weights can't be loaded ({_line(error)}); {AGAIN}") from None
+    lacking = [key for key in sorted(found["missing_keys"]) if key.split(".")[0] not in fresh]
+    shapes = [key for key, *_ in found["mismatched_keys"] if key.split(".")[0] not in fresh]
+    if lacking or shapes:
+        unknown = sorted(found["unexpected_keys"])
+        has = f", and has {_some(unknown)} instead" if unknown else ""
+        what = f"lacks the weights {_some(lacking)}" if lacking else f"has weights of another shape: {_some(shapes)}"
+        raise RecordError(f"{model}: {what} of a {type(loaded).__name__}{has}; they would be random numbers: {remedy}")
+    return loaded
+
+
+def require_model(model: str | Path) -> None:
+    """Say what is wrong with a local model's files, and with a path, before the hub takes it for a name of its own.
+
+    Raises:
+        RecordError: there is no such directory, it holds no model, or files are missing or incomplete.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        if isinstance(model, Path) or len(directory.parts) > 2 or str(model).startswith((".", "/", "~")):
+            raise RecordError(f"{model}: there is no such directory; name a trained model, .../seed1/model")
+        return
+    if not (directory / "config.json").exists():
+        inner = directory / "model"
+        mend = f"; did you mean {inner}?" if (inner / "config.json").exists() else ""
+        raise RecordError(f"{model}: holds no model (no config.json){mend}")
+    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    for path in files:
+        _require_content(path)
+    weights = [path for path in files if path.suffix in WEIGHTS]
+    for index in directory.glob("*.index.json"):
+        _require_shards(index, {path.name for path in weights})
+    if not weights:
+        raise RecordError(f"{model}: holds no weights (no .safetensors file); {AGAIN}")
+    for path in weights:
+        if path.suffix == ".safetensors":
+            _require_whole(path)
+
+
+def require_positions(model: str | Path, config: PreTrainedConfig, max_length: int) -> None:
+    """Have a model a position for every token: beyond them a model answers nonsense, silently.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    known = positions_of(config)
+    if known is not None and known < max_length:
+        raise ConfigError(
+            f"{model} has {known} positions (max_position_embeddings), and texts may have {max_length} tokens: lower "
+            "max_length and max_prompt_length, or take a model with more"
+        )
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model can tell the places of; None where that is not limited."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _require_causal(model: str | Path, config: PreTrainedConfig) -> None:
+    inner = config.get_text_config(decoder=True)
+    if getattr(config, "auto_map", None):  # code of its own, and trusted, or it would not have been loaded
+        return
+    kind = inner.model_type
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(inner, "is_decoder", None) is False
+    if encoder or inner.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigError(
+            f"{model} is a {kind}, which is not a causal language model: it can neither answer nor leave a prompt's "
+            "reading untouched by the response; name a causal one (Llama, Qwen, Gemma, Mistral, Pythia, ...)"
+        )
+
+
+def _require_vocabulary(model: str | Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise RecordError(
+            f"{model}: the tokenizer has token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), and the model "
+            f"knows {rows} (vocab_size): they do not belong together; save the model's own tokenizer beside it, or "
+            "resize its embeddings"
+        )
+
+
+def _require_content(path: Path) -> None:
+    with open(path, "rb") as handle:
+        start = handle.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise RecordError(f"{path}: a pointer of Git LFS, not the file itself; run `git lfs pull` in its directory")
+    if not start:
+        raise RecordError(f"{path}: empty; {AGAIN}")
+
+
+def _require_shards(index: Path, present: Collection[str]) -> None:
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"{index}: no index of weights ({_line(error)}); {AGAIN}") from None
+    if absent := sorted(named - set(present)):
+        raise RecordError(f"{index}: names {_some(absent)}, not in its directory; {AGAIN}")
+
+
+def _require_whole(path: Path) -> None:
+    """A safetensors file begins with its header's size (8 bytes), and the header says where the last tensor ends."""
+    with open(path, "rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        length = path.stat().st_size
+        if size > length - 8:
+            raise RecordError(f"{path}: broken or cut off (its header alone would have {size} bytes); {AGAIN}")
+        try:
+            header = json.loads(handle.read(size))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise RecordError(f"{path}: its header can't be read; {AGAIN}") from None
+    expected = 8 + size + max(ends, default=0)
+    if length != expected:
+        raise RecordError(f"{path}: has {length} of {expected} bytes; {AGAIN}")
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
