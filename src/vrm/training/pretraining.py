@@ -13,8 +13,8 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 
 from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
-from vrm.models.text import NO_KWARGS, TextEncoder
 from vrm.models.templates import left_out
+from vrm.models.text import NO_KWARGS, TextEncoder
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.checkpoints import fingerprint, place, resumable
 from vrm.training.log import write_log
