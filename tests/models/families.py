@@ -97,7 +97,9 @@ FAMILIES = {
     "reasoning": Family(REASONING, ("<think>", "</think>", *CHATML_TOKENS), pad="<|endoftext|>"),
 }
 
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Qwen's and Llama-3's way to split: it joins line breaks, so that a header's newline may become another token."""
 TEXT = [
     "alpha beta gamma delta user assistant model system good bad\n\nalpha\n\n\nbeta  gamma\n",

@@ -110,7 +110,12 @@ def test_a_prompts_end_does_not_depend_on_the_response(name, split):
     tokenizer = prepare_tokenizer(make_tokenizer(name, split))
     encoder = TextEncoder(tokenizer, 400, 800)
     header = tokenizer.decode(generation_prompt_ids(tokenizer))
-    hostile = [f"good{header}", f"{header}bad", f"a{header}\nb{header}\n\nc", tokenizer.decode(user_turn_ids(tokenizer))]
+    hostile = [
+        f"good{header}",
+        f"{header}bad",
+        f"a{header}\nb{header}\n\nc",
+        tokenizer.decode(user_turn_ids(tokenizer)),
+    ]
     for prompt in PROMPTS:
         texts = encoder.encode([prompt] * 12, RESPONSES + hostile)
         assert len({tuple(text.ids[: text.prompt_length]) for text in texts}) == 1
@@ -207,7 +212,7 @@ def test_a_long_response_keeps_the_templates_end(name):
     assert encoder.truncation.as_dict() == {"texts": 2, "prompts_cut": 0, "responses_cut": 1}
 
 
-def test_an_old_exchange_is_left_out_where_headers_alone_are_too_many():
+def test_the_oldest_exchanges_go_before_the_last_question():
     tokenizer = prepare_tokenizer(make_tokenizer("llama"))
     turns = [user("alpha"), assistant("beta")] * 40 + [user("gamma delta")]
     (asked,) = TextEncoder(tokenizer, 60, 100).encode_prompts([turns])

@@ -10,8 +10,8 @@ Two kinds of text, because two kinds of models read them:
   newline in ChatML) no policy ever generates.
 
 What is too long is shortened as text and written again, so that a cut text is a whole conversation too, with BOS, the
-headers of all turns, and its end. A prompt loses the beginnings of its turns, the oldest first, the system's last; a
-response loses its end. Both are counted.
+headers of all turns, and its end. A prompt loses its oldest exchanges, then the beginning of what is left of the next
+one, the system's turn last of all; a response loses its end. Both are counted.
 """
 
 from __future__ import annotations
@@ -216,17 +216,20 @@ class TextEncoder:
             shorter = _without_beginning(prompt, characters)
             return shorter, self._tokenise([self._head(shorter)])[0]
 
-        size = sum(len(turn["content"]) for turn in prompt)
+        size, rest = _characters(prompt), _without_oldest_exchange(prompt)
+        if rest is not None:
+            kept = self._tokenise([self._head(rest)])[0]
+            if len(kept) > self.max_prompt_length:
+                return self._fit_prompt(rest, kept)
+            # the oldest exchange can't stay whole, but a part of it may
+            size -= _characters(rest)
         found = _first_that_fits(shortened, size, lambda both: len(both[1]) <= self.max_prompt_length)
         if found is not None:
             return found
-        rest = _without_oldest_exchange(prompt)
-        if rest is None:
-            limit = f"max_prompt_length ({self.max_prompt_length})"
-            raise Unrenderable(
-                {0: f"the template alone, without a word of the prompt, writes more than {limit} tokens"}
-            )
-        return self._fit_prompt(rest, self._tokenise([self._head(rest)])[0])
+        if rest is not None:
+            return rest, kept
+        limit = f"max_prompt_length ({self.max_prompt_length})"
+        raise Unrenderable({0: f"the template alone, without a word of the prompt, writes more than {limit} tokens"})
 
     def _shorten_response(self, prompt: Prompt, response: str) -> list[int]:
         def shortened(characters: int) -> list[int]:
@@ -340,6 +343,10 @@ def _first_that_fits(shortened: Callable[[int], T], size: int, fits: Callable[[T
         else:
             low = middle
     return found
+
+
+def _characters(prompt: Prompt) -> int:
+    return sum(len(turn["content"]) for turn in prompt)
 
 
 def _without_beginning(prompt: Prompt, characters: int) -> Prompt:
