@@ -1,8 +1,8 @@
 """Small models with the chat templates' shapes of the families that people use: written here, none of them copied.
 
-What differs is what breaks things: a BOS that the template writes, headers of special tokens or of plain text, no system
-turn, a role under another name, trimmed contents, no generation prompt at all, an end of text after the end of a turn,
-and a rendering with `add_generation_prompt` that is no continuation of the one without.
+What differs is what breaks things: a BOS that the template writes, headers of special tokens or of plain text, no
+system turn, a role under another name, trimmed contents, no generation prompt at all, an end of text after the end of
+a turn, and a rendering with `add_generation_prompt` that is no continuation of the one without.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same score everywhere: what we score is what plain transformers scores, for every family of templates.
 
-The other tool is `AutoModelForSequenceClassification` and `tokenizer.apply_chat_template(messages, tokenize=True)`, as on
-any model's card.
+The other tool is `AutoModelForSequenceClassification` and `tokenizer.apply_chat_template(messages, tokenize=True)`, as
+on any model's card.
 """
 
 from collections.abc import Iterator
@@ -223,6 +223,16 @@ def test_the_oldest_exchanges_go_before_the_last_question():
     assert "gamma delta" in text
     with pytest.raises(Unrenderable, match="max_prompt_length"):
         TextEncoder(tokenizer, 4, 100).encode_prompts([turns])
+
+
+def test_of_system_and_question_the_longer_one_is_cut():
+    encoder = TextEncoder(prepare_tokenizer(make_tokenizer("llama")), 60, 100)
+    for system, question in (("be good", "alpha " * 99 + "good?"), ("alpha " * 99 + "be good", "good?")):
+        (asked,) = encoder.encode_prompts([[{"role": "system", "content": system}, user(question)]])
+        text = encoder.tokenizer.decode(asked)
+        assert "be good<|eot_id|>" in text
+        assert "good?<|eot_id|>" in text
+        assert 50 < len(asked) <= 60
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "reasoning"])

@@ -6,8 +6,10 @@ import pytest
 import trl
 from transformers import AutoTokenizer
 
+from vrm.config import ConfigError
 from vrm.models.backbones import train_tokenizer
-from vrm.models.text import TEMPLATES, TextEncoder, generation_prompt_ids, prepare_tokenizer, render
+from vrm.models.templates import TEMPLATES, Unrenderable, read_template
+from vrm.models.text import PolicyEncoder, TextEncoder, generation_prompt_ids, prepare_tokenizer, render
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
 SYSTEM = [{"role": "system", "content": "kappa"}]
@@ -20,12 +22,19 @@ def tokenizer(tiny_backbone):
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, TURNS])
-def test_prompt_ids_are_a_prefix_and_the_text_ends_in_eos(tokenizer, prompt):
-    text = TextEncoder(tokenizer, 64, 128).encode([prompt], ["epsilon zeta"])[0]
+def test_a_policys_prompt_is_a_prefix_and_its_text_ends_in_eos(tokenizer, prompt):
+    text = PolicyEncoder(tokenizer, 64, 128).encode([prompt], ["epsilon zeta"])[0]
     assert tokenizer.decode(text.ids[: text.prompt_length]).endswith("<|im_start|>assistant\n")
     assert tokenizer.decode(text.ids[text.prompt_length :]) == "epsilon zeta<|im_end|>"
     assert text.ids[-1] == tokenizer.eos_token_id
-    assert text.ids[: text.prompt_length][-len(generation_prompt_ids(tokenizer)) :] == generation_prompt_ids(tokenizer)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, TURNS])
+def test_a_reward_models_text_is_the_templates_whole_text(tokenizer, prompt):
+    text = TextEncoder(tokenizer, 64, 128).encode([prompt], ["epsilon zeta"])[0]
+    assert tokenizer.decode(text.ids).endswith("<|im_start|>assistant\nepsilon zeta<|im_end|>\n")
+    header = generation_prompt_ids(tokenizer)
+    assert text.ids[: text.prompt_length][-len(header) :] == header
 
 
 def test_a_template_that_writes_bos_gives_exactly_one(tokenizer):
@@ -36,13 +45,14 @@ def test_a_template_that_writes_bos_gives_exactly_one(tokenizer):
     assert ids[0] == tokenizer.bos_token_id
 
 
-def test_truncation_keeps_the_scored_token_and_is_counted(tokenizer):
-    encoder = TextEncoder(tokenizer, max_prompt_length=12, max_length=20)
-    whole = TextEncoder(tokenizer, 500, 1000).encode([[{"role": "user", "content": "alpha " * 40}]], ["beta " * 40])[0]
+def test_what_is_cut_is_still_a_conversation_and_is_counted(tokenizer):
+    encoder = TextEncoder(tokenizer, max_prompt_length=40, max_length=60)
     cut = encoder.encode([[{"role": "user", "content": "alpha " * 40}]], ["beta " * 40])[0]
-    assert len(cut.ids) == 20
-    assert cut.ids[-1] == tokenizer.eos_token_id
-    assert cut.ids[:12] == whole.ids[: whole.prompt_length][-12:]  # a prompt loses its beginning
+    assert len(cut.ids) <= 60
+    text = tokenizer.decode(cut.ids)
+    assert text.startswith("<|im_start|>user\n")  # a prompt loses its beginning, but not its header
+    assert "alpha <|im_end|>\n<|im_start|>assistant\nbeta " in text
+    assert text.endswith("<|im_end|>\n")
     assert encoder.truncation.as_dict() == {"texts": 1, "prompts_cut": 1, "responses_cut": 1}
 
 
@@ -51,19 +61,44 @@ def test_limits_that_leave_no_room_for_a_response_are_refused(tokenizer):
         TextEncoder(tokenizer, 20, 20)
 
 
-def test_a_template_whose_prompt_is_no_prefix_is_refused(tokenizer):
-    tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(ValueError, match="does not begin with"):
+def test_a_template_whose_prompt_is_no_prefix_is_refused_for_a_policy_alone(tokenizer):
+    tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    with pytest.raises(ConfigError, match="does not begin with"):
         render(tokenizer, PROMPT, "gamma")
+    text = TextEncoder(tokenizer, 64, 128).encode([PROMPT], ["gamma"])[0]
+    assert tokenizer.decode(text.ids) == "2alpha beta<|im_end|>gamma<|im_end|>"
 
 
-@pytest.mark.parametrize("pad", [None, "<|im_end|>"])
-def test_a_missing_pad_token_or_one_equal_to_eos_is_replaced(tiny_backbone, pad):
+def test_a_template_is_read_from_a_file_or_given_as_text(tmp_path):
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    assert read_template(str(tmp_path / "chat.jinja")) == read_template("{{ messages }}") == "{{ messages }}"
+    with pytest.raises(ConfigError, match="no such file"):
+        read_template(str(tmp_path / "none.jinja"))
+
+
+def test_a_template_that_is_no_jinja_is_the_configurations_fault(tokenizer):
+    prepare_tokenizer(tokenizer).chat_template = "{% for m in messages %}{{ m.content }}"
+    with pytest.raises(ConfigError, match="not valid Jinja"):
+        TextEncoder(tokenizer, 64, 128).encode([PROMPT], ["gamma"])
+
+
+def test_what_a_template_can_not_read_is_the_rows_fault(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ '' + m.content }}{% endfor %}"
+    nothing = [{"role": "user", "content": None}]
+    _, refused = TextEncoder(tokenizer, 64, 128).try_encode([nothing, PROMPT, []], ["a", "b", "c"])
+    assert list(refused) == [0, 2]
+    with pytest.raises(Unrenderable, match="2 of 3 conversations, the first of them row 0"):
+        TextEncoder(tokenizer, 64, 128).encode([nothing, PROMPT, []], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("pad", [None, "<|im_end|>", "Ċ"], ids=["none", "the end token", "what a text ends in"])
+def test_a_pad_token_that_is_missing_or_ends_a_text_is_replaced(tiny_backbone, pad):
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
     size = len(tokenizer)
     tokenizer.pad_token = pad
     prepare_tokenizer(tokenizer)
-    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    last = TextEncoder(tokenizer, 64, 128).encode([PROMPT], ["gamma"])[0].ids[-1]
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id, last)
     assert len(tokenizer) == size
 
 
@@ -85,12 +120,13 @@ def with_template(name):
 @pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}, {"enable_thinking": True}])
 def test_every_template_keeps_the_prompt_a_prefix(name, prompt, kwargs):
     tokenizer = with_template(name)
-    encoder = TextEncoder(tokenizer, 200, 300, chat_template_kwargs=kwargs)
+    encoder = PolicyEncoder(tokenizer, 200, 300, chat_template_kwargs=kwargs)
     text = encoder.encode([prompt], ["epsilon zeta"])[0]
     head, tail = text.ids[: text.prompt_length], text.ids[text.prompt_length :]
     assert encoder.encode_prompts([prompt]) == [head]
-    pattern = generation_prompt_ids(tokenizer, kwargs)
-    assert head[-len(pattern) :] == pattern
+    # up to a last newline, which a tokenizer may join with a response's own
+    header = generation_prompt_ids(tokenizer, kwargs)
+    assert tokenizer.decode(head).rstrip("\n").endswith(tokenizer.decode(header).rstrip("\n"))
     thinks = name == "qwen3" and kwargs.get("enable_thinking", True)
     answer = ("<think>\n\n</think>\n\n" if thinks else "") + "epsilon zeta<|im_end|>"
     assert tokenizer.decode(tail) == answer
@@ -148,19 +184,23 @@ def test_template_arguments_are_passed_on(tokenizer):
 def test_prompts_to_be_answered_are_cut_as_prompts_and_counted(tokenizer):
     encoder = TextEncoder(tokenizer, max_prompt_length=40, max_length=60)
     long = [{"role": "user", "content": "alpha " * 40}]
-    assert encoder.encode_prompts([PROMPT, long])[1] == encoder.encode([long], ["beta"])[0].ids[:40]
+    text = PolicyEncoder(tokenizer, 40, 60, encoder.truncation).encode([long], ["beta"])[0]
+    assert encoder.encode_prompts([PROMPT, long])[1] == text.ids[: text.prompt_length]
     assert encoder.truncation.as_dict() == {"texts": 3, "prompts_cut": 2, "responses_cut": 0}
     assert encoder.encode_prompts([]) == []
 
 
-def test_a_policys_cut_response_does_not_end(tokenizer):
+def test_a_policys_cut_response_does_not_end_and_a_reward_models_does(tokenizer):
     long = "alpha " * 200
-    for keeps_end in (True, False):
-        encoder = TextEncoder(tokenizer, 16, 40, end_after_cut=keeps_end)
+    for kind, ending in ((TextEncoder, [tokenizer.eos_token_id, *tokenizer("\n")["input_ids"]]), (PolicyEncoder, None)):
+        encoder = kind(tokenizer, 40, 60)
         cut, whole = encoder.encode([[{"role": "user", "content": "beta"}]] * 2, [long, "mu"])
-        assert len(cut.ids) == 40
-        assert (cut.ids[-1] == tokenizer.eos_token_id) == keeps_end
-        assert whole.ids[-1] == tokenizer.eos_token_id
+        assert 58 <= len(cut.ids) <= 60
+        if ending:
+            assert cut.ids[-2:] == whole.ids[-2:] == ending
+        else:
+            assert tokenizer.eos_token_id not in cut.ids[cut.prompt_length :]
+            assert whole.ids[-1] == tokenizer.eos_token_id
         assert encoder.truncation.responses_cut == 1
 
 
@@ -177,7 +217,7 @@ def test_a_tokenizer_that_does_not_know_chatml_gets_turns_in_its_own_tokens():
         ["alpha beta"], trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
     )
     tokenizer = prepare_tokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>"))
-    text = TextEncoder(tokenizer, 32, 64).encode([[{"role": "user", "content": "alpha"}]], ["beta"])[0]
+    text = PolicyEncoder(tokenizer, 32, 64).encode([[{"role": "user", "content": "alpha"}]], ["beta"])[0]
     assert text.ids.count(tokenizer.bos_token_id) == 1
     assert text.ids[0] == tokenizer.bos_token_id
     assert text.ids[-1] == tokenizer.eos_token_id

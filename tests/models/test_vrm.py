@@ -17,7 +17,6 @@ from vrm.models.vrm import (
     VrmConfig,
     VrmForSequenceClassification,
     VrmHead,
-    last_occurrence,
     last_token,
     positions,
 )
@@ -187,8 +186,3 @@ def test_positions_and_last_token_for_both_padding_sides():
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     assert last_token(mask).tolist() == [3, 2]
     assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
-
-
-def test_last_occurrence_takes_the_last_turn():
-    ids = torch.tensor([[5, 6, 1, 5, 6, 2], [0, 5, 6, 7, 7, 7]])
-    assert last_occurrence(ids, torch.ones_like(ids), [5, 6]).tolist() == [4, 2]
