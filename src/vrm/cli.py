@@ -46,7 +46,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "losses": ("--losses", {"type": Path, "nargs": "+", "required": True, "help": "what the reference runs wrote"}),
     "pairs": ("--pairs", {"type": Path, "required": True, "help": "directory of normalised pairs by split"}),
     "checkpoints": ("--checkpoints", {"type": Path, "required": True, "help": "where resumable state lives"}),
-    "model": ("--model", {"type": Path, "required": True, "help": "directory of a trained reward model"}),
+    "model": ("--model", {"required": True, "help": "directory or hub id of a trained reward model"}),
     "models": (
         "--models",
         {"nargs": "+", "required": True, "metavar": "VARIANT=DIRECTORY", "help": "trained reward models"},
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, help=stage.out)
     text = "Score a file of pairs with a trained reward model; prints a table."
     sub = commands.add_parser("score-file", help=text, description=text)
-    sub.add_argument("--model", type=Path, required=True, help="directory of a trained reward model")
+    sub.add_argument("--model", required=True, help="directory or hub id of a reward model")
     sub.add_argument("--pairs", type=Path, required=True, help=".jsonl or .parquet with prompt, chosen, rejected")
     sub.add_argument("--max-prompt-length", type=int, help="tokens kept of a prompt (default: as trained)")
     sub.add_argument("--max-length", type=int, help="tokens kept in all (default: as trained)")

@@ -101,6 +101,7 @@ def train_reward(options: argparse.Namespace) -> None:
             seed=options.seed,
             backbone=options.backbone,
             revision=config.backbone.revision,
+            chat_template=config.backbone.chat_template,
             pairs=options.pairs,
             checkpoints=options.checkpoints,
             out=options.out,
@@ -130,7 +131,7 @@ def pac_bayes(options: argparse.Namespace) -> None:
 
     reward = _config(options).reward
     pac_bayes(
-        _local(options.model, "--model"),
+        options.model,
         options.pairs,
         seed=options.seed,
         out=options.out,
@@ -182,7 +183,7 @@ def train_ppo(options: argparse.Namespace) -> None:
     config = _config(options)
     _method(config, options.method, PpoMethod)
     job = _policy_job(options, config)
-    reward = load_reward_model(_local(options.model, "--model"), batch_size=config.reward.scoring_batch_size)
+    reward = load_reward_model(options.model, batch_size=config.reward.scoring_batch_size)
     train_ppo(job, config.policy.ppo, config.policy.generation, reward, options.model)
 
 
@@ -202,6 +203,7 @@ def score_policy(options: argparse.Namespace) -> None:
         max_length=training.max_length,
         batch_size=2 * training.batch_size,
         chat_template_kwargs=base.chat_template_kwargs,
+        chat_template=base.chat_template,
         progress=True,
     )
     score_sets(scorer, {path.stem: path for path in options.sets}, options.pairs / "train.jsonl", options.out)
@@ -217,9 +219,8 @@ def best_of_n(options: argparse.Namespace) -> None:
             policy=_causal_lm(options.policy, "--policy"),
             revision=_revision(base, options.policy),
             chat_template_kwargs=base.chat_template_kwargs,
-            rewards={
-                name: _local(path, "--models") for name, path in (entry.split("=", 1) for entry in options.models)
-            },
+            chat_template=base.chat_template,
+            rewards=dict(entry.split("=", 1) for entry in options.models),
             pairs=options.pairs / "validation.jsonl",
             generation=policy.generation,
             best_of_n=policy.best_of_n,
@@ -386,6 +387,7 @@ def _policy_job(options: argparse.Namespace, config: Config, **overrides: object
         policy=_causal_lm(options.policy, "--policy"),
         revision=_revision(base, options.policy),
         chat_template_kwargs=base.chat_template_kwargs,
+        chat_template=base.chat_template,
         training=config.policy.training.model_copy(update=overrides),
         seed=options.seed,
         pairs=options.pairs,

@@ -55,7 +55,7 @@ def test_a_directory_is_a_reward_model(tiny_backbone, tmp_path):
         ("my_judges:width", "my_judges has no function 'width'"),
         ("my_judges:number", "my_judges has no function 'number'"),
         ("my_judges", "neither `module:function` nor a directory"),
-        ("results/gone", "neither `module:function` nor a directory"),
+        ("results/gone", "neither a directory here nor a model that can be had from the hub"),
         (":length", "neither"),
     ],
 )

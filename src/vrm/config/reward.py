@@ -35,11 +35,16 @@ class BackboneConfig(Section):
     path: str | None = Field(None, description="Hub id or local directory of any causal LM.")
     revision: str | None = Field(None, description="Commit of the hub model.")
     create: CreatedBackbone | None = Field(None, description="Make a small one instead.")
+    chat_template: str | None = Field(
+        None, description="Instead of the tokenizer's own chat template: the path of a Jinja file, or its text."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BackboneConfig:
         if (self.path is None) == (self.create is None):
             raise ValueError("give exactly one of `path` and `create` (set the other to null)")
+        if self.create is not None and self.chat_template is not None:
+            raise ValueError("`chat_template` is for a model of others; a created one has `create.template`")
         return self
 
 

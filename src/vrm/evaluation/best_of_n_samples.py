@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vrm.config import BestOfN, Generation
 from vrm.generation import decode, load_engine
+from vrm.models.checks import checked_tokenizer
 from vrm.models.scoring import load_reward_model
-from vrm.models.text import TextEncoder, prepare_tokenizer
+from vrm.models.text import PolicyEncoder
 from vrm.records import write_jsonl
 from vrm.training.answers import Question, read_questions
 
@@ -25,7 +26,8 @@ class BestOfNJob:
         policy: directory or hub id of the causal LM that answers.
         revision: commit of the hub model.
         chat_template_kwargs: passed to the policy's chat template.
-        rewards: directory of each reward model, by variant.
+        chat_template: instead of the policy's own, its text or a file; or None.
+        rewards: directory or hub id of each reward model, by variant.
         pairs: preference pairs whose prompts are answered.
         generation: how the policy answers; the engine is always transformers.
         best_of_n: how many prompts, and answers to each.
@@ -38,7 +40,8 @@ class BestOfNJob:
     policy: str
     revision: str | None
     chat_template_kwargs: Mapping[str, Any]
-    rewards: Mapping[str, Path]
+    chat_template: str | None
+    rewards: Mapping[str, str | Path]
     pairs: Path
     generation: Generation
     best_of_n: BestOfN
@@ -51,9 +54,13 @@ class BestOfNJob:
 
 def sample_best_of_n(job: BestOfNJob) -> None:
     """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.policy, revision=job.revision))
+    tokenizer = checked_tokenizer(
+        job.policy, max_length=job.max_length, revision=job.revision, chat_template=job.chat_template
+    )
+    for path in job.rewards.values():
+        checked_tokenizer(path)
     limits = job.max_prompt_length, job.max_length
-    encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
+    encoder = PolicyEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
     questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)
     asked = [question for question in questions for _ in range(job.best_of_n.samples)]
     rows = _answers(job, tokenizer, asked)

@@ -47,7 +47,7 @@ class _Posteriors:
 
 
 def pac_bayes(
-    model_dir: Path,
+    model_dir: str | Path,
     pairs: Path,
     *,
     seed: int,

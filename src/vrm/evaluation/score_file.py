@@ -17,12 +17,12 @@ from vrm.records import RecordError, read_pairs, write_whole
 
 
 def score_file(
-    model_path: Path, pairs_path: Path, max_prompt_length: int | None, max_length: int | None, out: Path | None
+    model_path: str | Path, pairs_path: Path, max_prompt_length: int | None, max_length: int | None, out: Path | None
 ) -> None:
     """Score a file of pairs and print accuracy, by subset and, for RewardBench's subsets, by section.
 
     Args:
-        model_path: directory of a trained reward model.
+        model_path: directory or hub id of a reward model.
         pairs_path: RewardBench's columns, or plain prompt, chosen, rejected.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
         out: CSV for one row a pair; None writes none.

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer
 
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy
 from vrm.data.accounting import format_counts
 from vrm.generation import Engine, Sampling, decode, load_engine
 from vrm.generation.answer_files import Answer, AnswerSet, Conversation, read_answer_sets
 from vrm.generation.saved_answers import SavedAnswers
-from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.records import Prompt, write_json
+from vrm.models.checks import checked_config, checked_tokenizer, positions_of
+from vrm.models.templates import Unrenderable, read_template
+from vrm.models.text import PolicyEncoder
+from vrm.records import Prompt, RecordError, write_json
 from vrm.training.checkpoints import fingerprint, model_files, resumable
 
 
@@ -86,7 +87,8 @@ class _Answerer:
         self, config: Config, judged: JudgedPolicy, policy: str, revision: str | None, saved: SavedAnswers
     ) -> None:
         self.config, self.judged, self.saved = config, judged, saved
-        self.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(policy, revision=revision))
+        template = config.policy.bases[judged.base].chat_template
+        self.tokenizer = checked_tokenizer(policy, revision=revision, chat_template=template)
         self.engine = self._engine(policy, revision)
 
     def answer(self, answer_set: AnswerSet, progress: tqdm) -> tuple[list[list[Answer]], dict[str, Any]]:
@@ -94,11 +96,17 @@ class _Answerer:
         answering = self.config.benchmarks.answering
         limits = answering.max_prompt_length, answering.max_prompt_length + answer_set.max_new_tokens
         kwargs = self.config.policy.bases[self.judged.base].chat_template_kwargs
-        encoder = TextEncoder(self.tokenizer, *limits, chat_template_kwargs=kwargs)
+        encoder = PolicyEncoder(self.tokenizer, *limits, chat_template_kwargs=kwargs)
         conversations = answer_set.conversations
         answers: list[list[Answer]] = [[] for _ in conversations]
         for turn in range(answer_set.turns):
-            ids = encoder.encode_prompts([_prompt(*pair) for pair in zip(conversations, answers, strict=True)])
+            prompts = [_prompt(*pair) for pair in zip(conversations, answers, strict=True)]
+            try:
+                ids = encoder.encode_prompts(prompts)
+            except Unrenderable as error:
+                asked = prompts[next(iter(error.rows))][-1]["content"]
+                where = f"{self.judged.name}, {answer_set.name}, turn {turn + 1}, {asked[:60]!r}"
+                raise RecordError(f"{where}: {error}") from None
             for number, (temperature, rows) in enumerate(_batches(conversations, ids, answering.batch_size)):
                 name = f"{answer_set.name}/turn {turn + 1}/batch {number + 1}"
                 sampling = Sampling(temperature, answer_set.max_new_tokens)
@@ -179,8 +187,7 @@ def _limits(config: Config) -> dict[str, int]:
 
 
 def _require_room(config: Config, policy: str, revision: str | None) -> None:
-    model = AutoConfig.from_pretrained(policy, revision=revision).get_text_config(decoder=True)
-    positions = getattr(model, "max_position_embeddings", None)
+    positions = positions_of(checked_config(policy, revision=revision))
     prompt = config.benchmarks.answering.max_prompt_length
     too_long = {name: limit for name, limit in _limits(config).items() if positions and prompt + limit > positions}
     if too_long:
@@ -203,12 +210,13 @@ def _made_from(
     temperatures: Mapping[str, float],
 ) -> dict[str, Any]:
     """What the answers depend on."""
-    benchmarks = config.benchmarks
+    benchmarks, base = config.benchmarks, config.policy.bases[judged.base]
     settings = {
         "judged": judged.name,
         "policy": policy,
         "revision": revision,
-        "chat_template_kwargs": config.policy.bases[judged.base].chat_template_kwargs,
+        "chat_template_kwargs": base.chat_template_kwargs,
+        "chat_template": None if base.chat_template is None else read_template(base.chat_template),
         "answering": benchmarks.answering.model_dump(mode="json", exclude={"save_every", "vllm_memory"}),
         "max_new_tokens": _limits(config),
         "temperatures": {

@@ -70,9 +70,11 @@ def load_engine(
     from transformers import AutoModelForCausalLM
 
     from vrm.generation.transformers import TransformersEngine
+    from vrm.models.checks import checked_weights
     from vrm.models.scoring import own_device
 
     device = own_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(policy, revision=revision, dtype=dtype, use_safetensors=True)
+    options = {"revision": revision, "dtype": dtype, "use_safetensors": True}
+    model = checked_weights(AutoModelForCausalLM, policy, **options)
     return TransformersEngine(model.to(device), tokenizer, settings, progress=progress)

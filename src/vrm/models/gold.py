@@ -10,7 +10,7 @@ import numpy as np
 
 from vrm.config import ConfigError
 from vrm.models.base import RewardModel, RewardOutput, checked_prompts
-from vrm.records import Prompt
+from vrm.records import Prompt, RecordError
 
 
 class TextFunction:
@@ -39,16 +39,20 @@ def load_gold(spec: str) -> RewardModel:
     """The gold judge of a configuration.
 
     Args:
-        spec: `module:function` of (prompt text, response text) to a number, or the directory of a reward model.
+        spec: `module:function` of (prompt text, response text) to a number, or the directory or hub id of a reward
+            model.
 
     Raises:
-        ConfigError: there is no such directory, module or function.
+        ConfigError: there is no such model, module or function, or the model can't be used.
     """
-    if Path(spec).is_dir():
+    if Path(spec).is_dir() or ("/" in spec and ":" not in spec):
         # a function needs no torch
         from vrm.models.scoring import load_reward_model
 
-        return load_reward_model(spec, progress=True)
+        try:
+            return load_reward_model(spec, progress=True)
+        except RecordError as error:
+            raise ConfigError(f"policy.gold is {spec!r}: {error}") from None
     name, _, attribute = spec.partition(":")
     if not name or not attribute:
         raise ConfigError(f"policy.gold is {spec!r}: neither `module:function` nor a directory")

@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from trl.trainer.utils import disable_dropout_in_model
 
 from vrm.config import ConfigError, PpoTraining
+from vrm.models.checks import checked_weights
 from vrm.training.adapters import weight_dtype, with_adapters
 from vrm.training.policies import PolicyJob, load_policy
 
@@ -101,9 +102,8 @@ class ActorCritic:
 
 def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
     """V(s): the policy's backbone with a linear head that starts at 0 everywhere."""
-    critic = AutoModelForTokenClassification.from_pretrained(
-        job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training)
-    )
+    options = {"revision": job.revision, "num_labels": 1, "dtype": weight_dtype(job.training)}
+    critic = checked_weights(AutoModelForTokenClassification, job.policy, fresh=["score", "classifier"], **options)
     disable_dropout_in_model(critic)  # its head comes with one of 0.1
     critic.config.pad_token_id = pad_token_id
     if not hasattr(critic, "score"):

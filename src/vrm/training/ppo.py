@@ -55,7 +55,7 @@ USED = {"max_prompt_length", "max_length", "bf16", "gradient_checkpointing", "lo
 
 
 def train_ppo(
-    job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
+    job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: str | Path | None = None
 ) -> None:
     """Train one policy; write `model/`, `training.csv`, `samples.jsonl`, `held_out.csv`, `counts.json` in `job.out`.
 
@@ -75,6 +75,8 @@ def train_ppo(
         "ppo": ppo.model_dump(mode="json", exclude={"limits"}),
         "generation": generation.model_dump(mode="json"),
     }
+    if reward_path and not Path(reward_path).is_dir():  # a hub model is known by its name
+        settings["reward"] = str(reward_path)
     reward_files = model_files(reward_path) if reward_path else []
     unused = set(PolicyTraining.model_fields) - USED
     made_from = job.made_from(settings, *reward_files, unused=unused)
