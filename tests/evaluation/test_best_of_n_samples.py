@@ -76,7 +76,7 @@ def test_what_is_cut_is_said(job, rewards, tmp_path, capsys):
     (strict / "config.json").write_text(
         json.dumps(config | {"reward_limits": {"max_prompt_length": 30, "max_length": 34}})
     )
-    rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=12))
+    rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=20))
     expected = load_reward_model(strict).score([r["prompt"] for r in rows], [r["response"] for r in rows]).truncated
     assert [row["cut"] for row in rows] == [{"rm": False, "strict": cut} for cut in expected.tolist()]
     assert 0 < expected.sum() < len(rows)
