@@ -74,7 +74,7 @@ def test_what_is_cut_is_said(job, rewards, tmp_path, capsys):
     shutil.copytree(rewards["rm"], strict)
     config = json.loads((strict / "config.json").read_text())
     (strict / "config.json").write_text(
-        json.dumps(config | {"reward_limits": {"max_prompt_length": 30, "max_length": 34}})
+        json.dumps(config | {"reward_limits": {"max_prompt_length": 30, "max_length": 43}})
     )
     rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=20))
     expected = load_reward_model(strict).score([r["prompt"] for r in rows], [r["response"] for r in rows]).truncated
