@@ -152,7 +152,7 @@ def test_the_tokenizer_and_its_ends_are_the_files(write, tiny_backbone, tmp_path
     for name in ("eos_token_id", "pad_token_id"):
         assert getattr(after, name) == getattr(before, name)
         assert getattr(model.config, name) == getattr(model.generation_config, name) == getattr(before, name)
-    assert after.decode(generation_prompt_ids(prepare_tokenizer(after))) == "<|im_start|>assistant\n"
+    assert after.decode(generation_prompt_ids(prepare_tokenizer(after))).endswith("<|im_start|>assistant\n")
 
 
 def test_a_file_that_is_none_is_said_to_be_none(tmp_path):
