@@ -142,6 +142,9 @@ SCORES = RunTable(
 )
 """One row an evaluation set and pair. A VRM's has more columns, by the prefixes below and an aspect."""
 
+REFUSED_PAIRS = "refused.jsonl"
+"""Beside the scores: evaluation set and id of each pair that the model's chat template refuses, with the reason."""
+
 LEARNED_WEIGHT, TRUE_WEIGHT = "weight_", "true_weight_"
 """Of each aspect: E[w], and the true weight where it is known."""
 

@@ -225,6 +225,16 @@ def test_an_old_exchange_is_left_out_where_headers_alone_are_too_many():
         TextEncoder(tokenizer, 4, 100).encode_prompts([turns])
 
 
+def test_of_system_and_question_the_longer_one_is_cut():
+    encoder = TextEncoder(prepare_tokenizer(make_tokenizer("llama")), 60, 100)
+    for system, question in (("be good", "alpha " * 99 + "good?"), ("alpha " * 99 + "be good", "good?")):
+        (asked,) = encoder.encode_prompts([[{"role": "system", "content": system}, user(question)]])
+        text = encoder.tokenizer.decode(asked)
+        assert "be good<|eot_id|>" in text
+        assert "good?<|eot_id|>" in text
+        assert 50 < len(asked) <= 60
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "reasoning"])
 def test_a_policys_response_ends_at_the_end_token(name):
     """What the template writes after that, a policy never generates; the end token itself is learnt."""

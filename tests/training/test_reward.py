@@ -168,8 +168,8 @@ def test_pairs_identical_after_truncation_are_dropped_and_counted(job, toy_pairs
     train_reward_model(dataclasses.replace(job, pairs=directory, training=quick()))
     counts = json.loads((job.out / "counts.json").read_text())["train"]
     assert counts == {
-        "pairs": 20, "identical_after_truncation": 1, "texts": 42, "prompts_cut": 0, "responses_cut": 2,
-        "refused_by_template": 0,
+        "pairs": 20, "identical_after_truncation": 1, "refused_by_template": 0,
+        "texts": 42, "prompts_cut": 0, "responses_cut": 2,
     }  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_a_sharded_models_directory_scores_as_a_plain_ones(two, sharded, toy_pai
         chosen, rejected = ([getattr(pair, side) for pair in pairs] for side in ("chosen", "rejected"))
         prompts = [pair.prompt for pair in pairs]
         margins.append(score(prompts, chosen).mean - score(prompts, rejected).mean)
-    assert margins[0].std() > 0.01
+    assert margins[0].std() > 0.005  # fifty times what they may differ by
     assert margins[1] == pytest.approx(margins[0], abs=1e-4)
 
 

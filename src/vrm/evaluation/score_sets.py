@@ -23,12 +23,12 @@ from vrm.evaluation.accuracy import grouped, missing_subsets, section_scores, wi
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable, left_out
-from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_whole
-from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, NINE_DIGITS, REJECTED, SCORES, TRUE_WEIGHT
+from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_jsonl, write_whole
+from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, NINE_DIGITS, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT
 
 
 def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Path, out: Path) -> None:
-    """Score every pair of every set and write `out`, a CSV with the columns of `docs/files.md`.
+    """Score every pair of every set; write `out`, a CSV (docs/files.md), and `REFUSED_PAIRS` beside it.
 
     Args:
         model: what to score with.
@@ -37,18 +37,35 @@ def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Pat
         out: the CSV.
     """
     pairs = [(name, pair) for name, path in sets.items() for pair in read_pairs(path)]
-    table = score_pairs(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
+    table, refused = score_or_refuse(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
     table.insert(0, "evaluation_set", [pairs[place][0] for place in table.index])
+    named = [(*pairs[place], reason) for place, reason in sorted(refused.items())]
+    rows = [{"evaluation_set": name, "pair_id": pair.pair_id, "reason": reason} for name, pair, reason in named]
+    write_jsonl(out.with_name(REFUSED_PAIRS), rows)
     SCORES.write(out, table)
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
-    """One row a pair: rewards, flags, and what the model says of weights and objectives.
+    """The table of `score_or_refuse`."""
+    return score_or_refuse(model, pairs, trained_on)[0]
 
-    Pairs that the model's chat template refuses are left out, and named; the table's index says which remain.
+
+def score_or_refuse(
+    model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]
+) -> tuple[pd.DataFrame, dict[int, str]]:
+    """One row a pair, with rewards, flags, and what the model says of weights and objectives; and what it refuses.
+
+    Args:
+        model: what to score with.
+        pairs: N of them.
+        trained_on: ids of the prompts that it was trained on.
+
+    Returns:
+        The table, whose index is the pair's place in `pairs`, and the reason by the place of each pair that can't be
+        rendered, which is named on the way.
 
     Raises:
-        Unrenderable: it refuses every pair.
+        Unrenderable: every pair is refused.
     """
     texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
     # sets overlap (the same responses under another label), and equal texts have equal rewards: score each once
@@ -58,14 +75,14 @@ def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on:
     places = places.reshape(-1, 2)
     try:
         output = model.score(*map(list, zip(*unique, strict=True)))
-    except Unrenderable as error:  # says so before it scores anything
-        found = {row: [error.rows[p] for p in both if p in error.rows] for row, both in enumerate(places)}
+    except Unrenderable as error:  # which says so before it scores anything
+        found = {row: [error.rows[place] for place in both if place in error.rows] for row, both in enumerate(places)}
         refused = {row: reasons[0] for row, reasons in found.items() if reasons}
         left_out(refused, [f"pair {pair.pair_id}" for pair in pairs], "pairs to score")
         kept = [row for row in range(len(pairs)) if row not in refused]
-        table = score_pairs(model, [pairs[row] for row in kept], trained_on)
-        return table.set_axis([kept[place] for place in table.index])
-    return _table(pairs, model.aspects, output, *places.T, trained_on)
+        table, more = score_or_refuse(model, [pairs[row] for row in kept], trained_on)
+        return table.set_axis([kept[row] for row in table.index]), refused | {kept[row]: r for row, r in more.items()}
+    return _table(pairs, model.aspects, output, *places.T, trained_on), {}
 
 
 def _table(

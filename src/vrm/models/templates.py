@@ -72,7 +72,7 @@ class Unrenderable(RecordError):
         self.rows = dict(sorted(rows.items()))
         first = next(iter(self.rows))
         which = "" if total == 1 else f"{len(rows)} of {total} conversations, the first of them row {first}: "
-        super().__init__(f"{which}{self.reason}; correct or leave out such rows, or set chat_template")
+        super().__init__(f"{which}{self.reason}; correct or leave out such rows, or set another limit or chat_template")
 
     @property
     def reason(self) -> str:

@@ -10,8 +10,9 @@ Two kinds of text, because two kinds of models read them:
   newline in ChatML) no policy ever generates.
 
 What is too long is shortened as text and written again, so that a cut text is a whole conversation too, with BOS, the
-headers of all turns, and its end. A prompt loses the beginnings of its turns, the oldest first,
-then whole exchanges, the last turn and the system's last; a response loses its end. Both are counted.
+headers of all turns, and its end. A prompt loses its oldest exchanges but for what still fits of the last of them;
+where the last question and the system's turn are too long by themselves, the longer one loses its beginning. A response
+loses its end. Both are counted.
 """
 
 from __future__ import annotations
@@ -213,22 +214,25 @@ class TextEncoder:
             return prompt, ids
 
         def shortened(characters: int) -> tuple[Prompt, list[int]]:
-            shorter = _without_beginning(prompt, characters)
+            shorter = _without_beginning(prompt, characters, order)
             return shorter, self._tokenise([self._head(shorter)])[0]
 
-        rest = _without_oldest_exchange(prompt)
-        # the last turn is what is asked: it is cut only where no older exchange is left to go
-        older = [turn for turn in prompt[:-1] if turn["role"] != "system"]
-        size = sum(len(turn["content"]) for turn in (prompt if rest is None else older))
+        size, rest = _characters(prompt), _without_oldest_exchange(prompt)
+        order = sorted(range(len(prompt)), key=lambda i: -len(prompt[i]["content"]))
+        if rest is not None:
+            kept = self._tokenise([self._head(rest)])[0]
+            if len(kept) > self.max_prompt_length:
+                return self._fit_prompt(rest, kept)
+            # the oldest exchange can't stay whole, but a part of it may
+            size -= _characters(rest)
+            order = [place for place, turn in enumerate(prompt) if turn["role"] != "system"]
         found = _first_that_fits(shortened, size, lambda both: len(both[1]) <= self.max_prompt_length)
         if found is not None:
             return found
-        if rest is None:
-            limit = f"max_prompt_length ({self.max_prompt_length})"
-            raise Unrenderable(
-                {0: f"the template alone, without a word of the prompt, writes more than {limit} tokens"}
-            )
-        return self._fit_prompt(rest, self._tokenise([self._head(rest)])[0])
+        if rest is not None:
+            return rest, kept
+        limit = f"max_prompt_length ({self.max_prompt_length})"
+        raise Unrenderable({0: f"the template alone, without a word of the prompt, writes more than {limit} tokens"})
 
     def _shorten_response(self, prompt: Prompt, response: str) -> list[int]:
         def shortened(characters: int) -> list[int]:
@@ -347,14 +351,18 @@ def _first_that_fits(shortened: Callable[[int], T], size: int, fits: Callable[[T
     return found
 
 
-def _without_beginning(prompt: Prompt, characters: int) -> Prompt:
-    """The prompt without its first characters: of the oldest turn, then of the next, of the system's turn last."""
+def _characters(prompt: Prompt) -> int:
+    return sum(len(turn["content"]) for turn in prompt)
+
+
+def _without_beginning(prompt: Prompt, characters: int, order: Sequence[int]) -> Prompt:
+    """The prompt without so many characters: those that the first turn of `order` begins with, then the next one's."""
     left = {}
-    for place in sorted(range(len(prompt)), key=lambda i: (prompt[i]["role"] == "system", i)):
+    for place in order:
         content = prompt[place]["content"]
         left[place] = content[characters:]
         characters = max(0, characters - len(content))
-    return [{**turn, "content": left[place]} for place, turn in enumerate(prompt)]
+    return [{**turn, "content": left.get(place, turn["content"])} for place, turn in enumerate(prompt)]
 
 
 def _without_oldest_exchange(prompt: Prompt) -> Prompt | None:

@@ -11,9 +11,10 @@ from browser import needs_browser, open_page, text_of, use_page
 from example_explorer import ASPECTS, HOSTILE, make_explorer_raw, make_sets, write_explorer_run
 
 from vrm import config as configuration
-from vrm.records import PreferencePair, RecordError
+from vrm.records import PreferencePair, RecordError, write_jsonl
 from vrm.reporting.explorer import page as module
-from vrm.reporting.explorer.page import draw_pairs, explorer, pack
+from vrm.reporting.explorer.page import compared_models, draw_pairs, explorer, pack
+from vrm.runfiles import REFUSED_PAIRS
 
 ALL = "set=&right="
 
@@ -129,6 +130,17 @@ def test_scores_of_other_pairs_are_refused(made, tmp_path):
     path.write_text(path.read_text().replace('"row7"', '"row700"'))
     with pytest.raises(RecordError, match="scores of vrm: pair row700 of uf_c is missing"):
         explorer(made.config, root, tmp_path / "out")
+
+
+def test_pairs_that_no_text_can_be_made_of_are_not_shown(made, tmp_path):
+    root = write_explorer_run(tmp_path, {name: list(pairs) for name, pairs in made.sets.items()})
+    path = root / "evaluation" / "sets" / "uf_c.jsonl"
+    path.write_text(path.read_text().replace('"row7"', '"row700"'))
+    rm, _ = compared_models(made.config)
+    refused = {"evaluation_set": "uf_c", "pair_id": "row700", "reason": "no system turn"}
+    write_jsonl(rm.file(root, made.config.reward.seeds[0], REFUSED_PAIRS), [refused])
+    explorer(made.config, root, tmp_path / "out")
+    assert "row700" not in (tmp_path / "out" / "explorer.csv").read_text()
 
 
 def test_packed_data_can_stand_in_a_script_block():

@@ -30,8 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vrm.config import Config, ConfigError
 from vrm.evaluation.accuracy import wins
-from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
+from vrm.records import PreferencePair, RecordError, read_jsonl, read_pairs, write_whole
 from vrm.reporting.scores import PairScores, Scorer, pair_scores, read_scores, reward_models
+from vrm.runfiles import REFUSED_PAIRS
 from vrm.statistics.intervals import Interval, crossed_interval
 
 AGREEMENTS = ("both_right", "only_vrm", "only_rm", "both_wrong")
@@ -261,9 +262,11 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     """
     results, out = Path(results), Path(out)
     sets = {name: read_pairs(results / "evaluation" / "sets" / f"{name}.jsonl") for name in config.evaluation.run}
+    rm, vrms = compared_models(config)
+    refused = _refused(results, [rm, *vrms], config.reward.seeds[0])
+    sets = {name: [pair for pair in pairs if (name, pair.pair_id) not in refused] for name, pairs in sets.items()}
     shown = {name: draw_pairs(pairs, config.report.explorer_pairs, config.report.seed) for name, pairs in sets.items()}
     truth = known_truth(sets, config.evaluation.of_role("truth"))
-    rm, vrms = compared_models(config)
     rm_scores = read_scores(results, rm)
     first = config.reward.seeds[0]
     tables, models = {}, []
@@ -301,6 +304,13 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     csv.insert(0, "variant", csv.pop("variant"))
     write_whole(out / "explorer.csv", csv.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return [out / "explorer.html", out / "explorer.csv"]
+
+
+def _refused(results: Path, models: Sequence[Scorer], seed: int) -> set[tuple[str, str]]:
+    """Evaluation set and id of the pairs that a model could not score."""
+    files = [model.file(results, seed, REFUSED_PAIRS) for model in models]
+    rows = [row for path in files if path.is_file() for _, row in read_jsonl(path)]
+    return {(row["evaluation_set"], row["pair_id"]) for row in rows}
 
 
 def draw_pairs(pairs: Sequence[PreferencePair], most: int, seed: int) -> list[PreferencePair]:
