@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from vrm.config import Config, dump, load
 from vrm.evaluation.preference_accuracy import wins
-from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_json, write_whole
 from vrm.reporting.provenance import provenance
 from vrm.reporting.stats import Interval, student_interval
 from vrm.reporting.variance_components import crossed_interval
+
+from vrm.config import Config, dump, load
+from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_json, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {

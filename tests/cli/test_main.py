@@ -99,10 +99,8 @@ def test_a_missing_directory_is_named_with_its_option(capsys, tmp_path):
     assert "--policy results/demo/sft/model: there is no such directory" in capsys.readouterr().err
 
 
-def test_scores_and_models_of_a_wrong_form_are_the_users_mistake(capsys, tmp_path):
+def test_models_of_a_wrong_form_are_the_users_mistake(capsys, tmp_path):
     common = ["--config", str(ROOT / "config.yaml"), "--out", str(tmp_path)]
-    assert main(["evaluate", "--scores", "scores.csv", *common]) == 1
-    assert "--scores scores.csv" in capsys.readouterr().err
     best = ["best-of-n", "--base", "qwen3", "--policy", "p", "--models", "vrm", "--pairs", "d"]
     assert main([*best, *common]) == 1
     assert "--models vrm" in capsys.readouterr().err

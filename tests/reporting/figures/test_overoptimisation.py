@@ -141,7 +141,7 @@ def without(name):
 @pytest.mark.parametrize(
     ("method", "change", "says"),
     [
-        ("ppo", without("kl"), r"ppo/seed1/samples.jsonl, row 1: lacks kl; make the file again"),
+        ("ppo", without("kl"), r"ppo/seed1/samples.jsonl, row 1: lacks kl"),
         ("ppo", lambda rows: [], r"samples.jsonl: no answer"),
         ("ppo", lambda rows: rows[:1] + rows, r"samples.jsonl: a prompt is answered twice at one step"),
         ("ppo", lambda rows: [r | {"reward": None} for r in rows], r"reward of row 1 is not a finite number"),
@@ -181,9 +181,7 @@ def test_gold_rewards_of_other_samples_are_refused(tmp_path):
     with pytest.raises(RecordError, match=r"samples.gold.csv: lacks the column gold"):
         overoptimisation_curves(config, results)
     path.unlink()
-    with pytest.raises(
-        RecordError, match=r"samples.gold.csv: missing; score the samples by the gold judge for base qwen3"
-    ):
+    with pytest.raises(RecordError, match=r"samples.gold.csv: missing"):
         overoptimisation_curves(config, results)
 
 
