@@ -70,13 +70,16 @@ def test_every_prompt_is_answered_equally_often_and_scored_by_each_model(job, re
 
 def test_what_is_cut_is_said(job, rewards, tmp_path, capsys):
     """By the policy's limits in the log, by each reward model's own limits in the rows."""
+    first = sampled(replace(job, rewards={"rm": rewards["rm"]}, max_prompt_length=20))
+    encoder = load_reward_model(rewards["rm"]).encoder
+    texts = encoder.encode([row["prompt"] for row in first], [row["response"] for row in first])
+    lengths = sorted(len(text.ids) for text in texts)
     strict = tmp_path / "strict"
     shutil.copytree(rewards["rm"], strict)
     config = json.loads((strict / "config.json").read_text())
-    (strict / "config.json").write_text(
-        json.dumps(config | {"reward_limits": {"max_prompt_length": 30, "max_length": 34}})
-    )
-    rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=12))
+    limits = {"max_prompt_length": lengths[0] - 1, "max_length": lengths[len(lengths) // 2 - 1]}
+    (strict / "config.json").write_text(json.dumps(config | {"reward_limits": limits}))
+    rows = sampled(replace(job, rewards={"rm": rewards["rm"], "strict": strict}, max_prompt_length=20))
     expected = load_reward_model(strict).score([r["prompt"] for r in rows], [r["response"] for r in rows]).truncated
     assert [row["cut"] for row in rows] == [{"rm": False, "strict": cut} for cut in expected.tolist()]
     assert 0 < expected.sum() < len(rows)

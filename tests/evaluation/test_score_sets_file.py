@@ -64,7 +64,7 @@ def test_a_forgotten_model_in_the_path_is_one_block_of_words(arguments, tmp_path
 
 def test_limits_without_room_for_a_response_are_named(arguments, capsys):
     assert main([*arguments, "--max-length", "64"]) == 1
-    assert "max_prompt_length (1024) must be below max_length (64)" in capsys.readouterr().err
+    assert "must be below max_length (64)" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_one_block_of_words(arguments, capsys):
