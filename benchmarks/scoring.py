@@ -127,7 +127,7 @@ class PaddedScorer:
         texts = []
         for turn, response in zip(_turns(prompts), responses, strict=True):
             turns = [*turn, {"role": "assistant", "content": response}]
-            texts.append(self.tokenizer.apply_chat_template(turns, tokenize=False).rstrip())
+            texts.append(self.tokenizer.apply_chat_template(turns, tokenize=False))
         rewards = []
         for start in range(0, len(texts), self.batch):
             inputs = self.tokenizer(
