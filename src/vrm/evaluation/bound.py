@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl, sample_dirichlet, sample_gaussian
-from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model, pad_batch
+from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
 from vrm.models.text import TokenisedText
 from vrm.models.vrm import VrmForSequenceClassification, VrmHead
 from vrm.records import RecordError, read_pairs
@@ -127,10 +127,7 @@ def _encode(model: HuggingFaceRewardModel, path: Path) -> Pairs:
 def _encode_batch(model: HuggingFaceRewardModel, pairs: list[TokenisedPair]) -> Pairs:
     """Posteriors of B pairs; rows are B chosen texts, then B rejected ones, as in training."""
     texts: list[TokenisedText] = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
-    device = model.model.device
-    ids, mask = (part.to(device) for part in pad_batch([text.ids for text in texts], model.encoder.tokenizer))
-    lengths = torch.tensor([text.prompt_length for text in texts], device=device)
-    return model.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior.cpu().halves()
+    return model.model(**model.inputs(texts)).posterior.cpu().halves()
 
 
 def _kl(pairs: Pairs, prior: Tensor) -> tuple[float, float]:

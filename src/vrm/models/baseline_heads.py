@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from vrm.models.baseline_losses import weibull_kl, weibull_sample, weibull_scale, weibull_second_moment
 from vrm.models.pooling import attention_pool, prompt_mask
+from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
 from vrm.models.vrm import INITIAL_LOG_VARIANCE, LOG_VARIANCE_RANGE, last_prompt_token, last_token, positions
 
 MINIMUM_VARIANCE = 1e-6
@@ -477,6 +478,8 @@ class BaselineForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
         noise: Noise | None = None,
+        position_ids: Tensor | None = None,
+        layout: Layout | None = None,
         **others: object,
     ) -> BaselineOutput:
         """Rewards of B texts.
@@ -487,6 +490,7 @@ class BaselineForSequenceClassification(PreTrainedModel):
             prompt_lengths: tokens of the prompt, shape (B,); None locates it by `config.generation_prompt_ids`.
             noise: rows are B/2 chosen followed by B/2 rejected texts, and what a head samples is sampled; None takes
                 means.
+            position_ids, layout: of a packed batch, see `VrmForSequenceClassification.forward`.
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
 
         Raises:
@@ -496,26 +500,37 @@ class BaselineForSequenceClassification(PreTrainedModel):
         asked = [name for name, value in others.items() if value is not None and value is not False]
         if asked:
             raise TypeError(f"a reward head does not take {', '.join(asked)}; losses are in `vrm.training`")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        hidden = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions(attention_mask),
-            use_cache=False,
-        ).last_hidden_state  # (B, T, H)
-        with torch.autocast(hidden.device.type, enabled=False):
-            parts = self.head(self._states(hidden, input_ids, attention_mask, prompt_lengths), noise)
+        if layout is None:
+            states = self._padded(input_ids, attention_mask, prompt_lengths)
+        else:
+            states = self._packed(input_ids, position_ids, layout)
+        with torch.autocast(input_ids.device.type, enabled=False):
+            parts = self.head(states, noise)
         return BaselineOutput(logits=parts.pop("reward").unsqueeze(-1), parts=parts)
 
-    def _states(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None) -> States:
+    def _padded(self, input_ids: Tensor, mask: Tensor | None, prompt_lengths: Tensor | None) -> States:
+        if mask is None:
+            mask = torch.ones_like(input_ids)
+        hidden = self.model(
+            input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        ).last_hidden_state  # (B, T, H)
         rows = torch.arange(len(input_ids), device=hidden.device)
         end = last_prompt_token(input_ids, mask, prompt_lengths, self.config)
-        return States(
-            final=hidden[rows, last_token(mask)].float(),
-            prompt=self.head.pool_prompt(hidden, mask, end),
-            response_lengths=(last_token(mask) - end).float(),
-        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            return States(
+                final=hidden[rows, last_token(mask)].float(),
+                prompt=self.head.pool_prompt(hidden, mask, end),
+                response_lengths=(last_token(mask) - end).float(),
+            )
+
+    def _packed(self, input_ids: Tensor, position_ids: Tensor | None, layout: Layout) -> States:
+        hidden = packed_states(self.model, input_ids, position_ids, layout)  # (R, W, H)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return States(
+                final=layout.text_ends(hidden).float(),
+                prompt=pooled_prompts(self.head, hidden, layout),
+                response_lengths=layout.response_lengths.float().to(hidden.device),
+            )
 
 
 AutoConfig.register("vrm_baseline", BaselineConfig, exist_ok=True)

@@ -4,7 +4,9 @@
 * A stock classifier is read where its own class reads it, so that a published one gives the score of its own card: at
   the last token that is not its configuration's `pad_token_id`. What our trainings save never ends a text in that token
   (see `prepare_tokenizer`). Texts are padded on the right, whatever the tokenizer's side, as no real token sees that.
-* Texts are batched by length and returned in the caller's order.
+* Texts of one prompt are computed together, and the prompt once for all of them, in forward passes of up to a budget
+  of tokens without padding (`vrm.models.shared_prefix`). A model that cannot share gets padded batches of like length.
+  Either way a reward does not depend on its company but by rounding, and the caller's order is kept.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from vrm.models.checks import checked_config, checked_tokenizer, positions_of
 from vrm.models.feature_files import StoredEncoder, StoredFeatures
 from vrm.models.features import FeatureTable
 from vrm.models.latents import dirichlet_mean
+from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, shares_prefixes, unsupported
 from vrm.models.text import TextEncoder, TokenisedText, located, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token
 from vrm.models.weights import checked_weights
@@ -40,6 +43,10 @@ from vrm.records import Prompt, RecordError, prompt_id
 
 REWARD_PARTS = ("full", "rated")
 """What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
+
+
+MOST_TOKENS = 16384
+"""Tokens of a forward pass without padding: more take memory, and no less time."""
 
 
 class HuggingFaceRewardModel:
@@ -57,6 +64,7 @@ class HuggingFaceRewardModel:
         seed: int = 0,
         progress: bool = False,
         reward: Literal["full", "rated"] = "full",
+        engine: Literal["shared", "padded"] = "shared",
     ) -> None:
         """Wrap a model.
 
@@ -64,12 +72,14 @@ class HuggingFaceRewardModel:
             model: in evaluation mode from here on.
             tokenizer: the one it was trained with.
             max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
-            batch_size: texts per forward pass.
+            batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
+                `MOST_TOKENS` at most.
             posterior_samples: samples for a VRM's `std`; 0 leaves it empty. Published models have theirs exactly.
             seed: seed of those samples.
             progress: show a progress bar.
             reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
                 residual has nothing but the whole.
+            engine: a prompt once for all of its responses, where the model can do so, or padded batches.
 
         Raises:
             ValueError: `reward` is neither.
@@ -77,6 +87,9 @@ class HuggingFaceRewardModel:
         if reward not in REWARD_PARTS:
             raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
+        if engine == "shared" and unsupported(model) is None:
+            share_prefixes(model)
+        self.engine = engine
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
         self.batch_size = batch_size
         self.posterior_samples = posterior_samples
@@ -99,13 +112,14 @@ class HuggingFaceRewardModel:
         texts = self.encoder.encode(conversations, responses)
         if self._variational:
             located(texts)
-        order = np.argsort([len(text.ids) for text in texts], kind="stable")
+        numbers = self._batches(texts)
         batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
-            for rows in self._batches(order):
+            for rows in tqdm(numbers, desc="scoring", unit="batch", disable=not self.progress):
                 batches.append(self._forward([texts[i] for i in rows]))
         if not batches:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
+        order = np.concatenate(numbers)
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
         found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
@@ -120,20 +134,45 @@ class HuggingFaceRewardModel:
     def _rated_alone(self) -> bool:
         return self.reward == "rated" and self._variational
 
-    def _batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        starts = range(0, len(order), self.batch_size)
-        for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
-            yield order[start : start + self.batch_size]
+    @property
+    def _shares(self) -> bool:
+        # asked anew each time, as a model's backbone can be exchanged for stored features
+        return self.engine == "shared" and shares_prefixes(self.model)
+
+    def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
+        """Numbers of the texts, by forward pass."""
+        if self._shares:
+            budget = min(self.batch_size * self.encoder.max_length, MOST_TOKENS)
+            return passes([(text.ids, text.prompt_length) for text in texts], budget)
+        order = np.argsort([len(text.ids) for text in texts], kind="stable").tolist()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def inputs(self, texts: list[TokenisedText]) -> dict[str, Any]:
+        """Keyword arguments of the model's forward pass over these texts, on its device, for either engine."""
+        tokenizer = self.encoder.tokenizer
+        if self._shares:
+            groups, order = by_prompt([(text.ids, text.prompt_length) for text in texts])
+            inputs = pack(groups, tokenizer.pad_token_id, order=order, unread=self._unread).inputs()
+        else:
+            ids, mask = pad_batch([text.ids for text in texts], tokenizer, side="right")
+            lengths = torch.tensor([text.prompt_length for text in texts])
+            inputs = {"input_ids": ids, "attention_mask": mask, "prompt_lengths": lengths}
+        device = self.model.device
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+    @property
+    def _unread(self) -> int | None:
+        """The token at which a stock classifier reads no text."""
+        stock = not hasattr(self.model, "head")
+        return self.model.config.get_text_config().pad_token_id if stock else None
 
     def _forward(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
-        ids, mask = pad_batch([text.ids for text in texts], self.encoder.tokenizer, side="right")
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        lengths = torch.tensor([text.prompt_length for text in texts], device=ids.device)
+        inputs = self.inputs(texts)
         if isinstance(self.model, BaselineForSequenceClassification):
-            return _baseline_parts(self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths))
+            return _baseline_parts(self.model(**inputs))
         if not self._variational:
-            return {"mean": _numpy(self._scalar_rewards(ids, mask))}
-        found = self.model(input_ids=ids, attention_mask=mask, prompt_lengths=lengths).posterior
+            return {"mean": _numpy(self._scalar_rewards(inputs))}
+        found = self.model(**inputs).posterior
         parts = {
             name: _numpy(value) for name, value in found.filled().items() if name not in ("reward", "log_variance")
         }
@@ -148,13 +187,15 @@ class HuggingFaceRewardModel:
             "std_z": _numpy((0.5 * found.log_variance).exp()),
         }
 
-    def _scalar_rewards(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _scalar_rewards(self, inputs: dict[str, Any]) -> Tensor:
         """Rewards of a stock sequence classifier, read where its own `forward` reads a single text, shape (B,)."""
+        if "layout" in inputs:
+            return self.model(**inputs).logits.squeeze(-1)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if not hasattr(self.model, "score"):  # code of its own
             return self.model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B,T,H)
-        pad = self.model.config.get_text_config().pad_token_id
-        read = last_token(mask if pad is None else mask * (ids != pad))
+        read = last_token(mask if self._unread is None else mask * (ids != self._unread))
         return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
 
     def _posterior_std(

@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from vrm.models.latents import Posterior, dirichlet_mean
 from vrm.models.pooling import attention_pool, prompt_mask
 from vrm.models.shared_noise import Sampler
+from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
 from vrm.models.turns import prompt_end
 from vrm.models.weights import checked_weights
 
@@ -345,6 +346,8 @@ class VrmForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
         sampler: Sampler | None = None,
+        position_ids: Tensor | None = None,
+        layout: Layout | None = None,
         **others: object,
     ) -> VrmOutput:
         """Rewards and posteriors of B texts.
@@ -356,6 +359,8 @@ class VrmForSequenceClassification(PreTrainedModel):
                 `generation_prompt_ids` and `user_turn_ids`, see `vrm.models.turns`.
             sampler: draws the latents that rewards are made of, and None takes posterior means. `sample_pairs` takes
                 rows as B/2 chosen followed by B/2 rejected texts of the same prompts, and draws w once a pair (Eq. 10).
+            position_ids, layout: of a packed batch, whose rows `input_ids` are (`PackedBatch.inputs`); B is then the
+                number of its texts, and masks and prompt lengths are not read.
             others: what trainers and adapters pass to every classifier, None or False: `labels`, `use_cache`, ...
 
         Raises:
@@ -365,6 +370,17 @@ class VrmForSequenceClassification(PreTrainedModel):
         asked = [name for name, value in others.items() if value is not None and value is not False]
         if asked:
             raise TypeError(f"a VRM does not take {', '.join(asked)}; its loss is `vrm.models.latents.objective`")
+        if layout is None:
+            states = self._padded(input_ids, attention_mask, prompt_lengths)
+        else:
+            states = self._packed(input_ids, position_ids, layout)
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return VrmOutput.of(self.head(*states, sampler))
+
+    def _padded(
+        self, input_ids: Tensor, attention_mask: Tensor | None, prompt_lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The prompts' and the texts' states, shape (B, H) each, float32."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         hidden = self.model(
@@ -377,8 +393,13 @@ class VrmForSequenceClassification(PreTrainedModel):
         with torch.autocast(hidden.device.type, enabled=False):
             end = last_prompt_token(input_ids, attention_mask, prompt_lengths, self.config)
             prompt_state = self.head.pool_prompt(hidden, attention_mask, end)
-            final_state = hidden[rows, last_token(attention_mask)].float()
-            return VrmOutput.of(self.head(prompt_state, final_state, sampler))
+            return prompt_state, hidden[rows, last_token(attention_mask)].float()
+
+    def _packed(self, input_ids: Tensor, position_ids: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:
+        """What `_padded` gives, of the texts of a packed batch."""
+        hidden = packed_states(self.model, input_ids, position_ids, layout)  # (R, W, H)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return pooled_prompts(self.head, hidden, layout), layout.text_ends(hidden).float()
 
 
 def last_prompt_token(

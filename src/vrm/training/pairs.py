@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from vrm.config import Variant
+from vrm.models.shared_prefix import by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder, TokenisedText, located
 from vrm.records import PreferencePair, RecordError, read_pairs
@@ -96,7 +97,37 @@ class PairCollator(DataCollatorForPreference):
         """Pad and stack B pairs; ids and lengths have 2B rows, annotations B."""
         batch = super().torch_call(examples)
         batch["prompt_lengths"] = torch.tensor([example["prompt_length"] for example in examples]).repeat(2)
-        for name in ANNOTATIONS:
-            if name in examples[0]:
-                batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
-        return batch
+        return batch | annotations(examples)
+
+
+@dataclass
+class PackedPairCollator:
+    """The same batch as rows in which a prompt stands once for both of its responses; see `vrm.models.shared_prefix`.
+
+    Pairs whose two texts do not begin with the same prompt, token by token, stand there as two groups of one text.
+
+    Args:
+        pad_token_id: fills rows up.
+        tokens_per_row: budget of a row, and
+        blocks: whether attention is FlexAttention's; see `pack`.
+    """
+
+    pad_token_id: int
+    tokens_per_row: int | None = None
+    blocks: bool = False
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pack B pairs; the layout has 2B texts, the chosen ones first, annotations B rows."""
+        sides = ("chosen_ids", "rejected_ids")
+        texts = [(example[side], example["prompt_length"]) for side in sides for example in examples]
+        groups, order = by_prompt(texts)
+        # first, because the trainer reads the size of a batch from its first tensor: 2B, as of a padded one
+        lengths = {"prompt_lengths": torch.tensor([length for _, length in texts])}
+        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.blocks)
+        return lengths | packed.inputs() | annotations(examples)
+
+
+def annotations(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """The annotations that B pairs have, one row a pair."""
+    present = (name for name in ANNOTATIONS if name in examples[0])
+    return {name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in present}

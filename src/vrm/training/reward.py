@@ -1,7 +1,8 @@
 """Training of reward models of every kind on TRL's `RewardTrainer`; `reward_kinds` says what each kind is.
 
-* TRL's one concatenated forward pass (B chosen rows, then B rejected rows, right-padded) is kept; the loss is
-  swapped, and each batch carries prompt lengths and annotated scores along.
+* A batch is B chosen texts and their B rejected ones. Its engine is `shared`, rows without padding in which a prompt
+  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass: the reference in
+  tests, and for models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
@@ -13,6 +14,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ from vrm.config import RewardTraining, Variant, dependencies
 from vrm.models.baseline_heads import Noise
 from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
+from vrm.models.scoring import own_device
 from vrm.models.shared_noise import shared_sampler
+from vrm.models.shared_prefix import share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
@@ -40,7 +44,7 @@ from vrm.runfiles import TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import LogWriter, write_log
-from vrm.training.pairs import ANNOTATIONS, PairCollator, tokenise_split
+from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
 
@@ -103,14 +107,15 @@ def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[
         frozen.fit(train)
     size = job.training.evaluation_pairs
     kind = KINDS[job.variant.kind](job.variant, job.aspects)
+    model = _new_model(job, kind, tokenizer, train, frozen)
     trainer = PairwiseRewardTrainer(
         kind=kind,
-        model=_new_model(job, kind, tokenizer, train, frozen),
+        model=model,
         args=_arguments(job, len(train)),
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset={"train": _head(train, size), "validation": _head(validation, size)},
-        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=_collator(job, model, tokenizer),
     )
     shard(trainer.accelerator, trainer.model)
     return trainer, {"train": train_counts, "validation": validation_counts}
@@ -240,10 +245,33 @@ def _new_model(
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
+    if not frozen:  # a table of features has nothing to share
+        _choose_engine(job, model)
     model = with_adapters(model, job.training.lora, exclude=kind.head, train_excluded=True)
     if not frozen:  # features have a dropout of their own, which is a setting
         switch_off_dropout(model)
     return model
+
+
+def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
+    """Prepare a model for packed batches, or say why it pads."""
+    if job.training.engine == "padded":
+        return
+    reason = unsupported(model)
+    if reason is None:
+        share_prefixes(model)
+    else:
+        print(f"reward.training.engine: padded, as {job.backbone} cannot share prefixes: {reason}", file=sys.stderr)
+
+
+def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
+    if not shares_prefixes(model):
+        return PairCollator(pad_token_id=tokenizer.pad_token_id)
+    blocks = job.training.engine == "shared_flex"
+    if blocks and own_device().type != "cuda":
+        print("reward.training.engine: shared, as FlexAttention trains on CUDA alone", file=sys.stderr)
+        blocks = False
+    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, blocks)
 
 
 def _tokenise(

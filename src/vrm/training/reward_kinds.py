@@ -35,6 +35,7 @@ from vrm.models.shared_noise import Sampler
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.models.weights import checked_weights
 from vrm.training.baseline_objectives import OBJECTIVES
+from vrm.training.pairs import ANNOTATIONS
 
 SIDES = ("chosen", "rejected")
 Evidence = dict[str, dict[str, Tensor]]
@@ -295,7 +296,7 @@ class TwoPhases(TrainerCallback):
             for start in range(0, len(rows), size):
                 batch = trainer.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
                 inputs = trainer._prepare_inputs(batch)
-                inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "prompt_lengths")}
+                inputs = {name: value for name, value in inputs.items() if name not in ANNOTATIONS}
                 found.append(trainer.model(**inputs).parts)
         trainer.model.train(was_training)
         return tuple(torch.cat([parts[name] for parts in found]).cpu().numpy() for name in ("ratings", "verbosity"))
