@@ -41,6 +41,7 @@ def toy_pair(number: int, rng: np.random.Generator):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """All tests of one run of the smoke preset go to one worker, which makes it once, and first."""
     for item in items:
