@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -384,8 +384,7 @@ def draw_column(policy: str, metric: str) -> str:
     return f"{policy}/{metric}"
 
 
-@dataclass(frozen=True)
-class JudgedTables:
+class JudgedTables(NamedTuple):
     """What is written of one judged benchmark.
 
     Args:

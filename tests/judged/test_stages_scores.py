@@ -16,7 +16,7 @@ from vrm.judged.base import draws_table
 from vrm.judged.stages import write_scores
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
 from vrm.reporting.judged import read_benchmark
-from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES
+from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables
 from vrm.statistics.draws import percentiles
 
 SFT, DPO = (JudgedPolicy("qwen3", method, 1) for method in ("sft", "dpo"))
@@ -290,7 +290,7 @@ def test_judgments_that_do_not_belong_are_refused_with_file_row_and_mend(results
 
 def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
     def stand_in(config, directory):
-        return (
+        return JudgedTables(
             pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=list(JUDGED_SCORES.columns)),
             pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=list(JUDGED_ITEMS.columns)),
             draws_table({"qwen3.sft.seed1/lc_win_rate": np.array([1 / 3, np.nan])}),

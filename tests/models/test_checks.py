@@ -187,7 +187,7 @@ def test_dtype_device_and_attention_are_the_callers_choice(copy):
     model = load_reward_model(path, dtype=torch.bfloat16, device="cpu", attn_implementation="eager").model
     assert model.model.dtype == torch.bfloat16
     assert next(model.head.parameters()).dtype == torch.float32
-    assert model.model.config._attn_implementation == "eager"
+    assert model.model.config._attn_implementation.endswith("eager")  # wrapped where prompts are shared
 
 
 def test_a_published_classifier_is_read_where_its_own_class_reads_it(tmp_path):

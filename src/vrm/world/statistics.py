@@ -11,15 +11,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from vrm.config import WorldConfig
 from vrm.world.annotators import TASTE, Annotated, AnnotatedPrompt, annotate
 from vrm.world.gold import SPURIOUS
 from vrm.world.preference_sets import Pair
 from vrm.world.prompts import ASPECTS, KINDS, true_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal."""
@@ -80,6 +83,8 @@ def statistics(
 
 def to_table(rows: list[Statistic]) -> pd.DataFrame:
     """The statistics as `runfiles.WORLD_STATISTICS`, one row each."""
+    import pandas as pd  # for this table alone: judges and sets of the world start without it
+
     return pd.DataFrame([asdict(row) for row in rows])
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from vrm.config import WorldConfig
 from vrm.records import write_jsonl
-from vrm.runfiles import WORLD_STATISTICS
 from vrm.world import prompts
 from vrm.world.annotators import Annotated, AnnotatedPrompt, annotate_prompt, on_ten_scale
 from vrm.world.preference_sets import PromptPool, probes, reward_bench, rows
@@ -48,6 +47,8 @@ def write_world(config: WorldConfig, out: Path) -> None:
         "probes": [p.request.text for p in probe],
     }
     facts = statistics(training, held_out, sets, probe, config, statistics_rng)
+    from vrm.runfiles import WORLD_STATISTICS  # pandas, for this table alone
+
     WORLD_STATISTICS.write(out / Path(WORLD_STATISTICS.name).name, to_table(facts))
 
 

@@ -254,7 +254,7 @@ def test_world_rows_say_their_level_and_what_their_intervals_are_over(tmp_path):
     assert rows.loc["spurious/padding", ["level", "resampled"]].tolist() == [0.9, "prompts (one seed, Student's t)"]
     text = (tmp_path / "world.md").read_text()
     assert "In brackets: 95 % intervals; Wilson's" in text
-    assert "In brackets: 90 % interval over prompts (one seed, Student's t)" in text
+    assert "90 % interval over prompts" in text
 
 
 def test_probes_with_few_expected_wins_or_losses_are_named(tmp_path):
