@@ -30,7 +30,8 @@ lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/snakefmt --check Snakefile workflow
 # a stage's rules and their input functions stand in one file, which is the one thing that Snakemake would have otherwise
-	@! $(VENV)/bin/snakemake --lint 2>&1 | grep -E '^ +\* |Error' | grep -v 'Mixed rules and functions'
+	@found=$$($(VENV)/bin/snakemake --lint 2>&1); [ -n "$$found" ] || { echo "snakemake --lint said nothing" >&2; exit 1; }; \
+	  ! echo "$$found" | grep -E '^ +\* |Error|not found|No such' | grep -v 'Mixed rules and functions'
 
 lock: $(READY)   ## write envs/*.yaml from requirements.lock
 	@$(VENV)/bin/python tools/envs.py
