@@ -9,7 +9,9 @@ from vrm.cli.commands import ConfigFiles, Make, Option, person
 from vrm.cli.given import known, local_or_hub
 
 
-@person("vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl --out scores.csv")
+@person(
+    "vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl --out scores.csv", models=True
+)
 def score_file(
     model: Annotated[str, Option("directory or hub id of a trained reward model")],
     pairs: Annotated[Path, Option("a file or directory of preference pairs: JSONL, CSV or Parquet")],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from torch.nn.utils.rnn import pad_sequence
 
 from vrm.config import Variant
 from vrm.models.shared_prefix import by_prompt, pack
@@ -62,7 +62,7 @@ def tokenise_pairs(
 
 
 def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[Dataset, dict[str, int]]:
-    """A split as the columns that TRL and `PairCollator` read, and `tokenise_pairs`' counts.
+    """A split as the columns that the collators read, and `tokenise_pairs`' counts.
 
     Raises:
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
@@ -90,13 +90,24 @@ def _row(pair: TokenisedPair, annotated: bool) -> dict[str, Any]:
     return row | {name: getattr(pair.record, name) for name in ANNOTATIONS} if annotated else row
 
 
-class PairCollator(DataCollatorForPreference):
-    """TRL's batch, with prompt lengths of both halves and the pair's annotations."""
+@dataclass
+class PairCollator:
+    """The batch of TRL's `RewardTrainer`, with prompt lengths of both halves and the pair's annotations.
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad and stack B pairs; ids and lengths have 2B rows, annotations B."""
-        batch = super().torch_call(examples)
-        batch["prompt_lengths"] = torch.tensor([example["prompt_length"] for example in examples]).repeat(2)
+    Args:
+        pad_token_id: fills texts up, on the right.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad and stack B pairs; ids and lengths have 2B rows, the chosen ones first, annotations B."""
+        texts = [torch.tensor(example[side]) for side in ("chosen_ids", "rejected_ids") for example in examples]
+        batch = {
+            "input_ids": pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(ids) for ids in texts], batch_first=True),
+            "prompt_lengths": torch.tensor([example["prompt_length"] for example in examples]).repeat(2),
+        }
         return batch | annotations(examples)
 
 

@@ -1,8 +1,9 @@
-"""Training of reward models of every kind on TRL's `RewardTrainer`; `reward_kinds` says what each kind is.
+"""Training of reward models of every kind on transformers' `Trainer`; `reward_kinds` says what each kind is.
 
 * A batch is B chosen texts and their B rejected ones. Its engine is `shared`, rows without padding in which a prompt
-  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass: the reference in
-  tests, and for models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
+  stands once for both (`vrm.models.shared_prefix`), or `padded`, the concatenated forward pass of TRL's
+  `RewardTrainer`: the reference in tests, and for models that cannot share. TRL itself is not imported: of its trainer
+  no part would be left, and a test compares loss and gradients of a step with it.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, set_seed
-from trl import RewardConfig as TrlRewardConfig
-from trl import RewardTrainer
+from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import RewardTraining, Variant, dependencies
@@ -145,21 +145,16 @@ def _leave(
     accelerator.wait_for_everyone()
 
 
-class PairwiseRewardTrainer(RewardTrainer):
-    """TRL's trainer for pairs that are tokenised already, with the loss of their kind."""
+class PairwiseRewardTrainer(Trainer):
+    """A trainer for pairs that are tokenised already, with the loss of their kind."""
 
     def __init__(self, *, kind: RewardKind, **options: Any) -> None:
         self.kind = kind
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(compute_metrics=self._measure, **options)
         self.model_accepts_loss_kwargs = False  # our loss is a mean over pairs; let the trainer scale accumulation
         for callback in kind.callbacks(self):
             self.add_callback(callback)
-
-    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
-        return dataset
-
-    def create_model_card(self, *_: object, **__: object) -> None:
-        """None beside checkpoints: everything there that is not a checkpoint is somebody else's."""
 
     def compute_loss(
         self,
@@ -176,7 +171,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self.model.training:
             terms["accuracy"] = _wins(evidence).mean()
             for name, value in terms.items():
-                self._metrics["train"][name].append(value.detach())
+                self._window[name].append(value.detach())
         return (loss, evidence) if return_outputs else loss
 
     def prediction_step(
@@ -192,9 +187,11 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the window's means over all processes; the only place where training waits for the device."""
-        for values in self._metrics["train"].values():
-            mean = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean()
-            values[:] = [self.accelerator.gather(mean).mean().item()]
+        if self.model.training:
+            for name, values in self._window.items():
+                mean = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean()
+                logs[name] = self.accelerator.gather(mean).mean().item()
+            self._window.clear()
         super().log(logs, start_time)
 
     def _draws(self) -> Draws:
@@ -241,7 +238,8 @@ def _new_model(
     backbone = frozen.table if frozen else job.backbone
     turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     model = kind.new_model(backbone, job.revision, weight_dtype(job.training), turns, train)
-    model.config.pad_token_id = NO_PADDING if frozen else tokenizer.pad_token_id
+    padding = NO_PADDING if frozen else tokenizer.pad_token_id
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = padding
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
@@ -285,11 +283,10 @@ def _head(dataset: Dataset, size: int) -> Dataset:
     return dataset.select(range(min(size, len(dataset))))
 
 
-def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
-    return TrlRewardConfig(
+def _arguments(job: RewardJob, pairs: int) -> TrainingArguments:
+    return TrainingArguments(
         **common_arguments(for_heads(job.training) if job.features else job.training, pairs, job.seed, job.checkpoints),
         weight_decay=job.training.weight_decay,
-        max_length=None,
         activation_checkpointing=job.training.gradient_checkpointing and not job.features,
     )
 

@@ -6,7 +6,8 @@ the loss of that evidence, and for what else is worth measuring over a whole set
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
-from trl.trainer.reward_trainer import suppress_seqcls_warning
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from vrm.config import Variant
 from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
@@ -106,6 +107,22 @@ class RewardKind:
         return []
 
 
+@contextmanager
+def _new_score_is_expected() -> Iterator[None]:
+    """Have transformers say nothing of a causal LM's missing `score` and unused head: `checked_weights` looks.
+
+    Source: TRL's `suppress_seqcls_warning`.
+    """
+    ignored = {"missing": [r"^score\.weight$"], "unexpected": [r"^lm_head\."]}
+    for kind, keys in ignored.items():
+        setattr(GenericForSequenceClassification, f"_keys_to_ignore_on_load_{kind}", keys)
+    try:
+        yield
+    finally:
+        for kind in ignored:
+            delattr(GenericForSequenceClassification, f"_keys_to_ignore_on_load_{kind}")
+
+
 class Scalar(RewardKind):
     """The plain Bradley-Terry reward model, a stock sequence classifier."""
 
@@ -122,7 +139,7 @@ class Scalar(RewardKind):
         """One label, no prompt to find."""
         if isinstance(path, PreTrainedModel):
             return FeatureForSequenceClassification.on(path)
-        with suppress_seqcls_warning():
+        with _new_score_is_expected():
             return checked_weights(
                 AutoModelForSequenceClassification, path, fresh=["score"], num_labels=1, revision=revision, dtype=dtype
             )
