@@ -13,6 +13,7 @@ FLOORS = (
     ("training", "generation", "judging"),
     ("judged", "evaluation"),
     ("planning", "reporting"),
+    ("people",),
     ("cli",),
 )
 """From what everybody may know to what nobody does; rooms of one floor may know each other one way."""

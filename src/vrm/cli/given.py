@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 T = TypeVar("T")
 
@@ -45,3 +45,22 @@ def local_or_hub(model: str, option: str) -> str:
     """
     may_be_hub_id = model.count("/") < 2 and not model.startswith((".", "/"))
     return model if may_be_hub_id else str(local(model, option))
+
+
+def known_shape(shape: str | None) -> None:
+    """Check the name of a file shape, where one is given.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    from vrm.config.base import ShapeName
+
+    if shape is not None:
+        known({name: name for name in get_args(ShapeName)}, shape, "shape")
+
+
+def config_error(message: str) -> Exception:
+    """The exception for an option that can't be used; its class takes half a second to import."""
+    from vrm.config import ConfigError
+
+    return ConfigError(message)

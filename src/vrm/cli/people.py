@@ -2,11 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import known, local_or_hub
+from vrm.cli.given import config_error, known_shape, local_or_hub
+
+Model = Annotated[str, Option("directory or hub id of a trained reward model")]
+
+
+@person("vrm train --data my.jsonl --backbone Qwen/Qwen3-0.6B --out my_vrm --lora")
+def train(
+    data: Annotated[Path, Option("rated responses or preference pairs: JSONL, JSON, CSV, Parquet, or a directory")],
+    backbone: Annotated[str, Option("directory, hub id or GGUF file of a causal language model")],
+    out: Make,
+    kind: Annotated[
+        str,
+        Option(
+            "rm, vrm, anchored, residual, multitask, gated, concept_bottleneck, bottleneck, length_heads, gaussian or "
+            "nonnegative (default: vrm)"
+        ),
+    ] = "vrm",
+    frozen: Annotated[bool, Option("train a head alone, on the backbone's features: minutes, on a CPU too")] = False,
+    lora: Annotated[bool, Option("train adapters, merged at the end")] = False,
+    resume: Annotated[bool, Option("go on where a killed training stood")] = False,
+    aspects: Annotated[list[str] | None, Option("which ratings are used (default: all that are found)")] = None,
+    shape: Annotated[str | None, Option("which public data's columns the rows have (default: recognised)")] = None,
+    rating_range: Annotated[
+        list[float] | None, Option("lowest and highest possible rating (default: the shape's own, else 1 5)")
+    ] = None,
+    pairing: Annotated[
+        Literal["best_vs_random", "best_vs_worst", "all"],
+        Option("which pairs of a prompt's rated responses (default: best_vs_random)"),
+    ] = "best_vs_random",
+    held_out: Annotated[float, Option("share of the prompts kept for the score (default: 0.1)")] = 0.1,
+    seed: Annotated[int, Option("of split, head, order and samples (default: 0)")] = 0,
+    epochs: Annotated[float | None, Option("passes over the training pairs (default: 2)")] = None,
+    learning_rate: Annotated[float | None, Option("peak (default: 1e-5; 1e-4 with --lora, 2e-3 with --frozen)")] = None,
+    batch_size: Annotated[int | None, Option("pairs a step (default: 16)")] = None,
+    max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: half of all)")] = None,
+    max_length: Annotated[int | None, Option("tokens kept in all (default: 2048, or what it has)")] = None,
+    revision: Annotated[str | None, Option("commit of a backbone on the hub")] = None,
+    report_to: Annotated[
+        list[Literal["tensorboard", "wandb", "trackio"]] | None, Option("trackers (default: none)")
+    ] = None,
+) -> None:
+    """Train a reward model on one file of preferences, and score it on what is held out."""
+    known_shape(shape)
+    if rating_range is not None and len(rating_range) != 2:
+        raise config_error(f"--rating-range takes two numbers, and {len(rating_range)} are given")
+    if not data.exists():
+        raise config_error(f"--data {data}: there is no such file; correct the path")
+
+    from vrm.people.train import TrainOptions
+    from vrm.people.train import train as run
+
+    typed = dict(locals())
+    chosen = {field.name: typed[field.name] for field in fields(TrainOptions)}
+    chosen["rating_range"] = tuple(rating_range) if rating_range else None
+    run(TrainOptions(**{**chosen, "report_to": tuple(report_to or ())}))
 
 
 @person(
@@ -24,10 +79,7 @@ def score_file(
     out: Annotated[Path | None, Option("also write one row a pair to this CSV")] = None,
 ) -> None:
     """Score a file of pairs with a trained reward model; prints a table."""
-    from vrm.config.base import ShapeName
-
-    if shape is not None:
-        known({name: name for name in get_args(ShapeName)}, shape, "shape")
+    known_shape(shape)
     model = local_or_hub(model, "--model")
 
     from vrm.evaluation.score_sets import score_file  # takes seconds: what was typed is checked before

@@ -109,6 +109,9 @@ class Optimisation(Section):
     lora: Lora | None = Field(
         None, description="Train adapters instead of all weights; a reward model's head is trained whole beside them."
     )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], description="Trackers that get what is logged; their packages have to be installed. Empty: none."
+    )
     processes: PositiveInt = Field(
         1,
         description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",

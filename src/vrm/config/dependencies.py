@@ -35,7 +35,7 @@ NAMES = {"label", "ours", "paper"}
 SFT_OWN = set(SftTraining.model_fields)
 """Fields that SFT has instead of those of `policy.training`."""
 LENGTHS = {"max_prompt_length", "max_length"}
-NOT_PPO = set(PolicyTraining.model_fields) - LENGTHS - {"bf16", "gradient_checkpointing", "lora"}
+NOT_PPO = set(PolicyTraining.model_fields) - LENGTHS - {"bf16", "gradient_checkpointing", "lora", "report_to"}
 """Fields of `policy.training` that PPO does not look at; it has optimisation settings of its own."""
 NOT_PAIRS = {"label", "benchmarks_dir"}
 """Keys of `data` that change no scored prompt and no pair."""
@@ -83,7 +83,7 @@ def no_effect(processes: int) -> set[str]:
     question of several alone. `evaluations` is no such field: each measurement draws from the random numbers that
     latents are sampled with, and the log is a result.
     """
-    always = {"processes", "checkpoints", "gradient_checkpointing"}
+    always = {"processes", "checkpoints", "gradient_checkpointing", "report_to"}
     return always if processes > 1 else always | {"launch"}
 
 

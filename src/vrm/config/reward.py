@@ -147,6 +147,36 @@ class Variant(Section):
         return self
 
 
+_READ = {"prompt_pooling": "attention", "concentration": "scaled"}
+"""How w is read from the prompt, in all of these."""
+
+PRESETS: dict[str, Variant] = {
+    "rm": Variant(label="RM", kind="scalar"),
+    "vrm": Variant(label="VRM", **_READ),
+    "anchored": Variant(label="VRM (anchored)", ours=True, supervision_weight=0.0, score_anchor_weight=1.0, **_READ),
+    "residual": Variant(
+        label="VRM (concept-residual)",
+        ours=True,
+        supervision_weight=0.2,
+        score_anchor_weight=1.0,
+        residual=True,
+        **_READ,
+    ),
+    "multitask": Variant(label="RM (multi-task)", kind="multitask"),
+    "gated": Variant(label="RM (gated)", kind="gated", gated=GatedSettings(prompt_pooling="attention")),
+    "concept_bottleneck": Variant(
+        label="RM (concept bottleneck)",
+        kind="gated",
+        gated=GatedSettings(joint=True, sampled=True, prompt_pooling="attention"),
+    ),
+    "bottleneck": Variant(label="RM (information bottleneck)", kind="bottleneck"),
+    "length_heads": Variant(label="RM (length head)", kind="length_heads"),
+    "gaussian": Variant(label="RM (Gaussian)", kind="gaussian"),
+    "nonnegative": Variant(label="RM (non-negative)", kind="nonnegative"),
+}
+"""Reward models by the name that people type (`vrm train --kind`); config.yaml has the same settings."""
+
+
 class RewardTraining(Optimisation):
     """Optimisation of a reward model, the same for every variant so that rows compare."""
 

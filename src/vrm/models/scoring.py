@@ -109,26 +109,58 @@ class HuggingFaceRewardModel:
             Unrenderable: the chat template refuses some of the conversations; nothing is scored then.
         """
         conversations = checked_prompts(prompts, responses)
+        return self._score(
+            self.encoder.encode(conversations, responses), list(zip(conversations, responses, strict=True))
+        )
+
+    def score_rendered(self, texts: Sequence[str]) -> RewardOutput:
+        """Rewards of N conversations that somebody has rendered by the chat template already; nothing is cut.
+
+        Without a standard deviation, whose draws are seeded by prompt and response.
+
+        Raises:
+            Unrenderable: a text does not hold the header that begins a response, which a VRM has to find.
+        """
+        return self._score(self.encoder.rendered(texts), None)
+
+    def draws(self, prompts: Sequence[Prompt | str], responses: Sequence[str], samples: int) -> np.ndarray | None:
+        """Rewards of N texts with latents drawn from q, shape (samples, N); None for a model without latents.
+
+        Responses to one prompt share their draws of w, so that of two columns the share in which one is higher is the
+        posterior probability that it is the better one.
+        """
+        if not self._variational or not len(responses):
+            return None
+        conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
+        located(texts)
+        found = self._found(texts)
+        return self._draws(found, list(zip(conversations, responses, strict=True)), samples)
+
+    def _score(self, texts: list[TokenisedText], rows: list[tuple[Prompt, str]] | None) -> RewardOutput:
         if self._variational:
             located(texts)
+        if not texts:
+            return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
+        found = self._found(texts)
+        std = found.get("std")
+        if self.posterior_samples and "mu" in found and rows is not None:
+            std = self._draws(found, rows, self.posterior_samples).std(axis=0)
+        truncated = np.array([text.truncated for text in texts])
+        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
+        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+
+    def _found(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
+        """What forward passes give of all texts, in their order."""
         numbers = self._batches(texts)
         batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
             for rows in tqdm(numbers, desc="scoring", unit="batch", disable=not self.progress):
                 batches.append(self._forward([texts[i] for i in rows]))
-        if not batches:
-            return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
         order = np.concatenate(numbers)
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
-        found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
-        std = found.get("std")
-        if self.posterior_samples and "mu" in found:
-            std = self._posterior_std(found, conversations, responses)
-        truncated = np.array([text.truncated for text in texts])
-        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
-        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+        return {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
 
     @property
     def _rated_alone(self) -> bool:
@@ -198,23 +230,21 @@ class HuggingFaceRewardModel:
         read = last_token(mask if self._unread is None else mask * (ids != self._unread))
         return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
 
-    def _posterior_std(
-        self, found: dict[str, np.ndarray], prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> np.ndarray:
-        """Standard deviation of r(w, z), or of its rated part, under q, shape (N,).
+    def _draws(self, found: dict[str, np.ndarray], rows: Sequence[tuple[Prompt, str]], samples: int) -> np.ndarray:
+        """r(w, z), or its rated part, under q, shape (samples, N).
 
         Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
         share their draws of w, as the two responses of a pair do in Eq. 10.
         """
-        out = np.empty(len(responses))
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        out = np.empty((samples, len(rows)))
+        for i, (prompt, response) in enumerate(rows):
             key = prompt_id(prompt)
-            w = _generator(self.seed, key).dirichlet(found["alpha"][i], self.posterior_samples)  # (S, K)
-            noise = _generator(self.seed, key, response).standard_normal((self.posterior_samples, found["mu"].shape[1]))
+            w = _generator(self.seed, key).dirichlet(found["alpha"][i], samples)  # (S, K)
+            noise = _generator(self.seed, key, response).standard_normal((samples, found["mu"].shape[1]))
             z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
             with torch.inference_mode():
                 decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
-            out[i] = float((decoded.rated if self._rated_alone else decoded.reward).std(unbiased=False))
+            out[:, i] = _numpy(decoded.rated if self._rated_alone else decoded.reward)
         return out
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -260,7 +290,7 @@ def load_reward_model(
             f"{path}: a reward model has one label, this one has {config.num_labels}: it is a policy, or another "
             "classifier"
         )
-    limits = _limits(config, max_prompt_length, max_length)
+    limits = limits_of(config, max_prompt_length, max_length)
     tokenizer = checked_tokenizer(path, max_length=limits["max_length"], **source)
     model = checked_weights(
         AutoModelForSequenceClassification,
@@ -293,7 +323,10 @@ def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequenc
     return looked_up
 
 
-def _limits(config: PreTrainedConfig, max_prompt_length: int | None, max_length: int | None) -> dict[str, int]:
+def limits_of(
+    config: PreTrainedConfig, max_prompt_length: int | None = None, max_length: int | None = None
+) -> dict[str, int]:
+    """Limits in tokens: those given, else those of the training, else what the model has positions for."""
     trained_with = getattr(config, "reward_limits", None)
     if trained_with is None:
         longest = min(2048, positions_of(config) or 2048)

@@ -147,6 +147,17 @@ class TextEncoder:
         found = _each(tokens, lambda row: self._fit(*pairs[row], *tokens[row]), refused)
         return [found.get(row) for row in range(len(pairs))], refused
 
+    def rendered(self, texts: Sequence[str]) -> list[TokenisedText]:
+        """Token ids of N texts that the chat template has written already; nothing is cut."""
+        found = []
+        for ids in self._tokenise(list(texts)):
+            try:
+                length = prompt_end(ids, *self._headers)
+            except ValueError:
+                length = 0
+            found.append(TokenisedText(ids, length, False))
+        return found
+
     def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of N prompts to be answered: the very ones that `PolicyEncoder.encode` puts before a response.
 

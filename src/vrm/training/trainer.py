@@ -92,7 +92,7 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
         "remove_unused_columns": False,
         "seed": seed,
         "data_seed": seed,
-        "report_to": "none",
+        "report_to": training.report_to or "none",
         "use_cpu": not torch.cuda.is_available(),
     }
 

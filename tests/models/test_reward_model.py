@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from accelerate.state import AcceleratorState
 from contract import PROMPTS, RESPONSES
 from transformers import AutoTokenizer
 
+import vrm as vrm_package
 from vrm.cli import main
 from vrm.config import CreatedBackbone
 from vrm.models.backbones import create_model, save_backbone, train_tokenizer
-from vrm.models.base import RewardOutput
-from vrm.models.reward_function import RewardFunction
+from vrm.models.base import RewardOutput, as_prompt
+from vrm.models.reward_model import RewardBenchPipeline, RewardModel
 from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
@@ -99,7 +102,7 @@ class Echo:
 
 
 def test_messages_and_plain_text_ask_the_same():
-    function = RewardFunction(Echo(), name="echo")
+    function = RewardModel(Echo(), name="echo")
     assert function.__name__ == "echo"
     rewards = function(prompts=PROMPTS, completions=RESPONSES, completion_ids=[[1]] * 4, trainer_state=None)
     assert rewards == [0.0, 1.0, 2.0, 3.0]
@@ -111,7 +114,7 @@ def test_messages_and_plain_text_ask_the_same():
 
 
 def test_a_call_of_a_tool_is_part_of_what_was_asked():
-    function = RewardFunction(Echo())
+    function = RewardModel(Echo())
     call = [{"role": "assistant", "content": "look"}, {"role": "tool", "content": "3"}]
     function([[{"role": "user", "content": "how many?"}]], [[*call, {"role": "assistant", "content": "three"}]])
     assert function.model.asked == [([{"role": "user", "content": "how many?"}, *call], "three")]
@@ -119,7 +122,7 @@ def test_a_call_of_a_tool_is_part_of_what_was_asked():
 
 def test_a_directory_that_is_not_there_is_named():
     with pytest.raises(RecordError, match="results/run/reward/none: there is no such directory"):
-        RewardFunction("results/run/reward/none")
+        RewardModel.from_pretrained("results/run/reward/none")
 
 
 def test_the_rated_part_alone_can_be_the_reward(vrm, tmp_path):
@@ -127,13 +130,77 @@ def test_the_rated_part_alone_can_be_the_reward(vrm, tmp_path):
     torch.nn.init.normal_(model.head.residual)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(vrm).save_pretrained(tmp_path)
-    whole, rated = (RewardFunction(tmp_path, reward=part)(PROMPTS, RESPONSES) for part in ("full", "rated"))
-    without = RewardFunction(vrm)(PROMPTS, RESPONSES)
+    whole, rated = (
+        RewardModel.from_pretrained(tmp_path, reward=part)(PROMPTS, RESPONSES) for part in ("full", "rated")
+    )
+    without = RewardModel.from_pretrained(vrm)(PROMPTS, RESPONSES)
     assert rated == pytest.approx(without, abs=1e-5)
     assert np.abs(np.subtract(whole, rated)).max() > 0.1
 
 
 def test_options_go_with_a_directory(vrm):
-    assert RewardFunction(vrm, batch_size=3, max_length=96, max_prompt_length=64).model.batch_size == 3
-    with pytest.raises(TypeError, match="batch_size: only for a model that is loaded here"):
-        RewardFunction(Echo(), batch_size=3)
+    assert RewardModel.from_pretrained(vrm, batch_size=3, max_length=96, max_prompt_length=64).model.batch_size == 3
+    with pytest.raises(TypeError, match="from_pretrained"):
+        RewardModel(str(vrm))
+
+
+class Logged:
+    """What TRL gives reward functions to log with."""
+
+    def __init__(self):
+        self.metrics, self.columns = {}, {}
+
+    def log_metric(self, name, value):
+        self.metrics[name] = value
+
+    def log_extra(self, column, values):
+        self.columns[column] = values
+
+
+def test_weights_and_std_are_logged_by_trls_own_means(vrm):
+    model, logged = RewardModel.from_pretrained(vrm, name="mine"), Logged()
+    model(PROMPTS, RESPONSES, log_metric=logged.log_metric, log_extra=logged.log_extra)
+    output = model.score(PROMPTS, RESPONSES)
+    assert logged.metrics["mine/std"] == pytest.approx(output.std.mean())
+    assert logged.columns["mine/weight_clarity"] == pytest.approx(output.weights[:, 0])
+    assert all(len(values) == len(RESPONSES) for values in logged.columns.values())
+
+
+def test_a_pipeline_of_transformers_gives_the_same_rewards(vrm):
+    model = RewardModel.from_pretrained(vrm)
+    pipe, output = model.pipeline(), model.score(PROMPTS, RESPONSES)
+    rows = pipe([{"prompt": p, "response": r} for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    assert [row["score"] for row in rows] == pytest.approx(output.mean)
+    assert rows[0]["weights"].keys() == {"clarity", "candour"}
+    assert pipe({"prompt": PROMPTS[0], "response": RESPONSES[0]})["score"] == pytest.approx(output.mean[0], abs=1e-5)
+    with pytest.raises(TypeError, match="Echo"):
+        RewardModel(Echo()).pipeline()
+
+
+def test_rewardbench_hands_over_rendered_texts(vrm):
+    model, tokenizer = RewardModel.from_pretrained(vrm), AutoTokenizer.from_pretrained(vrm)
+    pipe = RewardBenchPipeline("text-classification", model.model.model, tokenizer)
+    conversations = [
+        [*as_prompt(p), {"role": "assistant", "content": r}] for p, r in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+    rewards = pipe(texts, batch_size=2, truncation=True, padding=True, function_to_apply="none")
+    assert rewards.float().cpu().numpy() == pytest.approx(model.score(PROMPTS, RESPONSES).mean, abs=1e-5)
+
+
+def test_draws_of_one_prompt_share_their_weights(vrm):
+    model = RewardModel.from_pretrained(vrm, posterior_samples=50).model
+    draws = model.draws(PROMPTS, RESPONSES, 50)
+    assert draws.shape == (50, len(RESPONSES))
+    assert draws.std(0) == pytest.approx(model.score(PROMPTS, RESPONSES).std, rel=1e-5)
+    assert (draws[:, 0] == draws[:, 3]).all()  # the same prompt and response
+
+
+def test_import_is_cheap_and_public_names_are_lazy():
+    code = (
+        "import sys, vrm; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules); "
+        "from vrm import RewardModel; assert RewardModel.__module__ == 'vrm.models.reward_model'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="nonsense"):
+        vrm_package.nonsense  # noqa: B018
