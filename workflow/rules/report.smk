@@ -55,6 +55,7 @@ def get_table_inputs(wildcards):
             *get_reward_files("scores.csv"),
         ],
         "latents": [*get_reward_files("scores.csv"), *get_reward_files("training.csv")],
+        "ablation": get_study_files(CONFIG.study.ablation_cells()),
     }
     return [path.format(run=wildcards.run) for path in needs[wildcards.table]]
 
@@ -68,6 +69,8 @@ def get_figure_inputs(wildcards):
         paths = get_samples([*CONFIG.policy.ppo_run, "best_of_n"])
     elif name == "bound":
         paths = get_bounds()
+    elif name == "power":
+        paths = get_study_files(CONFIG.study.power_cells())
     else:
         paths = get_judged_scores()
     return [path.format(run=wildcards.run) for path in paths]
@@ -83,6 +86,8 @@ TITLES = {
     "bound": "The bound of Theorem 5.1",
     "overoptimisation": "Over-optimisation",
     "win_rate_length": "Win rate against length",
+    "ablation": "What made it learn: one change at a time",
+    "power": "Accuracy and recovered weights against pairs and bias",
 }
 
 
@@ -244,6 +249,17 @@ use rule schematic as bound with:
         figure="bound",
     params:
         settings=depends_on(dependencies.bound),
+        results="results/{run}",
+        out=lambda wildcards, output: Path(output.pdf).parent,
+
+
+use rule schematic as power with:
+    input:
+        get_figure_inputs,
+    wildcard_constraints:
+        figure="power",
+    params:
+        settings=depends_on(dependencies.power),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 

@@ -212,6 +212,7 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
             max_prompt_length=reward.training.max_prompt_length,
             max_length=reward.training.max_length,
             batch_size=reward.scoring_batch_size,
+            trained_on=reward.training.pairs,
         )
     )
 
@@ -247,6 +248,38 @@ def score(
         features=features,
     )
     score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
+
+
+@stage("vrm study-world --config config.yaml --name no_bias --out results/study/study/worlds/no_bias")
+def study_world(config: ConfigFiles, name: Annotated[str, Option("a key of study.worlds")], out: Fill) -> None:
+    """Write a world of the study, its pairs and its sets."""
+    from vrm.evaluation.study import make_study_world
+
+    settings = _load(config)
+    known(settings.study.worlds, name, "world of the study")
+    make_study_world(settings, name, out)
+
+
+@stage(
+    "vrm study-cell --config config.yaml --variant vrm --pairs 5000 --seed 1 --backbone results/study/backbone \\\n"
+    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv"
+)
+def study_cell(
+    config: ConfigFiles,
+    variant: VariantName,
+    pairs: Annotated[int, Option("training pairs, the first ones")],
+    backbone: Backbone,
+    data: Pairs,
+    sets: Sets,
+    out: Csv,
+    seed: Seed = 0,
+) -> None:
+    """Train a reward model of the study and score with it."""
+    from vrm.evaluation.study import train_and_score
+
+    settings = _load(config)
+    known(settings.reward.variants, variant, "variant")
+    train_and_score(settings, variant, pairs, seed, backbone, data, sets, out)
 
 
 @stage(

@@ -22,6 +22,7 @@ class ReportConfig(Section):
             "comparisons",
             "comparisons_judged",
             "bound",
+            "ablation",
         ]
     ] = Field(["table2"], description="Tables to make.")
     figures: list[
@@ -35,6 +36,7 @@ class ReportConfig(Section):
             "win_rate_length",
             "overoptimisation",
             "bound",
+            "power",
         ]
     ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
     paper: bool = Field(True, description="Make the page that sets the paper's numbers and claims against this run.")

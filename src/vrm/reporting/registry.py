@@ -10,9 +10,11 @@ from vrm.reporting.figures.bound import bound_figure
 from vrm.reporting.figures.curves import figure3, figure4, figure5
 from vrm.reporting.figures.figure6 import figure6
 from vrm.reporting.figures.overoptimisation import overoptimisation
+from vrm.reporting.figures.power import power_figure
 from vrm.reporting.figures.schematics import figure1, figure2
 from vrm.reporting.figures.win_rate_length import win_rate_length
 from vrm.reporting.paper.page import paper_page
+from vrm.reporting.tables.ablation import ablation_table
 from vrm.reporting.tables.bound import bound_table
 from vrm.reporting.tables.comparisons import comparisons_table
 from vrm.reporting.tables.comparisons_judged import comparisons_judged
@@ -33,6 +35,7 @@ TABLES: dict[str, Maker] = {
     "world": world_table,
     "latents": latents_table,
     "training_summary": training_summary,
+    "ablation": ablation_table,
     "paper": paper_page,
 }
 """Written as CSV, Markdown, LaTeX and HTML by `vrm table --name`."""
@@ -47,5 +50,6 @@ FIGURES: dict[str, Maker] = {
     "win_rate_length": win_rate_length,
     "overoptimisation": overoptimisation,
     "bound": bound_figure,
+    "power": power_figure,
 }
 """Drawn as PDF and PNG, with their numbers as CSV, by `vrm figure --name`."""

@@ -61,13 +61,21 @@ def tokenise_pairs(
     return pairs, counts | encoder.truncation.as_dict()
 
 
-def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[Dataset, dict[str, int]]:
+def tokenise_split(
+    path: Path, encoder: TextEncoder, variant: Variant, most: int | None = None
+) -> tuple[Dataset, dict[str, int]]:
     """A split as the columns that the collators read, and `tokenise_pairs`' counts.
+
+    Args:
+        path: the split's file.
+        encoder: says how texts are cut.
+        variant: what is trained on it.
+        most: how many of its pairs are used, the first ones; None: all.
 
     Raises:
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
     """
-    records = read_pairs(path)
+    records = read_pairs(path)[:most]
     annotated = variant.kind != "scalar" and all(record.target is not None for record in records)
     if variant.needs_scores and not annotated:
         keys = " and ".join(variant.score_keys)

@@ -33,7 +33,7 @@ from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
-from vrm.records import RecordError, read_pairs
+from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
@@ -338,7 +338,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     pairs, counts = {}, {}
     for split, encoder in encoders.items():
         path = job.pairs / f"{split}.jsonl"
-        pairs[split], counts[split] = tokenise_pairs(read_pairs(path), encoder, path, "policy.training.max_length")
+        pairs[split], counts[split] = tokenise_pairs(job.read(split), encoder, path, "policy.training.max_length")
     if difficulty is not None:
         pairs["train"] = easiest_first(pairs["train"], difficulty)
         counts["train"]["pairs_selected"] = len(pairs["train"])

@@ -276,7 +276,9 @@ def _tokenise(
     job: RewardJob, tokenizer: Any, split: str, frozen: FrozenBackbone | None
 ) -> tuple[Dataset, dict[str, int]]:
     encoder = TextEncoder(tokenizer, job.training.max_prompt_length, job.training.max_length)
-    return tokenise_split(job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder, job.variant)
+    most = job.training.pairs if split == "train" else None
+    path, encoder = job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder
+    return tokenise_split(path, encoder, job.variant, most)
 
 
 def _head(dataset: Dataset, size: int) -> Dataset:

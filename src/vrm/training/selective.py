@@ -18,7 +18,7 @@ import pandas as pd
 
 from vrm.config import PreferenceMethod, dependencies
 from vrm.ours import remove_ours, require_ours
-from vrm.records import RecordError, read_pairs
+from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     set_seed(job.seed)
     tokenizer = job.tokenizer()
     path = job.pairs / "train.jsonl"
-    pairs, _ = tokenise_pairs(read_pairs(path), job.encoder(tokenizer), path, "policy.training.max_length")
+    pairs, _ = tokenise_pairs(job.read("train"), job.encoder(tokenizer), path, "policy.training.max_length")
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])

@@ -17,7 +17,7 @@ from vrm.config import SftTraining, dependencies
 from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
-from vrm.records import PreferencePair, read_pairs
+from vrm.records import PreferencePair
 from vrm.runfiles import TRAINING
 from vrm.training.log import LogWriter
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
@@ -39,7 +39,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     for split in ("train", "validation"):
         encoder = job.encoder(tokenizer)
         path = job.pairs / f"{split}.jsonl"
-        every = read_pairs(path)
+        every = job.read(split)
         encoded, refused = encoder.try_encode([r.prompt for r in every], [r.chosen for r in every])
         left_out(refused, [f"{path}, pair {r.pair_id}" for r in every], f"pairs of {path}")
         records[split] = [record for row, record in enumerate(every) if row not in refused]
