@@ -238,7 +238,8 @@ def score(
         progress=True,
         features=features,
     )
-    score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
+    sources = {path.stem: path for path in sets}
+    score_sets(scorer, sources, pairs / "train.jsonl", out, validation=pairs / "validation.jsonl")
 
 
 @stage(

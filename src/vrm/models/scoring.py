@@ -74,7 +74,8 @@ class HuggingFaceRewardModel:
             max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
             batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
                 `MOST_TOKENS` at most.
-            posterior_samples: samples for a VRM's `std`; 0 leaves it empty. Published models have theirs exactly.
+            posterior_samples: draws of a VRM's reward, and for its `std`; 0 leaves both empty. Published models have
+                their `std` exactly.
             seed: seed of those samples.
             progress: show a progress bar.
             reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
@@ -123,12 +124,21 @@ class HuggingFaceRewardModel:
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
         found = {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
-        std = found.get("std")
+        parts = {name: found.get(name) for name in ("std", "weights", "per_objective", "rated", "residual")}
         if self.posterior_samples and "mu" in found:
-            std = self._posterior_std(found, conversations, responses)
+            whole, rated = self._posterior_samples(found, conversations, responses)
+            parts["samples"] = rated if self._rated_alone else whole
+            parts["rated_samples"] = rated if "residual" in found else None
+            parts["std"] = parts["samples"].std(axis=1)
         truncated = np.array([text.truncated for text in texts])
-        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
-        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, link=self._link, **parts)
+
+    @property
+    def _link(self) -> Literal["means", "marginal", "thurstone"]:
+        """Of non-negative rewards the means: both texts have the same noisy weights, so noise is not independent."""
+        if not isinstance(self.model, BaselineForSequenceClassification) or self.model.config.kind == "nonnegative":
+            return "means"
+        return "thurstone" if (self.model.config.settings or {}).get("likelihood") == "thurstone" else "marginal"
 
     @property
     def _rated_alone(self) -> bool:
@@ -198,15 +208,15 @@ class HuggingFaceRewardModel:
         read = last_token(mask if self._unread is None else mask * (ids != self._unread))
         return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
 
-    def _posterior_std(
+    def _posterior_samples(
         self, found: dict[str, np.ndarray], prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> np.ndarray:
-        """Standard deviation of r(w, z), or of its rated part, under q, shape (N,).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of r(w, z) and of its rated part under q, shape (N, S) each.
 
         Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
         share their draws of w, as the two responses of a pair do in Eq. 10.
         """
-        out = np.empty(len(responses))
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
         for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             key = prompt_id(prompt)
             w = _generator(self.seed, key).dirichlet(found["alpha"][i], self.posterior_samples)  # (S, K)
@@ -214,8 +224,9 @@ class HuggingFaceRewardModel:
             z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
             with torch.inference_mode():
                 decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
-            out[i] = float((decoded.rated if self._rated_alone else decoded.reward).std(unbiased=False))
-        return out
+            drawn.append((_numpy(decoded.reward), _numpy(decoded.rated)))
+        whole, rated = map(np.stack, zip(*drawn, strict=True))
+        return whole, rated
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.model.device)
