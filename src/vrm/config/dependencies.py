@@ -261,7 +261,7 @@ _REWARDS = ("reward.run", "reward.variants")
 
 def table(config: Config) -> dict[str, Any]:
     """Any table: all are made again where one would have to be, since that takes seconds."""
-    data = ("data.label", "data.aspects")
+    data = ("data.label", "data.aspects", "reward.posterior_samples")
     return _of(config, "report", *data, *_REWARDS, "evaluation", *_POLICIES, "policy.gold", "benchmarks")
 
 
@@ -294,6 +294,11 @@ def win_rates(config: Config) -> dict[str, Any]:
 def bound(config: Config) -> dict[str, Any]:
     """The figure of Theorem 5.1's terms."""
     return _of(config, "report", "data.label", *_REWARDS)
+
+
+def calibration(config: Config) -> dict[str, Any]:
+    """The figure of preference probabilities."""
+    return _of(config, "report", "data.label", *_REWARDS, "evaluation")
 
 
 def explorer(config: Config) -> dict[str, Any]:

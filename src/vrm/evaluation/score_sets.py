@@ -7,6 +7,7 @@ VRM, the learned weights and per-objective scores.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from vrm.data.preference_sets import read_preference_set, training_prompt_ids
 from vrm.data.reward_bench import SUBSETS
 from vrm.data.sources import read_rows
 from vrm.evaluation import several_responses
-from vrm.evaluation.accuracy import grouped, missing_subsets, section_scores, wins
+from vrm.evaluation.accuracy import grouped, length_correlation, missing_subsets, section_scores, wins
 from vrm.evaluation.calibration import pair_probability
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
@@ -36,6 +37,7 @@ from vrm.runfiles import (
     TRUE_WEIGHT,
     VALIDATION_SCORES,
 )
+from vrm.training.watchdog import LENGTH_CORRELATION, symptoms, warning
 
 VALIDATION = ""
 """Stands for the validation pairs among names of evaluation sets, none of which is empty."""
@@ -67,8 +69,15 @@ def score_sets(
     write_jsonl(out.with_name(REFUSED_PAIRS), rows)
     held_out = table["evaluation_set"] == VALIDATION
     if validation:
+        _say_length(table[held_out])
         VALIDATION_SCORES.write(out.with_name(VALIDATION_SCORES.name), table[held_out].drop(columns="evaluation_set"))
     SCORES.write(out, table[~held_out])
+
+
+def _say_length(scores: pd.DataFrame) -> None:
+    measured = {LENGTH_CORRELATION: length_correlation(scores)}
+    for symptom in symptoms(measured):
+        print(warning(symptom, measured[LENGTH_CORRELATION]), file=sys.stderr)
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
