@@ -97,6 +97,13 @@ def test_validation_pairs_have_a_file_of_their_own(tmp_path):
     assert "evaluation_set" not in validation
 
 
+def test_a_reward_that_is_only_length_is_said_in_the_log(tmp_path, capsys):
+    write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    arguments = ({"one": tmp_path / "pairs.jsonl"}, tmp_path / "pairs.jsonl", tmp_path / "scores.csv")
+    score_sets(WordCount(), *arguments, validation=tmp_path / "pairs.jsonl")
+    assert "warning: the reward is length" in capsys.readouterr().err
+
+
 def test_lengths_are_in_characters():
     table = score_pairs(WordCount(), PAIRS, set())
     assert table.length_chosen.tolist() == [5, 12]

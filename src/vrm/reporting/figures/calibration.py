@@ -57,7 +57,7 @@ def calibration_figure(config: Config, results: Path, out: Path) -> list[Path]:
     width = max(style.FULL_WIDTH, 0.7 + 1.3 * len(models))
     bottom = 0.51 + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, width))
     with style.styled():
-        titles = [textwrap.fill(row.scorer.label, 22) for row in stated]
+        titles = [textwrap.fill(row.scorer.label, 18) for row in stated]
         top = 0.36 + 0.14 * (1 + max(title.count("\n") for title in titles))
         figure = style.new_figure(width, top + bottom + 3.0)
         height = top + bottom + 3.0
@@ -72,7 +72,7 @@ def calibration_figure(config: Config, results: Path, out: Path) -> list[Path]:
             grid[0, place].set_title(title)
         _limit(grid, data)
         grid[0, 0].set_ylabel("(a) pairs won (%)")
-        grid[1, 0].set_ylabel("(b) accuracy of those (%)")
+        grid[1, 0].set_ylabel("(b) accuracy (%)")
         figure.align_ylabels(grid[:, 0])
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncols=len(labels))
@@ -153,8 +153,6 @@ def _draw_reliability(panel: Axes, points: pd.DataFrame, columns: Sequence[Colum
         look = style.look(index)
         panel.vlines(part["x"], part["low"], part["high"], color=look["color"], alpha=0.35, linewidth=1.1, zorder=2)
         panel.plot(part["x"], part["y"], markeredgewidth=0, zorder=3, label=column.title, **look)
-    panel.set_xlim(49, 101)
-    panel.set_xticks([50, 75, 100])
     panel.set_xlabel("stated confidence (%)")
 
 
@@ -170,7 +168,7 @@ def _draw_coverage(panel: Axes, points: pd.DataFrame, columns: Sequence[Column])
         panel.plot(part["x"].tail(1), part["y"].tail(1), linestyle="", zorder=4, **_only_marker(look))
     panel.set_xlim(5, 105)
     panel.set_xticks([20, 60, 100])
-    panel.set_xlabel("surest pairs answered (%)")
+    panel.set_xlabel("pairs answered (%)")
 
 
 def _only_marker(look: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +182,10 @@ def _limit(grid: NDArray[Any], data: pd.DataFrame) -> None:
     for panel in grid.flat:
         panel.set_ylim(bottom, 103)
         panel.set_yticks([tick for tick in (0, 25, 50, 75, 100) if tick >= bottom])
+    surest = min(100.0, 5 * np.ceil(data[data["panel"] == "reliability"]["x"].max() / 5))
+    for panel in grid[0]:
+        panel.set_xlim(50 - 0.03 * (surest - 50), surest + 0.03 * (surest - 50))
+        panel.set_xticks([50, (50 + surest) / 2, surest])
 
 
 def _select(points: pd.DataFrame, panel: str, column: Column) -> pd.DataFrame:

@@ -111,11 +111,12 @@ def calibration_table(config: Config, results: Path, out: Path) -> list[Path]:
 def calibration_columns(config: Config) -> list[Column]:
     """Columns of Table 2 that are labelled by annotators, and Chat Hard."""
     sets = config.evaluation.sets
-    return [
+    asked = [
         column
         for column in table_columns(config)
         if sets[column.evaluation_set].role == "measured" and column.section in ("", SHIFTED)
     ]
+    return sorted(asked, key=lambda column: column.section)  # in distribution first
 
 
 def state(config: Config, results: Path, models: Sequence[Scorer], columns: Sequence[Column]) -> Iterator[Stated]:
@@ -162,7 +163,9 @@ def _post_hoc(
             continue  # one seed is no ensemble
         try:
             temperatures = [fit_temperature(row) for row in _differences(*held_out, reference, combine)]
-        except ValueError:  # every validation pair is won: the notes say so
+        except ValueError:  # every validation pair is won
+            continue
+        if not np.isfinite(temperatures).all():  # more is lost than won: every probability would be 1/2
             continue
         q = {}
         for column in chosen:
@@ -257,9 +260,12 @@ def _notes(config: Config, stated: Sequence[Stated]) -> Iterator[str]:
             "mean, worst of seeds: the mean or the least of rewards in standard deviations of the validation "
             "responses', then the same."
         )
-    missing = sorted(set(config.report.calibration) - {row.scorer.variant for row in asked})
-    if missing:
-        yield f"No temperature could be fitted, as no validation pair is lost: {', '.join(missing)}."
+    wanted = [name for name in config.report.calibration if name in config.reward.run]
+    if missing := sorted(set(wanted) - {row.scorer.variant for row in asked}):
+        yield (
+            "No temperature could be fitted on the validation pairs, of which none is lost, or most: "
+            f"{', '.join(missing)}."
+        )
 
 
 def _tidy(stated: Sequence[Stated], measured: Mapping[tuple[int, Column], dict[str, Interval]]) -> pd.DataFrame:
