@@ -76,6 +76,10 @@ def score_file(
     max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
     max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
     reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    posterior_samples: Annotated[
+        int, Option("draws of a VRM's posterior behind std and probability (default: 0, its means)")
+    ] = 0,
+    seed: Annotated[int, Option("of those draws (default: 0)")] = 0,
     out: Annotated[Path | None, Option("also write one row a pair to this CSV")] = None,
 ) -> None:
     """Score a file of pairs with a trained reward model; prints a table."""
@@ -84,7 +88,7 @@ def score_file(
 
     from vrm.evaluation.score_sets import score_file  # takes seconds: what was typed is checked before
 
-    score_file(model, pairs, max_prompt_length, max_length, out, reward, shape)
+    score_file(model, pairs, max_prompt_length, max_length, out, reward, shape, posterior_samples, seed)
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")

@@ -247,7 +247,8 @@ def score(
         progress=True,
         features=features,
     )
-    score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
+    sources = {path.stem: path for path in sets}
+    score_sets(scorer, sources, pairs / "train.jsonl", out, validation=pairs / "validation.jsonl")
 
 
 @stage("vrm study-world --config config.yaml --name no_bias --out results/study/study/worlds/no_bias")

@@ -63,7 +63,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _figures_use_trained_variants(self) -> Config:
-        for figure in ("figure3", "figure4", "figure5"):
+        for figure in ("figure3", "figure4", "figure5", "calibration"):
             if figure in self.report.figures:
                 if not getattr(self.report, figure):
                     raise ValueError(

@@ -274,7 +274,7 @@ _REWARDS = ("reward.run", "reward.variants")
 
 def table(config: Config) -> dict[str, Any]:
     """Any table: all are made again where one would have to be, since that takes seconds."""
-    data = ("data.label", "data.aspects")
+    data = ("data.label", "data.aspects", "reward.posterior_samples")
     return _of(config, "report", *data, *_REWARDS, "evaluation", *_POLICIES, "policy.gold", "benchmarks", "study")
 
 
@@ -312,6 +312,11 @@ def bound(config: Config) -> dict[str, Any]:
 def power(config: Config) -> dict[str, Any]:
     """The figure of the study's sweeps."""
     return _of(config, "report", "data.label", "reward.variants", "study", "world", "evaluation")
+
+
+def calibration(config: Config) -> dict[str, Any]:
+    """The figure of preference probabilities."""
+    return _of(config, "report", "data.label", *_REWARDS, "evaluation")
 
 
 def explorer(config: Config) -> dict[str, Any]:

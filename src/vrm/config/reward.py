@@ -208,7 +208,10 @@ class RewardConfig(Section):
     training: RewardTraining = Field(default_factory=RewardTraining, description="Optimisation.")
     scoring_batch_size: PositiveInt = Field(64, description="Texts per forward pass when scoring.")
     posterior_samples: int = Field(
-        0, ge=0, description="Samples for a reward's standard deviation; 0 gives means only."
+        128,
+        ge=0,
+        description="Draws of a VRM's posterior, w once for both responses, behind a pair's preference probability and "
+        "a reward's standard deviation; 0 takes the posterior means.",
     )
 
     @model_validator(mode="after")

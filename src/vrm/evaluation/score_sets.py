@@ -1,11 +1,13 @@
 """A trained reward model on preference pairs: one row a pair, one file a model; or one file of pairs, with a summary.
 
-The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, whether the
-prompt also occurs in training, whether a text was cut, and, for a VRM, the learned weights and per-objective scores.
+The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, how long they
+are, the chance that the chosen one wins, whether the prompt also occurs in training, whether a text was cut, and, for a
+VRM, the learned weights and per-objective scores.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +21,35 @@ from vrm.data.preference_sets import read_preference_set, training_prompt_ids
 from vrm.data.reward_bench import SUBSETS
 from vrm.data.sources import read_rows
 from vrm.evaluation import several_responses
-from vrm.evaluation.accuracy import grouped, missing_subsets, section_scores, wins
+from vrm.evaluation.accuracy import grouped, length_correlation, missing_subsets, section_scores, wins
+from vrm.evaluation.calibration import pair_probability
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable, left_out
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_jsonl, write_whole
-from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, NINE_DIGITS, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT
+from vrm.runfiles import (
+    CHOSEN,
+    LEARNED_WEIGHT,
+    NINE_DIGITS,
+    REFUSED_PAIRS,
+    REJECTED,
+    SCORES,
+    TRUE_WEIGHT,
+    VALIDATION_SCORES,
+)
+from vrm.training.watchdog import LENGTH_CORRELATION, symptoms, warning
+
+VALIDATION = ""
+"""Stands for the validation pairs among names of evaluation sets, none of which is empty."""
 
 
-def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Path, out: Path) -> None:
+def score_sets(
+    model: RewardModel,
+    sets: Mapping[str, Path],
+    training_pairs: Path,
+    out: Path,
+    validation: Path | None = None,
+) -> None:
     """Score every pair of every set; write `out`, a CSV (docs/files.md), and `REFUSED_PAIRS` beside it.
 
     Args:
@@ -35,14 +57,27 @@ def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Pat
         sets: file of `PreferencePair`s, by evaluation set.
         training_pairs: what the model was trained on, to mark leaked prompts.
         out: the CSV.
+        validation: the validation pairs, whose scores go into `VALIDATION_SCORES` beside it: temperatures and standard
+            deviations are fitted there, never on a set.
     """
-    pairs = [(name, pair) for name, path in sets.items() for pair in read_pairs(path)]
+    files = [*sets.items(), *([(VALIDATION, validation)] if validation else [])]
+    pairs = [(name, pair) for name, path in files for pair in read_pairs(path)]
     table, refused = score_or_refuse(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
     table.insert(0, "evaluation_set", [pairs[place][0] for place in table.index])
     named = [(*pairs[place], reason) for place, reason in sorted(refused.items())]
-    rows = [{"evaluation_set": name, "pair_id": pair.pair_id, "reason": reason} for name, pair, reason in named]
+    rows = [{"evaluation_set": name, "pair_id": pair.pair_id, "reason": reason} for name, pair, reason in named if name]
     write_jsonl(out.with_name(REFUSED_PAIRS), rows)
-    SCORES.write(out, table)
+    held_out = table["evaluation_set"] == VALIDATION
+    if validation:
+        _say_length(table[held_out])
+        VALIDATION_SCORES.write(out.with_name(VALIDATION_SCORES.name), table[held_out].drop(columns="evaluation_set"))
+    SCORES.write(out, table[~held_out])
+
+
+def _say_length(scores: pd.DataFrame) -> None:
+    measured = {LENGTH_CORRELATION: length_correlation(scores)}
+    for symptom in symptoms(measured):
+        print(warning(symptom, measured[LENGTH_CORRELATION]), file=sys.stderr)
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
@@ -102,7 +137,12 @@ def _table(
         "truncated": (output.truncated[chosen] | output.truncated[rejected]).astype(int),
         "reward_chosen": output.mean[chosen],
         "reward_rejected": output.mean[rejected],
+        "length_chosen": [len(pair.chosen) for pair in pairs],
+        "length_rejected": [len(pair.rejected) for pair in pairs],
     }
+    probability = pair_probability(output, chosen, rejected)
+    if probability is not None:
+        columns["probability"] = probability
     if output.std is not None:
         columns["std_chosen"], columns["std_rejected"] = output.std[chosen], output.std[rejected]
     for k, aspect in enumerate(aspects):
@@ -115,6 +155,7 @@ def _table(
     if output.rated is not None and output.residual is not None:
         for part, values in (("rated", output.rated), ("residual", output.residual)):
             columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
+        columns["rated_probability"] = pair_probability(output, chosen, rejected, rated=True)
     return pd.DataFrame(columns)
 
 
@@ -126,6 +167,8 @@ def score_file(
     out: Path | None,
     reward: str = "full",
     shape: ShapeName | None = None,
+    posterior_samples: int = 0,
+    seed: int = 0,
 ) -> None:
     """Score a file of pairs and print what it was read as and the accuracy, by subset.
 
@@ -138,14 +181,17 @@ def score_file(
         out: CSV for one row a pair; None writes none.
         reward: `full`, or `rated` for the rated-aspect reward alone.
         shape: how the rows are to be read; None recognises it.
+        posterior_samples: draws of a VRM's posterior behind standard deviations and probabilities; 0 takes its means.
+        seed: of those draws.
 
     Raises:
         RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
     """
     source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path), shape=shape)
     next(read_rows(source, Quarantine(str(pairs_path))), None)  # a file that can't be read is known before a model is
-    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
-    model = load_reward_model(model_path, **limits, progress=True, reward=reward)
+    options = {"max_prompt_length": max_prompt_length, "max_length": max_length, "reward": reward}
+    draws = {"posterior_samples": posterior_samples, "seed": seed}
+    model = load_reward_model(model_path, **options, **draws, progress=True)
     with tempfile.TemporaryDirectory() as scratch:
         read_preference_set("pairs", source, None, Path(scratch), model.aspects)
         table = score_pairs(model, read_pairs(Path(scratch) / "pairs.jsonl"), set())

@@ -120,7 +120,8 @@ class PolicyScorer:
             for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
                 rows = order[start : start + self.batch_size]
                 rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
-        return RewardOutput(mean=rewards, truncated=np.array([text.truncated for text in texts], dtype=bool))
+        truncated = np.array([text.truncated for text in texts], dtype=bool)
+        return RewardOutput(mean=rewards, truncated=truncated, link=None)  # in no unit of log-odds
 
     def _forward(self, texts: list[TokenisedText]) -> Tensor:
         ids, mask = (part.to(self.model.device) for part in pad_batch([t.ids for t in texts], self.encoder.tokenizer))

@@ -43,10 +43,11 @@ from vrm.records import write_json
 from vrm.runfiles import TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
-from vrm.training.log import LogWriter, write_log
+from vrm.training.log import FiniteWatch, LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
+from vrm.training.watchdog import symptoms, warning
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ def train_reward_model(job: RewardJob) -> None:
     require_places(job.checkpoints, job.out, job.out / "model")
     frozen = FrozenBackbone(job.features, job.dropout) if job.features else None
     trainer, counts = make_trainer(job, frozen)
+    job.out.mkdir(parents=True, exist_ok=True)
+    trainer.watch = FiniteWatch(
+        job.out, None if frozen else trainer.processing_class
+    )  # frozen texts have no tokens here
+    trainer.add_callback(trainer.watch)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
     _leave(job, trainer, counts, frozen)
@@ -141,12 +147,23 @@ def _leave(
         place(job.out / "model", write)
         write_log(trainer.state.log_history, job.out / TRAINING.name)
         write_json(job.out / "counts.json", counts)
+        _say_symptoms(trainer.state.log_history)
         remove_ours(job.checkpoints)
     accelerator.wait_for_everyone()
 
 
+def _say_symptoms(history: list[dict[str, Any]]) -> None:
+    """What the last measurement on validation pairs shows, where there was one."""
+    measured = [entry for entry in history if "eval_validation_loss" in entry]
+    last = {name.removeprefix("eval_validation_"): value for name, value in (measured or [{}])[-1].items()}
+    for symptom in symptoms(last):
+        print(warning(symptom, last[symptom.measure]), file=sys.stderr)
+
+
 class PairwiseRewardTrainer(Trainer):
     """A trainer for pairs that are tokenised already, with the loss of their kind."""
+
+    watch: FiniteWatch | None = None
 
     def __init__(self, *, kind: RewardKind, **options: Any) -> None:
         self.kind = kind
@@ -173,6 +190,13 @@ class PairwiseRewardTrainer(Trainer):
             for name, value in terms.items():
                 self._window[name].append(value.detach())
         return (loss, evidence) if return_outputs else loss
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
+        """Forward and backward pass, looked at."""
+        loss = super().training_step(model, inputs, *rest, **options)
+        if self.watch:
+            self.watch.look(self.state.global_step, loss, model, inputs)
+        return loss
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
@@ -215,11 +239,21 @@ class PairwiseRewardTrainer(Trainer):
         annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
         loss, terms = self._loss(evidence, annotation)
         metrics = {"accuracy": _wins(evidence).mean().item()} | {name: value.item() for name, value in terms.items()}
-        return self._exact(loss.item()) | metrics | self.kind.measures(evidence, terms)
+        return self._exact(loss.item()) | metrics | _spreads(evidence) | self.kind.measures(evidence, terms)
 
     def _exact(self, loss: float) -> dict[str, float]:
         """A whole set's loss: several processes fill up their last batches with pairs that the trainer counts again."""
         return {"loss": loss} if self.accelerator.num_processes > 1 else {}
+
+
+def _spreads(evidence: Evidence) -> dict[str, float]:
+    """How much the reward varies over responses and, least of the objectives, the per-objective scores."""
+
+    def spread(name: str) -> Tensor:
+        return torch.cat([evidence[side][name].float() for side in SIDES]).std(0, unbiased=False)
+
+    scores = {"decoder_sd": spread("per_objective").min().item()} if "per_objective" in evidence["chosen"] else {}
+    return {"reward_sd": spread("reward").item()} | scores
 
 
 def _wins(evidence: Evidence) -> Tensor:

@@ -259,6 +259,8 @@ class Baseline(RewardKind):
     def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
         """The accuracy of the aspects' plain mean, and a gate's corrections with the correlations they leave."""
         found = {}
+        if "weights" in evidence["chosen"]:
+            found["weights_sd"] = evidence["chosen"]["weights"].std(0, unbiased=False).mean().item()
         if HEADS[self.variant.kind].rated:
             name = "ratings" if self.variant.kind == "gated" else "per_objective"
             chosen, rejected = (evidence[side][name].mean(-1) for side in SIDES)
