@@ -314,9 +314,11 @@ def invalid(error: RequestValidationError) -> JSONResponse:
     """Says what is wrong where, and not what was sent: that may be long, private, or no valid text."""
     found = []
     for entry in error.errors():
-        where = ".".join(str(part) for part in entry["loc"] if part != "body")
-        reason = entry.get("ctx", {}).get("error") if entry["type"] == "json_invalid" else None
-        found.append(f"{where or 'body'}: {entry['msg']}" + (f" ({reason})" if reason else ""))
+        where = ".".join(str(part) for part in entry["loc"] if part != "body") or "body"
+        if entry["type"] == "json_invalid":
+            found.append(f"body: no JSON at character {where}: {entry['ctx']['error']}")
+        else:
+            found.append(f"{where}: {entry['msg']}")
     shown = "; ".join(found[:8]) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
     return failure(422, shown.encode("ascii", "backslashreplace").decode("ascii"))
 
@@ -399,6 +401,7 @@ def _listening(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(2048)  # from here on clients may come; the first are answered when the application is up
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--host {host} --port {port}: {error}; name another address or port") from None
     return listening

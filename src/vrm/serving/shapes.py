@@ -13,6 +13,7 @@ another type.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import uuid
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from vrm.models.base import RewardOutput
 from vrm.records import Prompt
@@ -31,17 +32,35 @@ class Refused(ValueError):
     """A request that can't be answered; the message says which entry, why, and what to send instead."""
 
 
+def _whole(text: str) -> str:
+    """A text that can be written: JSON may hold half of a surrogate pair, which no encoding knows."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) is no character") from None
+    return text
+
+
+def _json(values: list[Any]) -> list[Any]:
+    """What JSON can hold: Python reads NaN as well."""
+    json.dumps(values, allow_nan=False)
+    return values
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class Asked(BaseModel):
     """A request: nothing but the fields it names, of the types it names."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Turn(Asked):
     """One turn of a conversation."""
 
-    role: Annotated[str, Field(min_length=1, description="system, user, assistant, or what the chat template knows")]
-    content: str
+    role: Annotated[Text, Field(min_length=1, description="system, user, assistant, or what the chat template knows")]
+    content: Text
 
 
 Conversation = Annotated[list[Turn], Field(min_length=1)]
@@ -51,10 +70,10 @@ class Score(Asked):
     """Responses to be scored, each with its prompt."""
 
     prompts: Annotated[
-        list[str | Conversation],
+        list[Text | Conversation],
         Field(min_length=1, description="a text is one user turn; a conversation ends where the response begins"),
     ]
-    responses: Annotated[list[str], Field(min_length=1, description="one a prompt")]
+    responses: Annotated[list[Text], Field(min_length=1, description="one a prompt")]
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
@@ -91,9 +110,12 @@ class Scored(BaseModel):
 class RemoteReward(Asked):
     """OpenRLHF's request. Its client sends an empty one to each server beyond the number of texts."""
 
-    query: Annotated[list[str], Field(description="prompt and response in one text, in the policy's chat template")]
-    prompts: Annotated[list[str] | None, Field(description="the beginning of each query")] = None
-    labels: Annotated[list[Any] | None, Field(description="not used: a reward model needs no answer key")] = None
+    query: Annotated[list[Text], Field(description="prompt and response in one text, in the policy's chat template")]
+    prompts: Annotated[list[Text] | None, Field(description="the beginning of each query")] = None
+    labels: Annotated[
+        Annotated[list[Any], AfterValidator(_json)] | None,
+        Field(description="not used: a reward model needs no answer key"),
+    ] = None
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
@@ -137,7 +159,7 @@ class Classify(Asked):
 
     model: Annotated[str | None, Field(description="not looked at: there is one model, and the answer names it")] = None
     input: Annotated[
-        str | Annotated[list[str], Field(min_length=1)] | None,
+        Text | Annotated[list[Text], Field(min_length=1)] | None,
         Field(description="whole conversations in the reward model's chat template; a BOS may be missing"),
     ] = None
     messages: Annotated[Conversation | None, Field(description="instead of input: one conversation")] = None
@@ -175,7 +197,7 @@ class Embeddings(Asked):
     """The request that verl sends to an SGLang server that holds a reward model."""
 
     model: Annotated[str | None, Field(description="not looked at, as with /classify")] = None
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float"] = "float"
     user: str | None = None
 
