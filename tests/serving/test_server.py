@@ -1,19 +1,15 @@
 """`vrm serve` as it is started, on a real socket: answers, stops when told to with all that was asked answered."""
 
 import http.client
-import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from served import load, save_vrm
+from served import Started, load, save_vrm
 
 PROMPTS, RESPONSES = ["alpha beta?", "gamma?"], ["good alpha", "bad beta gamma"]
 
@@ -21,41 +17,6 @@ PROMPTS, RESPONSES = ["alpha beta?", "gamma?"], ["good alpha", "bad beta gamma"]
 @pytest.fixture(scope="module")
 def directory(tiny_backbone, tmp_path_factory):
     return save_vrm(tiny_backbone, tmp_path_factory.mktemp("vrm"))
-
-
-class Started:
-    """`vrm serve` in a process of its own."""
-
-    def __init__(self, *options, token=None):
-        environment = {name: value for name, value in os.environ.items() if name != "VRM_SERVE_TOKEN"}
-        if token:
-            environment["VRM_SERVE_TOKEN"] = token
-        command = [sys.executable, "-m", "vrm", "serve", "--port", "0", *map(str, options)]
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        line = self.process.stdout.readline()
-        found = re.search(r":(\d+)", line)
-        assert found, line + self.process.stderr.read()
-        self.port = int(found[1])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
-    def ask(self, path, body, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
 
 
 def test_it_answers_and_stops_with_all_answered(directory):

@@ -1,5 +1,12 @@
-"""A reward model behind the server: an untrained VRM, and clients in this process."""
+"""A reward model behind the server: an untrained VRM, clients in this process, and `vrm serve` in one of its own."""
 
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -42,3 +49,39 @@ async def client_of(model, **options):
         httpx2.AsyncClient(transport=transport, base_url="http://vrm") as client,
     ):
         yield client
+
+
+class Started:
+    """`vrm serve` in a process of its own."""
+
+    def __init__(self, *options, token=None):
+        environment = {name: value for name, value in os.environ.items() if name != "VRM_SERVE_TOKEN"}
+        if token:
+            environment["VRM_SERVE_TOKEN"] = token
+        command = [sys.executable, "-m", "vrm", "serve", "--port", "0", *map(str, options)]
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        line = self.process.stdout.readline()
+        found = re.search(r":(\d+)", line)
+        assert found, line + self.process.stderr.read()
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, path, body, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
