@@ -6,7 +6,7 @@
 * The server is `vrm serve` in a process of its own, on loopback; clients share this process and keep their connections.
 * Each request has one prompt with one response, as trainers send them. Texts differ in length, and each has a number in
   it, so that an answer meant for somebody else is a wrong answer here.
-* First all texts are scored directly. What a server answers has to be that, up to `TOLERANCE`: a batch's company changes
+* First all texts are scored directly. What a server answers has to be that, up to `TOLERANCE`: company changes
   the order of additions and nothing else.
 * One-by-one is the same server, asked by one client that waits for each answer. The ratio of the two is what batching
   across requests brings; both share this machine's processors with the clients.
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=0, help="requests; 0: no soak")
     parser.add_argument("--texts", type=int, default=512, help="different texts")
     parser.add_argument("--words", type=int, default=120, help="the longest response")
-    parser.add_argument("--posterior-samples", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/serve.csv"))
     options = parser.parse_args()
@@ -107,7 +107,7 @@ def texts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def start(options: argparse.Namespace) -> tuple[subprocess.Popen, str]:
     """A server, and where it listens."""
-    samples = ["--posterior-samples", str(options.posterior_samples)]
+    samples = ["--samples", str(options.samples)]
     command = [sys.executable, "-m", "vrm", "serve", "--model", str(options.model), "--port", "0", *samples]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     found = re.search(r"http://\S+:\d+", server.stdout.readline())

@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 def served(tiny_backbone, tmp_path_factory):
     """A server, and the model that it serves."""
     directory = save_vrm(tiny_backbone, tmp_path_factory.mktemp("vrm"))
-    with Started("--model", directory, "--posterior-samples", 16) as server:
+    with Started("--model", directory, "--samples", 16) as server:
         yield server, load(directory)
 
 

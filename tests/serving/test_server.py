@@ -58,7 +58,7 @@ def waiting(server):
 
 
 def test_ctrl_c_stops_it_too_and_a_token_is_asked_for(directory):
-    with Started("--model", directory, "--host", "0.0.0.0", "--posterior-samples", 0, token="s3cret") as server:
+    with Started("--model", directory, "--host", "0.0.0.0", "--samples", 0, token="s3cret") as server:
         body = {"query": ["alpha? good"], "prompts": ["alpha?"], "labels": [None]}
         assert server.ask("/get_reward", body)[0] == 401
         status, found = server.ask("/get_reward", body, Authorization="Bearer s3cret")

@@ -95,7 +95,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, Option("0 takes a free one (default: 8000)")] = 8000,
     reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
-    posterior_samples: Annotated[int, Option("samples for a VRM's std; 0: no std (default: 64)")] = 64,
+    samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
     batch: Annotated[int, Option("texts of a call of the model (default: 64)")] = 64,
     queue: Annotated[int, Option("texts that may wait; beyond that clients get 503 (default: 8192)")] = 8192,
     max_texts: Annotated[int, Option("texts of a request (default: 512)")] = 512,
@@ -125,7 +125,7 @@ def serve(
 
     policy = checked_tokenizer(policy_tokenizer) if policy_tokenizer else None
     limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
-    scoring = {"posterior_samples": posterior_samples, "reward": reward, "batch_size": batch}
+    scoring = {"posterior_samples": samples, "reward": reward, "batch_size": batch}
     loaded = load_reward_model(model, dtype=dtype, device=device, **limits, **scoring)
     serve(loaded, model, host=host, port=port, bounds=bounds, policy_tokenizer=policy)
 
