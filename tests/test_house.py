@@ -10,7 +10,7 @@ SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
     ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance"),
     ("world", "data", "models"),
-    ("training", "generation", "judging"),
+    ("training", "generation", "judging", "serving"),
     ("judged", "evaluation"),
     ("planning", "reporting"),
     ("people",),

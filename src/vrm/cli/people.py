@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import config_error, known_shape, local_or_hub
+from vrm.cli.given import config_error, installed, known_shape, local_or_hub
 
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 
@@ -89,6 +89,49 @@ def score_file(
     from vrm.evaluation.score_sets import score_file  # takes seconds: what was typed is checked before
 
     score_file(model, pairs, max_prompt_length, max_length, out, reward, shape, posterior_samples, seed)
+
+
+@person("vrm serve --model results/demo/reward/vrm/seed1/model --port 8000")
+def serve(
+    model: Model,
+    host: Annotated[
+        str, Option("address to listen on; others than loopback need VRM_SERVE_TOKEN (default: 127.0.0.1)")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option("0 takes a free one (default: 8000)")] = 8000,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
+    batch: Annotated[int, Option("texts of a call of the model (default: 64)")] = 64,
+    queue: Annotated[int, Option("texts that may wait; beyond that clients get 503 (default: 8192)")] = 8192,
+    max_texts: Annotated[int, Option("texts of a request (default: 512)")] = 512,
+    max_megabytes: Annotated[float, Option("MiB of a request (default: 8)")] = 8.0,
+    timeout: Annotated[float, Option("seconds from a request to its answer (default: 120)")] = 120.0,
+    max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
+    max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
+    dtype: Annotated[str | None, Option("of the weights, e.g. bfloat16 (default: the checkpoint's)")] = None,
+    device: Annotated[str | None, Option("e.g. cuda:1 (default: a GPU where there is one)")] = None,
+    policy_tokenizer: Annotated[
+        str | None, Option("directory or hub id: whose chat template the texts of OpenRLHF's policy are in")
+    ] = None,
+) -> None:
+    """Answer over HTTP: our own requests, OpenRLHF's, and verl's."""
+    model = local_or_hub(model, "--model")
+    if policy_tokenizer is not None:
+        policy_tokenizer = local_or_hub(policy_tokenizer, "--policy-tokenizer")
+    installed(("fastapi", "uvicorn", "prometheus_client"), "serve")
+
+    from vrm.serving.app import Bounds, checked_token, serve
+
+    bounds = Bounds(body=int(max_megabytes * 2**20), texts=max_texts, queue=queue, batch=batch, seconds=timeout)
+    checked_token(host)
+
+    from vrm.models.checks import checked_tokenizer  # takes seconds: what was typed is checked before
+    from vrm.models.scoring import load_reward_model
+
+    policy = checked_tokenizer(policy_tokenizer) if policy_tokenizer else None
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    scoring = {"posterior_samples": samples, "reward": reward, "batch_size": batch}
+    loaded = load_reward_model(model, dtype=dtype, device=device, **limits, **scoring)
+    serve(loaded, model, host=host, port=port, bounds=bounds, policy_tokenizer=policy)
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")
