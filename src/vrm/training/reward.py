@@ -33,7 +33,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
 from vrm.models.scoring import own_device
 from vrm.models.shared_noise import shared_sampler
-from vrm.models.shared_prefix import share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import Kernel, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
@@ -47,6 +47,9 @@ from vrm.training.log import LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
+
+KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}
+"""How attention is computed in each engine that shares prefixes."""
 
 
 @dataclass(frozen=True)
@@ -267,11 +270,11 @@ def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
     if not shares_prefixes(model):
         return PairCollator(pad_token_id=tokenizer.pad_token_id)
-    blocks = job.training.engine == "shared_flex"
-    if blocks and own_device().type != "cuda":
-        print("reward.training.engine: shared, as FlexAttention trains on CUDA alone", file=sys.stderr)
-        blocks = False
-    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, blocks)
+    kernel = KERNELS[job.training.engine]
+    if kernel != "groups" and own_device().type != "cuda":
+        print(f"reward.training.engine: shared, as {job.training.engine} trains on CUDA alone", file=sys.stderr)
+        kernel = "groups"
+    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, kernel)
 
 
 def _tokenise(
