@@ -109,6 +109,11 @@ class Optimisation(Section):
     lora: Lora | None = Field(
         None, description="Train adapters instead of all weights; a reward model's head is trained whole beside them."
     )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="AdamW, or AdamW whose moments are 8-bit numbers in blocks of 256 (torchao; a quarter of their memory). "
+        "PPO has adamw alone.",
+    )
     processes: PositiveInt = Field(
         1,
         description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",

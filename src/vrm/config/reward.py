@@ -162,6 +162,11 @@ class RewardTraining(Optimisation):
         "bfloat16 with FlashAttention (varlen), both on CUDA alone and not yet tried on a GPU; or two padded rows a "
         "pair. Results are the same up to rounding; a model that cannot share says so and pads.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile the parts of each block (torch.compile: a minute or two once, then fewer passes over "
+        "memory). Results are the same up to rounding. Needs a C++ compiler.",
+    )
     tokens_per_row: PositiveInt | None = Field(
         None,
         description="Tokens of a row that several pairs share; null is all of a batch in one row (shared_flex: 8192). "

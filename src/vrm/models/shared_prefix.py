@@ -451,6 +451,22 @@ def share_prefixes(model: PreTrainedModel) -> None:
         model.forward = _with_layout(model)
 
 
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Have torch compile what each block consists of: norms, feed-forward, and attention around its kernel.
+
+    Not whole blocks: activation checkpointing is around or inside them, by transformers' version, and a compiler that
+    meets the kernel's call within a checkpoint gives up on all of it. One compilation serves all blocks and lengths.
+
+    Args:
+        model: a VRM or a stock sequence classifier, without adapters yet; `share_prefixes` before or after.
+    """
+    for name in ATTENTION:
+        AttentionInterface.register(name, torch.compiler.disable(attend))
+    for block in model.base_model.layers:
+        for part in block.children():
+            part.compile(dynamic=True)
+
+
 def _with_layout(model: PreTrainedModel) -> Any:
     """The forward function of a stock sequence classifier, which pools the last text of a row, for packed batches too.
 

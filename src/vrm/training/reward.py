@@ -33,7 +33,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
 from vrm.models.scoring import own_device
 from vrm.models.shared_noise import shared_sampler
-from vrm.models.shared_prefix import Kernel, share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
@@ -250,6 +250,8 @@ def _new_model(
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
     if not frozen:  # a table of features has nothing to share
         _choose_engine(job, model)
+        if job.training.compile:
+            compile_blocks(model)
     model = with_adapters(model, job.training.lora, exclude=kind.head, train_excluded=True)
     if not frozen:  # features have a dropout of their own, which is a setting
         switch_off_dropout(model)
