@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -49,18 +50,18 @@ def main() -> None:
 
 def parts(options: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     """Of each part its limit in seconds and its command, the most important first."""
-    tiny = options.shape == "tiny"
+    tiny, card = options.shape == "tiny", shutil.which("nvidia-smi") is not None
     lines = ["--json", str(options.out / "gpu.jsonl"), "--out", str(options.out / "gpu.csv")]
     model = ["--shape", options.shape]
-    cuda = [] if tiny else ["--bf16"]
-    ours = ["ours_rm", "ours_rm+compile"] if tiny else ["ours_rm+varlen", "ours_rm+varlen+compile"]
+    cuda = ["--bf16"] if card else []
+    ours = ["ours_rm+varlen", "ours_rm+varlen+compile"] if card else ["ours_rm", "ours_rm+compile"]
     training = ["reward_training.py", *model, *cuda, "--checkpointing", *lines]
     sizes = ["--batch", "2", "--accumulation", "2"] if tiny else ["--batch", "16", "--accumulation", "2"]
     rounds = ["--steps", "1", "--rounds", "1" if tiny else "5"]
     few = [*sizes, "--steps", "1", "--rounds", "1" if tiny else "3"]
     vrm = ours[-1].replace("ours_rm", "ours_vrm")
     real = ["--pairs", str(options.pairs)] if options.pairs else []
-    kernel_names = ["ours_rm"] if tiny else ["ours_rm", "ours_rm+flex", "ours_rm+varlen"]
+    kernel_names = ["ours_rm"] if not card else ["ours_rm", "ours_rm+flex", "ours_rm+varlen"]
     return {
         "kernels": (150, ["gpu.py", "--kernels", *model, "--out", str(options.out)]),
         "training": (240, [*training, *sizes, *rounds, "--contestants", "trl", *ours, vrm]),
@@ -80,6 +81,7 @@ def run_parts(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     for name, (limit, command) in parts(options).items():
         left = 60 * options.minutes - (time.monotonic() - begun)
+        limit *= 1 if shutil.which("nvidia-smi") else 5
         if (options.only and name not in options.only) or left < 20:
             continue
         started = time.monotonic()
@@ -294,6 +296,11 @@ TABLES = {
         lambda row: "contestant" in row and "passes_a_step" in row,
         ("model", "pairs", "optimizer", "contestant", "seconds", "tokens_per_second", "times_as_fast_as_trl", "mfu",
          "arithmetic", "predicted_gib", "measured_gib"),
+    ),
+    "Milliseconds of a turn by kind of kernel": (
+        lambda row: row.get("what") == "profile",
+        ("contestant", "matrix products", "attention", "optimiser", "compiled elementwise", "elementwise and copies",
+         "other"),
     ),
     "Scoring": (
         lambda row: "contestant" in row and "texts" in row,

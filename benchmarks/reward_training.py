@@ -113,7 +113,11 @@ def main() -> None:
     report(found, setting, options.out, options.json)
     if options.profile:
         for contestant in contestants:
-            print(json.dumps({"profile": contestant.name, **contestant.profile()}))
+            line = json.dumps({"what": "profile", "contestant": contestant.name, **contestant.profile()})
+            print(line)
+            if options.json:
+                with options.json.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
 
 
 def drawn_pairs(options: argparse.Namespace) -> tuple[list[dict[str, object]], PreTrainedTokenizerBase]:

@@ -111,7 +111,7 @@ class Optimisation(Section):
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
-        description="AdamW, or AdamW whose moments are 8-bit numbers in blocks of 256 (torchao; a quarter of their memory). "
+        description="AdamW, or AdamW whose moments are 8-bit numbers (torchao), a quarter of their memory. "
         "PPO has adamw alone.",
     )
     processes: PositiveInt = Field(

@@ -555,7 +555,7 @@ def attend(
 
 
 def _in_one_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """What autocast computes in: norms leave float32 queries and keys beside bfloat16 values, which SDPA alone casts."""
+    """What autocast computes in: norms leave float32 queries beside bfloat16 values, which SDPA alone casts."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
