@@ -85,7 +85,18 @@ def changed_by(config, section, name):
 
 
 REPORT = {
-    *("table", "paper_page", "schematic", "curves", "overoptimisation", "win_rates", "bound", "power", "calibration", "explorer"),
+    *(
+        "table",
+        "paper_page",
+        "schematic",
+        "curves",
+        "overoptimisation",
+        "win_rates",
+        "bound",
+        "power",
+        "calibration",
+        "explorer",
+    ),
 }
 
 

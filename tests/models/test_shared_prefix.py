@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from vrm.config.baselines import BASELINES
+from vrm.models import shared_prefix
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise
 from vrm.models.shared_noise import sample_pairs
 from vrm.models.shared_prefix import (
@@ -189,6 +190,61 @@ def test_what_another_group_or_padding_holds_does_not_matter():
         changed = model(**{**inputs, "input_ids": other}).logits
     assert (changed - whole)[[0, 4]].abs().max() < 1e-6
     assert (changed - whole)[[1, 2, 3, 5, 6, 7]].abs().min() > 1e-6
+
+
+def piece_by_piece(query, key, value, cuts, window, scaling):
+    """What FlashAttention computes of `Cuts`, written out: the last query of a piece sees its last key."""
+    out = []
+    repeats = query.shape[1] // key.shape[1]
+    for q, q_end, k, k_end in zip(
+        cuts.queries_at[:-1], cuts.queries_at[1:], cuts.keys_at[:-1], cuts.keys_at[1:], strict=True
+    ):
+        distance = (torch.arange(q_end - q) + (k_end - k) - (q_end - q)).unsqueeze(-1) - torch.arange(k_end - k)
+        mask = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        parts = (query[q:q_end], *(t[k:k_end].repeat_interleave(repeats, 1) for t in (key, value)))
+        q_part, k_part, v_part = (part.transpose(0, 1) for part in parts)
+        out.append(
+            torch.nn.functional.scaled_dot_product_attention(q_part, k_part, v_part, mask, scale=scaling).transpose(
+                0, 1
+            )
+        )
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama", "mistral_sliding", "gemma3"])
+def test_varlen_pieces_give_the_rewards_and_gradients_of_padded_rows(name, monkeypatch):
+    """All but the kernel, which is CUDA's."""
+    monkeypatch.setattr(shared_prefix, "flash_attention", piece_by_piece)
+    monkeypatch.setattr(shared_prefix, "HALF", (torch.float32,))
+    texts, model = draw(), build(name, "last")
+    texts[0] = (texts[0][0][: texts[0][1]], texts[0][1])  # a response without tokens
+    expected = results(model, padded_inputs(texts))
+    share_prefixes(model)
+    groups, order = by_prompt(texts)
+    for budget in (None, 64):
+        assert_same(results(model, pack(groups, PAD, budget, order, "varlen").inputs()), expected)
+
+
+def test_attention_takes_what_autocast_leaves(monkeypatch):
+    """Qwen3's norms make float32 queries and keys beside bfloat16 values; FlexAttention and FlashAttention refuse."""
+    texts, model = draw(), build("qwen3", None)
+    share_prefixes(model)
+    groups, order = by_prompt(texts)
+    seen = set()
+
+    def flash(query, key, value, *rest):
+        seen.update(tensor.dtype for tensor in (query, key, value))
+        return piece_by_piece(query, key, value, *rest)
+
+    monkeypatch.setattr(shared_prefix, "flash_attention", flash)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rewards = {
+            kernel: model.eval()(**pack(groups, PAD, None, order, kernel).inputs()).logits.float()
+            for kernel in ("groups", "varlen", "blocks")
+        }
+    assert seen == {torch.bfloat16}
+    for kernel in ("varlen", "blocks"):
+        torch.testing.assert_close(rewards[kernel], rewards["groups"], rtol=0.02, atol=0.02)
 
 
 def test_the_three_forms_of_a_mask_agree():

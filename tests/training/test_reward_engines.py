@@ -13,7 +13,7 @@ from trl import RewardConfig, RewardTrainer
 
 from vrm.config import Lora, RewardTraining, Variant
 from vrm.training.pairs import PackedPairCollator, PairCollator
-from vrm.training.reward import RewardJob, make_trainer, train_reward_model
+from vrm.training.reward import KERNELS, RewardJob, make_trainer, train_reward_model
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(
@@ -138,9 +138,10 @@ def test_a_backbone_that_cannot_share_pads_and_says_so(job, tmp_path, capsys):
     assert "gpt2" in capsys.readouterr().err
 
 
-def test_flex_attention_is_not_taken_without_cuda(job, capsys):
-    flexing = dataclasses.replace(job, training=TRAINING.model_copy(update={"engine": "shared_flex"}))
-    trainer, _ = make_trainer(flexing)
-    blocks = torch.cuda.is_available()
-    assert trainer.data_collator.blocks == blocks
-    assert ("FlexAttention" in capsys.readouterr().err) != blocks
+@pytest.mark.parametrize("engine", ["shared_flex", "shared_varlen"])
+def test_kernels_of_cuda_are_not_taken_without_it(job, capsys, engine):
+    asked = dataclasses.replace(job, training=TRAINING.model_copy(update={"engine": engine}))
+    trainer, _ = make_trainer(asked)
+    cuda = torch.cuda.is_available()
+    assert trainer.data_collator.kernel == (KERNELS[engine] if cuda else "groups")
+    assert (engine in capsys.readouterr().err) != cuda

@@ -117,6 +117,11 @@ class Optimisation(Section):
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         [], description="Trackers that get what is logged; their packages have to be installed. Empty: none."
     )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="AdamW, or AdamW whose moments are 8-bit numbers (torchao), a quarter of their memory. "
+        "PPO has adamw alone.",
+    )
     processes: PositiveInt = Field(
         1,
         description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",

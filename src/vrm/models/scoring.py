@@ -64,7 +64,7 @@ class HuggingFaceRewardModel:
         seed: int = 0,
         progress: bool = False,
         reward: Literal["full", "rated"] = "full",
-        engine: Literal["shared", "padded"] = "shared",
+        engine: Literal["shared", "shared_varlen", "padded"] = "shared",
     ) -> None:
         """Wrap a model.
 
@@ -80,7 +80,8 @@ class HuggingFaceRewardModel:
             progress: show a progress bar.
             reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
                 residual has nothing but the whole.
-            engine: a prompt once for all of its responses, where the model can do so, or padded batches.
+            engine: a prompt once for all of its responses, where the model can do so (with FlashAttention: CUDA and
+                half precision), or padded batches.
 
         Raises:
             ValueError: `reward` is neither.
@@ -88,7 +89,7 @@ class HuggingFaceRewardModel:
         if reward not in REWARD_PARTS:
             raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
-        if engine == "shared" and unsupported(model) is None:
+        if engine != "padded" and unsupported(model) is None:
             share_prefixes(model)
         self.engine = engine
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
@@ -180,7 +181,7 @@ class HuggingFaceRewardModel:
     @property
     def _shares(self) -> bool:
         # asked anew each time, as a model's backbone can be exchanged for stored features
-        return self.engine == "shared" and shares_prefixes(self.model)
+        return self.engine != "padded" and shares_prefixes(self.model)
 
     def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
         """Numbers of the texts, by forward pass."""
@@ -195,7 +196,8 @@ class HuggingFaceRewardModel:
         tokenizer = self.encoder.tokenizer
         if self._shares:
             groups, order = by_prompt([(text.ids, text.prompt_length) for text in texts])
-            inputs = pack(groups, tokenizer.pad_token_id, order=order, unread=self._unread).inputs()
+            kernel = "varlen" if self.engine == "shared_varlen" else "groups"
+            inputs = pack(groups, tokenizer.pad_token_id, order=order, kernel=kernel, unread=self._unread).inputs()
         else:
             ids, mask = pad_batch([text.ids for text in texts], tokenizer, side="right")
             lengths = torch.tensor([text.prompt_length for text in texts])

@@ -9,7 +9,7 @@ on the CPU: its jobs count, and their hours and memory are not estimated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 
@@ -192,7 +192,7 @@ def _named(job: Job, name: str, *needs: str) -> Job:
 
 
 def _precision(training: Optimisation, lora: Lora | None = None) -> Precision:
-    return Precision(training.bf16, lora, training.gradient_checkpointing)
+    return Precision(training.bf16, lora, training.gradient_checkpointing, memory.MOMENTS[training.optimizer])
 
 
 def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0.0, working: float = 0.0) -> Job:
@@ -264,7 +264,8 @@ def _train_reward(setting: Setting, base: str, method: str) -> Job:
     trained = shape.adapter_parameters(training.lora.rank) if training.lora else shape.body_parameters
     # adapters are merged in float32
     size = 4 * shape.body_parameters / GIB
-    return _job("train_reward", shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
+    checkpoint = (4 + precision.moments) * trained / GIB if training.checkpoints else 0
+    return _job("train_reward", shape, needed, spent, size, checkpoint)
 
 
 def _score(setting: Setting, base: str, method: str) -> Job:
@@ -333,7 +334,8 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
     config, policy = setting.config, setting.config.policy
     ppo, training, generation = policy.ppo, policy.training, policy.generation
     shape, reward = shape_of(setting.policy(base)), shape_of(config.backbone)
-    precision, prompt = _precision(training, training.lora), min(setting.data.prompt, training.max_prompt_length)
+    precision = replace(_precision(training, training.lora), moments=memory.MOMENTS["adamw"])
+    prompt = min(setting.data.prompt, training.max_prompt_length)
     length = prompt + time.ANSWER * generation.max_new_tokens
     answers, held_out = (
         round(setting.scale * ppo.updates) * ppo.prompts_per_update,

@@ -23,6 +23,9 @@ RESERVED = 1.5
 FRAGMENTATION = 0.05
 """Share of all allocations that the caching allocator cannot use."""
 
+MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+"""Bytes of AdamW's two moments of a weight: float32, or 8 bits with a float32 scale a block of 256."""
+
 ACTIVATIONS = {
     "float32": (24, 16, 16, 16),
     "mixed": (26, 10, 10, 8),
@@ -58,11 +61,13 @@ class Precision:
         bf16: computes in bfloat16.
         lora: adapters instead of all weights; the frozen weights are then of the precision that is computed in.
         checkpointing: recomputes activations in the backward pass.
+        moments: bytes of AdamW's two moments of a weight.
     """
 
     bf16: bool = False
     lora: Lora | None = None
     checkpointing: bool = False
+    moments: float = 8
 
     @property
     def weight_bytes(self) -> int:
@@ -88,7 +93,7 @@ def states(shape: Shape, precision: Precision, head: bool = True) -> dict[str, f
     parts = {
         "weights": precision.weight_bytes * parameters + (4 * trained if precision.lora else 0),
         "gradients": 4 * trained,
-        "optimiser": 8 * trained,
+        "optimiser": precision.moments * trained,
     }
     if precision.name == "mixed":
         parts["bfloat16 copies"] = 2 * shape.matrix_parameters  # autocast keeps them until the pass ends

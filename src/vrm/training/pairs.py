@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from vrm.config import Variant
-from vrm.models.shared_prefix import by_prompt, pack
+from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder, TokenisedText, located
 from vrm.records import PreferencePair, RecordError, read_pairs
@@ -128,12 +128,12 @@ class PackedPairCollator:
     Args:
         pad_token_id: fills rows up.
         tokens_per_row: budget of a row, and
-        blocks: whether attention is FlexAttention's; see `pack`.
+        kernel: how attention is computed; see `pack`.
     """
 
     pad_token_id: int
     tokens_per_row: int | None = None
-    blocks: bool = False
+    kernel: Kernel = "groups"
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack B pairs; the layout has 2B texts, the chosen ones first, annotations B rows."""
@@ -142,7 +142,7 @@ class PackedPairCollator:
         groups, order = by_prompt(texts)
         # first, because the trainer reads the size of a batch from its first tensor: 2B, as of a padded one
         lengths = {"prompt_lengths": torch.tensor([length for _, length in texts])}
-        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.blocks)
+        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.kernel)
         return lengths | packed.inputs() | annotations(examples)
 
 

@@ -33,7 +33,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
 from vrm.models.scoring import own_device
 from vrm.models.shared_noise import shared_sampler
-from vrm.models.shared_prefix import share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
@@ -48,6 +48,9 @@ from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, to
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
 from vrm.training.watchdog import symptoms, warning
+
+KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}
+"""How attention is computed in each engine that shares prefixes."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,8 @@ def _new_model(
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
     if not frozen:  # a table of features has nothing to share
         _choose_engine(job, model)
+        if job.training.compile:
+            compile_blocks(model)
     model = with_adapters(model, job.training.lora, exclude=kind.head, train_excluded=True)
     if not frozen:  # features have a dropout of their own, which is a setting
         switch_off_dropout(model)
@@ -299,11 +304,11 @@ def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
     if not shares_prefixes(model):
         return PairCollator(pad_token_id=tokenizer.pad_token_id)
-    blocks = job.training.engine == "shared_flex"
-    if blocks and own_device().type != "cuda":
-        print("reward.training.engine: shared, as FlexAttention trains on CUDA alone", file=sys.stderr)
-        blocks = False
-    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, blocks)
+    kernel = KERNELS[job.training.engine]
+    if kernel != "groups" and own_device().type != "cuda":
+        print(f"reward.training.engine: shared, as {job.training.engine} trains on CUDA alone", file=sys.stderr)
+        kernel = "groups"
+    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, kernel)
 
 
 def _tokenise(
