@@ -14,6 +14,7 @@ OWN = (
     "vrm.config.base.ConfigError",
     "vrm.records.RecordError",
     "vrm.training.watchdog.TrainingError",
+    "vrm.training.preemption.PreemptedError",
     "vrm.judging.client.JudgeError",
     "vrm.judging.store.StoreError",
 )

@@ -24,6 +24,7 @@ from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
 from vrm.training.log import LossWatch
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import PolicyJob
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
 
 
@@ -45,6 +46,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
     trainer.add_callback(LossWatch())
+    trainer.add_callback(CheckpointOnStop(trainer))
     rows = with_reference(trainer, paired_rows(rest))
     settings = {"method": dependencies.method(method), "run": run, "half": half}
     made_from = job.made_from(settings)
