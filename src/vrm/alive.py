@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,10 +21,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vrm.records import write_json
+
 ALIVE = "VRM_ALIVE"
 """Environment variable by which a job finds its run's file."""
 
 NAME = "vrm.alive"
+
+CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 def begin(folder: Path) -> str:
@@ -34,6 +39,9 @@ def begin(folder: Path) -> str:
 
     Returns:
         What a person should know: who is at work here, or why notes of a run that has ended were left; "": nothing.
+
+    Raises:
+        ConfigError: the folder can't be written.
     """
     notes = list((folder / ".snakemake" / "locks").glob("*.lock"))
     path = folder / ".snakemake" / NAME
@@ -49,8 +57,15 @@ def begin(folder: Path) -> str:
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # for as long as we live: nobody closes it
         else:
             _hold(path, fcntl.LOCK_SH)
-    except OSError:  # a file system that is read-only or has no locks: Snakemake's own words have to do
-        return ""
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            from vrm.config import ConfigError  # a job, which only joins, need not wait for it
+
+            raise ConfigError(
+                f"{folder}: can't be written ({error.strerror}), and results go below it; make room, have it mounted "
+                "for writing, or run in another folder (`--directory`)"
+            ) from None
+        return ""  # a file system without locks: Snakemake's own words have to do
     if not notes:
         return ""
     return reason if alone else _at_work(path)
@@ -58,8 +73,6 @@ def begin(folder: Path) -> str:
 
 def started(folder: Path, run: str, is_local: bool) -> None:
     """Write down who makes a run, for whoever comes second."""
-    from vrm.records import write_json
-
     write_json(_owner(folder / ".snakemake" / NAME), _myself() | {"run": run, "is_local": is_local})
 
 

@@ -26,11 +26,11 @@ from vrm.records import write_whole
 
 try:
     CONFIG = vrm_config.parse(config)
+    # a killed run leaves a lock; where nobody is at work any more, it is removed before Snakemake looks
+    hint = alive.begin(Path.cwd()) if workflow.is_main_process else ""
 except vrm_config.ConfigError as error:
     raise WorkflowError(str(error))
-
-# a run that was killed leaves a lock; where nobody is at work any more, it is removed before Snakemake looks
-if workflow.is_main_process and (hint := alive.begin(Path.cwd())):
+if hint:
     print(hint, file=sys.stderr)
 os.environ[alive.ALIVE] = str(Path.cwd() / ".snakemake" / alive.NAME)
 
