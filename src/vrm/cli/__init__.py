@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vrm import __version__
+from vrm import __version__, alive
 from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
 from vrm.cli.commands import COMMANDS, Command, add_options
 from vrm.cli.errors import explain
@@ -30,12 +30,13 @@ your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 1 after an error of the user's input, said in one block."""
+    """Entry point; returns the exit code: 0, 1 after an error said in one block, 143 after SIGTERM."""
     options = vars(parser().parse_args(arguments))
     command = COMMANDS[options.pop("command")]
     # a reproduction must not talk to the network unless it is asked to fetch something
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    alive.join()
     started = time.time()
     try:
         if command.models:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         print(f"vrm {command.name}: {text}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
     return 0
 
 

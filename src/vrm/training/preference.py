@@ -39,6 +39,7 @@ from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard, started_processes
 
 SIDES = ("first", "second")
@@ -346,6 +347,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
     start = measure_rows(trainer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))

@@ -45,6 +45,7 @@ from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import FiniteWatch, LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
 from vrm.training.watchdog import symptoms, warning
@@ -97,6 +98,7 @@ def train_reward_model(job: RewardJob) -> None:
     )  # frozen texts have no tokens here
     trainer.add_callback(trainer.watch)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
     _leave(job, trainer, counts, frozen)
 

@@ -41,6 +41,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     from vrm.checkpoints import resumable
     from vrm.training.log import LossWatch
     from vrm.training.pairs import tokenise_pairs
+    from vrm.training.preemption import CheckpointOnStop
     from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
 
     require_ours(job.checkpoints)
@@ -52,6 +53,7 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
     trainer.add_callback(LossWatch())
+    trainer.add_callback(CheckpointOnStop(trainer))
     rows = with_reference(trainer, paired_rows(rest))
     settings = {"method": dependencies.method(method), "run": run, "half": half}
     made_from = job.made_from(settings)

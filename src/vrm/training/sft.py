@@ -21,6 +21,7 @@ from vrm.records import PreferencePair
 from vrm.runfiles import TRAINING
 from vrm.training.log import LogWriter
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard
 
 
@@ -61,6 +62,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     )
     shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     start = _losses(job, trainer, tokenizer, held_out)
     made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=dependencies.SFT_OWN)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
