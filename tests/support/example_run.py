@@ -179,6 +179,8 @@ def _training(variant, index, rng):
                 kl_w = 0.001 if strict else 1.2 * progress / (1 + variant.supervision_weight)
                 kl_z = 0.002 if strict else 14 * progress + rng.normal(0, 0.4)
                 metrics |= {"kl_w": kl_w, "kl_z": abs(kl_z), "kl_total": kl_w + abs(kl_z)}
+                of_target = 0.4 * (1 - progress) + 0.3 * progress / (1 + 4 * variant.supervision_weight)
+                metrics |= {"supervision_loss": of_target, "supervision_kl": of_target}
                 metrics |= {
                     "active_units": 0 if strict else 11,
                     "negative_elbo": metrics["preference_loss"] + abs(kl_z),

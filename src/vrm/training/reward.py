@@ -232,19 +232,18 @@ class PairwiseRewardTrainer(Trainer):
     def _loss(self, evidence: Evidence, annotation: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         # progress counts finished steps, so a resumed run stands where the killed one stood
         progress = self.state.global_step / max(self.state.max_steps, 1)
-        ratings = PairAnnotation(*(annotation[name] for name in ANNOTATIONS)) if annotation else None
-        return self.kind.loss(evidence, ratings, progress)
+        return self.kind.loss(evidence, _ratings(annotation), progress)
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics over a whole set, with posterior means."""
+        """Metrics over a whole set, with posterior means; in float64, for KLs of large concentrations want it."""
         evidence = {
-            side: {name: torch.as_tensor(value) for name, value in prediction.predictions[side].items()}
-            for side in SIDES
+            side: {name: _exact_values(value) for name, value in prediction.predictions[side].items()} for side in SIDES
         }
-        annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
+        annotation = {k: _exact_values(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
         loss, terms = self._loss(evidence, annotation)
         metrics = {"accuracy": _wins(evidence).mean().item()} | {name: value.item() for name, value in terms.items()}
-        return self._exact(loss.item()) | metrics | _spreads(evidence) | self.kind.measures(evidence, terms)
+        measured = self.kind.measures(evidence, _ratings(annotation), terms)
+        return self._exact(loss.item()) | metrics | _spreads(evidence) | measured
 
     def _exact(self, loss: float) -> dict[str, float]:
         """A whole set's loss: several processes fill up their last batches with pairs that the trainer counts again."""
@@ -259,6 +258,16 @@ def _spreads(evidence: Evidence) -> dict[str, float]:
 
     scores = {"decoder_sd": spread("per_objective").min().item()} if "per_objective" in evidence["chosen"] else {}
     return {"reward_sd": spread("reward").item()} | scores
+
+
+def _ratings(annotation: dict[str, Tensor]) -> PairAnnotation | None:
+    return PairAnnotation(*(annotation[name] for name in ANNOTATIONS)) if annotation else None
+
+
+def _exact_values(values: Any) -> Tensor:
+    """The same numbers; floating ones as float64."""
+    found = torch.as_tensor(values)
+    return found.double() if found.is_floating_point() else found
 
 
 def _wins(evidence: Evidence) -> Tensor:

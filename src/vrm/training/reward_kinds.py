@@ -27,9 +27,11 @@ from vrm.models.latents import (
     Posterior,
     Weights,
     active_units,
+    dirichlet_mean,
     gaussian_kl,
     objective,
     preference_loss,
+    supervision_kl,
     weights_sd,
 )
 from vrm.models.shared_noise import Sampler
@@ -98,7 +100,9 @@ class RewardKind:
         """The loss, a scalar, and its detached terms by name; `progress` is the share of finished steps."""
         raise NotImplementedError
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
         """What else a whole set's evidence tells."""
         return {}
 
@@ -201,11 +205,18 @@ class Variational(RewardKind):
         weights = scheduled_weights(self.variant, progress)
         return objective(chosen, rejected, prior, weights, self.variant.supervision, annotation)
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
-        """What the latents carry."""
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
+        """What the latents carry, and how far w is from its target, whichever loss supervises it."""
         both = Posterior.concatenate([Posterior(**evidence[side]) for side in SIDES])
         per_dimension = gaussian_kl(both.mu, both.log_variance).mean(0)
+        of_target = {}
+        if annotation is not None:
+            weights = dirichlet_mean(evidence["chosen"]["alpha"])
+            of_target["supervision_kl"] = supervision_kl(weights, annotation.target).mean().item()
         return {
+            **of_target,
             "kl_total": (terms["kl_w"] + terms["kl_z"]).item(),
             "active_units": active_units(both.mu),
             "weights_sd": weights_sd(evidence["chosen"]["alpha"]),
@@ -256,7 +267,9 @@ class Baseline(RewardKind):
         sides = (evidence[side] for side in SIDES)
         return OBJECTIVES[self.variant.kind](*sides, annotation, self.variant.baseline, progress)
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
         """The accuracy of the aspects' plain mean, and a gate's corrections with the correlations they leave."""
         found = {}
         if "weights" in evidence["chosen"]:

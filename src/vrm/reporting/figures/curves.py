@@ -68,7 +68,11 @@ TRAIN_ACCURACY = LoggedQuantity("train", "accuracy", "train accuracy (%)", 100.0
 
 EVAL_ACCURACY = LoggedQuantity("validation", "accuracy", "eval accuracy (%)", 100.0, (0.0, 100.0))
 
-KL = LoggedQuantity("train", "kl_total", "KL (nats per pair)")
+TARGET_KL = LoggedQuantity("train", "supervision_kl", "KL to target (nats)")
+"""KL(target || E[w]), Eq. 13's default; of a pair's prompt."""
+
+PRIOR_KL = LoggedQuantity("train", "kl_total", "KL to priors (nats)")
+"""Of w and of z of both responses, a pair: what Theorem 5.1 sums."""
 
 
 def figure3(config: Config, results: Path, out: Path) -> list[Path]:
@@ -119,15 +123,16 @@ def figure4(config: Config, results: Path, out: Path) -> list[Path]:
 
 
 def figure5(config: Config, results: Path, out: Path) -> list[Path]:
-    """(a) train accuracy, (b) eval accuracy and (c) KL over the optimiser's steps, for each lambda.
+    """(a) train accuracy, (b) eval accuracy, (c) KL(target || E[w]) over the optimiser's steps, for each lambda.
 
-    The KL is kl_w + kl_z on the fixed training subset: what Theorem 5.1 sums.
+    The paper's text speaks of (c) as the supervision term. (d) is ours: the KL to the priors, which the theorem sums.
+    Both are of the fixed training subset.
 
     Args and Raises: as `figure3`, with `report.figure5`.
     """
     variants = _variants(config, "figure5")
     titles = _distinct([f"$\\lambda$ = {v.supervision_weight:g}" for v in variants.values()], variants)
-    measures = [TRAIN_ACCURACY, EVAL_ACCURACY, KL]
+    measures = [TRAIN_ACCURACY, EVAL_ACCURACY, TARGET_KL, PRIOR_KL]
     return _small_multiples(config, results, out, "figure5", titles, measures, "other $\\lambda$")
 
 
@@ -154,6 +159,8 @@ def _curves(
         log = read_training(results, reward_model(config, name))
         for measure in measures:
             if variant.kind == "scalar" and measure.metric != "accuracy":
+                continue
+            if measure is TARGET_KL and "supervision_loss" not in set(log["metric"]):  # trained on plain pairs
                 continue
             for step, values in _by_step(log, measure, name):
                 band = student_interval(values * measure.scale, config.report.level).within(*measure.possible)
@@ -220,7 +227,9 @@ def _small_multiples(
                 curve = _select(data, highlighted, measure)
                 _draw(panel, curve, **style.look(0))
                 if curve.empty:
-                    panel.text(0.5, 0.5, "not defined:\nscalar RM", transform=panel.transAxes, ha="center", va="center")
+                    lacking = "scalar RM" if variants[highlighted].kind == "scalar" else "no ratings"
+                    words = f"not defined:\n{lacking}"
+                    panel.text(0.5, 0.5, words, transform=panel.transAxes, ha="center", va="center")
                 _finish(panel, data, measure, xlabel=row == len(measures) - 1)
             grid[row, 0].set_ylabel(f"({letter}) {measure.title}")
         for column, title in enumerate(titles):
@@ -270,6 +279,8 @@ def _limits(data: pd.DataFrame, measure: LoggedQuantity) -> tuple[float, float]:
     axis, as the footer says, and so is that of step 0, where nothing is trained. The CSV has them whole.
     """
     part = data[data["metric"] == measure.metric]
+    if part.empty:
+        return 0.0, 1.0  # nothing is drawn
     lowest, highest = part["mean"].min(), part["mean"].max()
     span = max(highest - lowest, 0.02 * abs(highest), 1e-6)
     trained = part[part["step"] > part["step"].min()]
