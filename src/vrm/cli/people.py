@@ -91,7 +91,7 @@ def score_file(
     score_file(model, pairs, max_prompt_length, max_length, out, reward, shape, posterior_samples, seed)
 
 
-@person("vrm serve --model results/demo/reward/vrm/seed1/model --port 8000")
+@person("vrm serve --model results/demo/reward/vrm/seed1/model --port 8000", models=True)
 def serve(
     model: Model,
     host: Annotated[
