@@ -224,7 +224,9 @@ class Contestant:
         found: dict[str, object] = {"computed_tokens": sum(self.computed)}
         for name, work in shares.items():
             found[name] = rate and round(work * shape.matrix_parameters / (seconds * rate), 3)
-        precision = memory.Precision(self.options.bf16, checkpointing=self.options.checkpointing)
+        by_group = self.base in ("ours_rm", "ours_vrm") and self.kernel == "groups"
+        moments = memory.MOMENTS["adamw_8bit" if "8bit" in self.options.optimizer else "adamw"]
+        precision = memory.Precision(self.options.bf16, None, self.options.checkpointing, moments, by_group)
         predicted = memory.states(shape, precision, head=False)
         predicted["activations"] = memory.activations(shape, precision, max(self.computed))
         peaks = {"predicted": sum(predicted.values()), "measured": max(self.peaks) / 2**30 if self.peaks else None}

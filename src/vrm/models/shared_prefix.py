@@ -451,7 +451,7 @@ def share_prefixes(model: PreTrainedModel) -> None:
         model.forward = _with_layout(model)
 
 
-def compile_blocks(model: PreTrainedModel) -> None:
+def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Have torch compile what each block consists of: norms, feed-forward, and attention around its kernel.
 
     Not whole blocks: activation checkpointing is around or inside them, by transformers' version, and a compiler that
@@ -459,12 +459,13 @@ def compile_blocks(model: PreTrainedModel) -> None:
 
     Args:
         model: a VRM or a stock sequence classifier, without adapters yet; `share_prefixes` before or after.
+        backend: of torch.compile.
     """
     for name in ATTENTION:
         AttentionInterface.register(name, torch.compiler.disable(attend))
     for block in model.base_model.layers:
         for part in block.children():
-            part.compile(dynamic=True)
+            part.compile(dynamic=True, backend=backend)
 
 
 def _with_layout(model: PreTrainedModel) -> Any:

@@ -255,7 +255,8 @@ def _float32(shape: Shape) -> float:
 
 def _train_reward(setting: Setting, base: str, method: str) -> Job:
     training, shape = setting.config.reward.training, shape_of(setting.config.backbone)
-    precision, length = _precision(training, training.lora), setting.text_length(training)
+    length = setting.text_length(training)
+    precision = replace(_precision(training, training.lora), by_group=training.engine == "shared")
     a_token = time.forward_operations(shape, length, head=False)
     texts = 2 * setting.pairs(training) * training.epochs * time.passes(precision)
     texts += 4 * training.evaluations * training.evaluation_pairs
