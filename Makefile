@@ -4,7 +4,7 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
-.PHONY: demo report test test-all lint clean lock help
+.PHONY: demo report test test-all lint reliability audit clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -32,6 +32,13 @@ lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 # a stage's rules and their input functions stand in one file, which is the one thing that Snakemake would have otherwise
 	@found=$$($(VENV)/bin/snakemake --lint 2>&1); [ -n "$$found" ] || { echo "snakemake --lint said nothing" >&2; exit 1; }; \
 	  ! echo "$$found" | grep -E '^ +\* |Error|not found|No such' | grep -v 'Mixed rules and functions'
+
+reliability: $(READY) ## kills, faults, fuzz, load, soak and audit again: docs/reliability.md (an hour)
+	@$(VENV)/bin/python tools/reliability.py
+
+audit: $(READY)  ## known weaknesses of the locked packages, where the database can be reached
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || echo "pip-audit can't be had here" >&2
+	@$(VENV)/bin/python tools/reliability.py --only audit && sed -n '/^## Packages/,$$p' docs/reliability.md
 
 lock: $(READY)   ## write envs/*.yaml from requirements.lock
 	@$(VENV)/bin/python tools/envs.py

@@ -5,7 +5,7 @@ from soak import soak
 
 
 def test_every_judgment_comes_once_under_load(tmp_path):
-    found = load(400, 64, tmp_path)
+    found = load(400, 64, tmp_path, patience=2.0)
     assert is_good(found), found
     assert found["most_under_way"] > 16
     assert len(found["faults"]) > 6
