@@ -16,10 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from judging_jobs import KEY, TWENTY_PERCENT, VARIABLE, config, requests
-from server import Server, score
+from judging_jobs import KEY, VARIABLE, config, requests
+from server import FAULTS, Server, score
 
 from vrm.judging import Judge, Reply, Store, Unanswered, Unusable
+
+FAULTY = [fault for fault in FAULTS if fault != "slow"]
+
+SHARES = dict.fromkeys(FAULTY, 0.2 / len(FAULTY)) | {"slow": 0.8}
+"""A fifth of all tries is faulty; the others take 20 ms, or nothing would be in flight."""
 
 WARM = 0.1
 """Share of the requests after which memory is taken as the beginning."""
@@ -52,8 +57,8 @@ def client(url: str, store: str, count: int, in_flight: int, patience: float) ->
 
 def load(count: int, in_flight: int, folder: Path, patience: float = 10.0) -> dict[str, float | int | dict[str, int]]:
     """Have a client ask; compare its accounts with the endpoint's."""
-    # `slow` is no fault here: most replies take 20 ms, or nothing would be in flight; `late` is beyond patience
-    with Server(TWENTY_PERCENT | {"slow": 0.8}, most_faults=4, late=patience + 1) as server:
+    # `late` is longer than the client's patience
+    with Server(SHARES, most_faults=4, late=patience + 1) as server:
         command = [
             sys.executable,
             __file__,
