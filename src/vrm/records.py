@@ -199,14 +199,18 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         RecordError: a line is not a JSON object; names the file and the row.
     """
-    with open(path, encoding="utf-8") as handle:
+    with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
+            except UnicodeDecodeError:
+                raise RecordError(f"{path}, row {number}: not UTF-8; make the file again") from None
             except json.JSONDecodeError as error:
                 raise RecordError(f"{path}, row {number}: not valid JSON ({error.msg})") from None
+            except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+                raise RecordError(f"{path}, row {number}: can't be read ({error})") from None
             if not isinstance(row, dict):
                 raise RecordError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
             yield number, row

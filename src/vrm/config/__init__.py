@@ -180,6 +180,8 @@ def load(paths: Iterable[str | Path]) -> Config:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        except (ValueError, RecursionError) as error:  # not UTF-8, a date that is none, nested without end
+            raise ConfigError(f"{path}: can't be read as YAML ({error}); it has to be UTF-8 text") from None
         if not isinstance(part, dict):
             raise ConfigError(f"{path}: expected a mapping of keys at the top level")
         merged = merge(merged, part)

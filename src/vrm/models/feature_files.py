@@ -86,10 +86,10 @@ def compute_features(
     store = store / model.config.recipe
     store.mkdir(parents=True, exist_ok=True)
     wanted, missing = _missing(texts, _keys(store))
-    started, tokens = time.time(), sum(group.tokens for group in missing)
+    started, tokens = time.monotonic(), sum(group.tokens for group in missing)
     with tqdm(total=tokens, desc="features", unit="token", unit_scale=True) as bar, torch.inference_mode():
         _write_parts(store, _vectors(model, missing, pad_token_id, batch_size, bar))
-    seconds = time.time() - started
+    seconds = time.monotonic() - started
     summary = {
         "recipe": model.config.recipe,
         "layer": model.config.layer,
@@ -236,13 +236,13 @@ def _write_parts(store: Path, found: Iterator[tuple[list[bytes], Tensor]]) -> No
     """Write what is computed, every `PART_SECONDS`."""
     keys: list[bytes] = []
     vectors: list[Tensor] = []
-    written = time.time()
+    written = time.monotonic()
     for some_keys, some in found:
         keys += some_keys
         vectors.append(some.cpu())
-        if time.time() - written >= PART_SECONDS:
+        if time.monotonic() - written >= PART_SECONDS:
             _write_part(store, keys, vectors)
-            keys, vectors, written = [], [], time.time()
+            keys, vectors, written = [], [], time.monotonic()
     if keys:
         _write_part(store, keys, vectors)
 

@@ -72,7 +72,7 @@ def load_feature_model(
     backbone: str, revision: str | None, features: Features, mixed_precision: bool, tokenizer: PreTrainedTokenizerBase
 ) -> FeatureModel:
     """A causal LM as a `FeatureModel`, in float32; its configuration remembers the dtype that the weights came in."""
-    lm = AutoModel.from_pretrained(backbone, revision=revision, dtype="auto")
+    lm = AutoModel.from_pretrained(backbone, revision=revision, dtype="auto", use_safetensors=True)
     given = lm.dtype
     turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     content = fingerprint({"revision": revision, "backbone": None if Path(backbone).is_dir() else backbone}, [])
