@@ -8,7 +8,7 @@ from paths import ROOT
 
 SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
-    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance"),
+    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "warm"),
     ("world", "data", "models"),
     ("training", "generation", "judging"),
     ("judged", "evaluation"),
