@@ -58,7 +58,7 @@ def test_draws_are_the_same_instructions_of_every_policy(config, tmp_path):
     place(tmp_path, rows)
     write_seed(tmp_path, rows, 2)
     write_seed(tmp_path, fewer, 3)
-    table, _, draws, _ = alpaca_eval_scores(config, tmp_path)
+    table, _, draws, *_ = alpaca_eval_scores(config, tmp_path)
     first, second, third = (draws[f"qwen3.ppo_vrm.seed{seed}/lc_without_difficulty"] for seed in (1, 2, 3))
     assert draws["draw"].to_list() == list(range(1, 41))
     pd.testing.assert_series_equal(first, second, check_names=False)
