@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from vrm.config import Config
 from vrm.records import RecordError
 from vrm.reporting.judged import JudgedModel
-from vrm.reporting.judged_values import TERMS, JudgedMetric, JudgedTable, compare_policies, half_width_alone, measure_judged
+from vrm.reporting.judged_values import (
+    TERMS,
+    JudgedMetric,
+    JudgedTable,
+    compare_policies,
+    half_width_alone,
+    measure_judged,
+)
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from vrm.statistics.draws import FEWEST_DRAWS
 from vrm.statistics.paired_tests import FLIPS, PairedTest, family_note, holm, p_text
