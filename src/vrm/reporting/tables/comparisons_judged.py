@@ -248,7 +248,7 @@ def _fit_notes(rows: Sequence[_Compared], seeds: int) -> Iterator[str]:
     if apart:
         yield (
             f"{', '.join(apart)}: a fit, whose interval and p-value are those of a mean over prompts of its terms: "
-            "what each prompt adds to it, by the derivative of the fit in the prompt's weight (infinitesimal jackknife)."
+            "what each prompt adds to it, by the derivative of the fit in its weight (infinitesimal jackknife)."
         )
     fits = [row for row in fits if TERMS not in row.test.test]
     drawn = dict.fromkeys(row.column for row in fits if not np.isnan(row.test.difference.low))
