@@ -12,7 +12,7 @@ def get_judged_scores():
     return collect(
         "results/{{run}}/judged/{benchmark}.{ending}",
         benchmark=CONFIG.benchmarks.run,
-        ending=["csv", "items.csv", "draws.csv", "json"],
+        ending=["csv", "items.csv", "draws.csv", "terms.csv", "json"],
     )
 
 

@@ -361,7 +361,8 @@ def difficulty_run(
     job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out, **changed)
     trained_by = _method(settings, method, PreferenceMethod)
     overrides = {"learning_rate": spec.learning_rate or trained_by.learning_rate, "epochs": None}
-    train_difficulty_run(job, trained_by.model_copy(update=overrides), run, half)
+    method = trained_by.model_copy(update=overrides)
+    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout)
 
 
 @stage("vrm difficulty --config config.yaml --losses run1.half0.csv run1.half1.csv --out difficulty.csv")

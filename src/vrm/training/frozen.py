@@ -24,7 +24,7 @@ from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_feat
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
 from vrm.models.templates import left_out
-from vrm.models.text import TextEncoder, located, prepare_tokenizer
+from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.records import read_pairs, write_json
 
@@ -60,9 +60,9 @@ def make_features(
     prompts = [pair.prompt for pair in records for _ in range(2)]
     encoded, refused = encoder.try_encode(prompts, [text for pair in records for text in (pair.chosen, pair.rejected)])
     names = [f"{pairs}, pair {pair.pair_id}, {side} response" for pair in records for side in ("chosen", "rejected")]
+    refused |= without_prompt(encoded)
     left_out(refused, names, f"texts of {pairs}")
-    texts = [text for text in encoded if text is not None]
-    located(texts)
+    texts = [text for row, text in enumerate(encoded) if row not in refused]
     model = load_feature_model(backbone, revision, features, training.bf16, tokenizer).to(own_device())
     summary = compute_features(model, texts, tokenizer.pad_token_id, batch_size, store, out)
     print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
