@@ -70,6 +70,7 @@ class Config(Section):
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        require_known("report.calibration", self.report.calibration, self.reward.variants)
         return self
 
     @model_validator(mode="after")
