@@ -224,7 +224,7 @@ use rule schematic as figure with:
     input:
         get_figure_inputs,
     wildcard_constraints:
-        figure="(?!figure[12]$).*",
+        figure=r"(?!figure[12]\.).*",
     params:
         settings=depends_on(dependencies.table),
         results="results/{run}",

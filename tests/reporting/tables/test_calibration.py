@@ -163,7 +163,7 @@ def test_rated_rewards_are_compared_with_rm_and_multitask_and_their_own_whole(ru
 def test_the_parts_of_a_reward_are_measured_alone(run, tmp_path):
     config, results = run
     residual_table(config, results, tmp_path)
-    cells = pd.read_csv(tmp_path / "residual.csv").set_index(["part", "kind", "column"])["estimate"]
+    cells = pd.read_csv(tmp_path / "residual.csv").set_index(["part", "kind", "column"])["estimate"].sort_index()
     frames = [f[f.evaluation_set == "uf_c"] for f in files_of(results, "vrm_residual")]
     for part in ("reward", "rated", "residual"):
         share = np.mean([(f[f"{part}_chosen"] > f[f"{part}_rejected"]).mean() for f in frames])
