@@ -79,6 +79,8 @@ def get_figure_inputs(wildcards):
         paths = get_bounds()
     elif name == "power":
         paths = get_study_files(CONFIG.study.power_cells())
+    elif name == "residual":
+        paths = get_reward_files("scores.csv")
     elif name == "calibration":
         paths = get_reward_files("scores.csv", CONFIG.report.calibration)
     else:

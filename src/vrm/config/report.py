@@ -41,6 +41,7 @@ class ReportConfig(Section):
             "bound",
             "power",
             "calibration",
+            "residual",
         ]
     ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
     paper: bool = Field(True, description="Make the page that sets the paper's numbers and claims against this run.")
