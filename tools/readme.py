@@ -22,7 +22,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
 SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_concept_residual")
-IMAGES = ("calibration.png", "figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
+IMAGES = (
+    "calibration.png",
+    "figure4.png",
+    "figure6.png",
+    "overoptimisation.png",
+    "residual.png",
+    "win_rate_length.png",
+)
 
 
 def table() -> str:
@@ -100,7 +107,7 @@ def probabilities() -> str:
 def residual() -> str:
     """What rated aspects and residual hold, as the run wrote it: accuracy and correlations; the probes stay there."""
     grids = (RUN / "tables" / "residual.md").read_text(encoding="utf-8").split("\n**The parts on pairs")
-    return grids[0].strip()
+    return grids[0].strip() + "\n\n![What is substance and what is flattery, synthetic world](images/residual.png)"
 
 
 def health() -> str:
