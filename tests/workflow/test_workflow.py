@@ -25,7 +25,7 @@ def planned(output):
 
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
-    assert jobs["train_reward"] == jobs["score"] == 14 * 3
+    assert jobs["train_reward"] == jobs["score"] == 13 * 3
     assert (jobs["figure"], jobs["schematic"], jobs["table"], jobs["world"]) == (9, 2, 11, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
@@ -34,7 +34,7 @@ def test_the_default_plans_the_papers_grid(tmp_path):
     judged = 2 * (1 + 6 + 5)  # what training started from, too
     assert (jobs["answer"], jobs["judge_alpaca_eval"], jobs["judge"]) == (judged, judged, 2 * judged)
     assert (jobs["benchmark_set"], jobs["judged_scores"]) == (3, 3)
-    assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (11 * 3, 1, 1)
+    assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 

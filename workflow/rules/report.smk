@@ -82,7 +82,8 @@ def get_figure_inputs(wildcards):
     elif name == "residual":
         paths = get_reward_files("scores.csv")
     elif name == "calibration":
-        paths = get_reward_files("scores.csv", CONFIG.report.calibration)
+        drawn = [name for name in CONFIG.report.calibration if name in CONFIG.reward.run]
+        paths = get_reward_files("scores.csv", drawn)
     else:
         paths = get_judged_scores()
     return [path.format(run=wildcards.run) for path in paths]
