@@ -85,18 +85,7 @@ def changed_by(config, section, name):
 
 
 REPORT = {
-    *(
-        "table",
-        "paper_page",
-        "schematic",
-        "curves",
-        "overoptimisation",
-        "win_rates",
-        "bound",
-        "power",
-        "calibration",
-        "explorer",
-    ),
+    *("table", "paper_page", "schematic", "explorer"),
 }
 
 

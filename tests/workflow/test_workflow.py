@@ -25,16 +25,16 @@ def planned(output):
 
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
-    assert jobs["train_reward"] == jobs["score"] == 14 * 3
-    assert (jobs["curves"], jobs["schematic"], jobs["table"], jobs["world"]) == (3, 2, 8, 1)
+    assert jobs["train_reward"] == jobs["score"] == 13 * 3
+    assert (jobs["figure"], jobs["schematic"], jobs["table"], jobs["world"]) == (9, 2, 11, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
-    assert (jobs["score_policy"], jobs["best_of_n"], jobs["overoptimisation"]) == (6, 2, 1)
+    assert (jobs["score_policy"], jobs["best_of_n"]) == (6, 2)
     assert jobs["gold"] == 2 * (5 + 1)
     judged = 2 * (1 + 6 + 5)  # what training started from, too
     assert (jobs["answer"], jobs["judge_alpaca_eval"], jobs["judge"]) == (judged, judged, 2 * judged)
-    assert (jobs["benchmark_set"], jobs["judged_scores"], jobs["win_rates"]) == (3, 3, 2)
-    assert (jobs["pac_bayes"], jobs["bound"], jobs["explorer"], jobs["paper_page"]) == (11 * 3, 1, 1, 1)
+    assert (jobs["benchmark_set"], jobs["judged_scores"]) == (3, 3)
+    assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 
@@ -174,7 +174,7 @@ def test_another_seed_changes_the_table(smoke, tmp_path):
 @pytest.mark.parametrize(
     ("change", "rerun", "kept"),
     [
-        ("report={level: 0.9}", {"table", "curves"}, {"train_reward", "score"}),
+        ("report={level: 0.9}", {"table", "figure"}, {"train_reward", "score"}),
         ("reward={variants: {rm: {label: Plain RM}}}", {"table"}, {"train_reward", "score"}),
         ("reward={variants: {vrm: {beta_z: 0.5}}}", {"train_reward", "score", "table"}, {"backbone", "world"}),
         ("data={pairing: best_vs_worst}", {"make_pairs", "train_reward"}, {"world"}),
@@ -186,8 +186,8 @@ def test_another_seed_changes_the_table(smoke, tmp_path):
         ("judge={model: another}", {"judge", "judge_alpaca_eval", "judged_scores"}, {"answer"}),
         ("judge={concurrency: 2}", set(), {"judge", "judged_scores", "table"}),
         ("world={instructions: 9}", {"world_benchmarks", "answer"}, {"world", "train_reward", "sft"}),
-        ("policy={gold: null}", {"overoptimisation", "table"}, {"train_ppo", "best_of_n"}),
-        ("benchmarks={arena_hard: {label: Arena}}", {"table", "win_rates"}, {"answer", "judge", "judged_scores"}),
+        ("policy={gold: null}", {"figure", "table"}, {"train_ppo", "best_of_n"}),
+        ("benchmarks={arena_hard: {label: Arena}}", {"table", "figure"}, {"answer", "judge", "judged_scores"}),
     ],
     ids=[
         *("interval level", "label", "beta_z", "pairing", "world", "PPO", "method label", "selection"),

@@ -63,13 +63,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _figures_use_trained_variants(self) -> Config:
-        for figure in ("figure3", "figure4", "figure5", "calibration"):
+        for figure in ("figure3", "figure4", "figure5"):
             if figure in self.report.figures:
                 if not getattr(self.report, figure):
                     raise ValueError(
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        require_known("report.calibration", self.report.calibration, self.reward.variants)
+        if "calibration" in self.report.figures and not set(self.report.calibration) & set(self.reward.run):
+            raise ValueError(
+                "report.calibration names no variant of reward.run; name some, or take it out of the figures"
+            )
         return self
 
     @model_validator(mode="after")
