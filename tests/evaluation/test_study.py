@@ -20,6 +20,8 @@ def config(tmp_path):
         "data": {"validation_fraction": 0.2, "test_fraction": 0.0},
         "evaluation": {"run": ["uf_c", "noise_free"]},
         "reward": {"run": ["rm"], "training": {"epochs": 1, "max_prompt_length": 64, "max_length": 96}},
+        "policy": {"run_bases": [], "scorers_from": None},
+        "benchmarks": {"run": []},
         "report": {"tables": [], "figures": []},
         "study": {
             "worlds": {
