@@ -56,7 +56,8 @@ def test_worlds_differ_in_what_they_change_and_in_nothing_else(config, tmp_path)
         assert len(read_pairs(tmp_path / name / "data/pairs/train.jsonl")) > 30
         assert len(read_pairs(tmp_path / name / "sets/uf_c.jsonl")) == 20
     own, fair, shared = (
-        list(read_jsonl(tmp_path / place / "ultrafeedback.jsonl")) for place in ("own", "fair/world", "shared/world")
+        [row for _, row in read_jsonl(tmp_path / place / "ultrafeedback.jsonl")]
+        for place in ("own", "fair/world", "shared/world")
     )
     assert texts(own) == texts(fair) == texts(shared)
     assert ratings(own) == ratings(fair) != ratings(shared)
