@@ -105,6 +105,14 @@ def test_both_are_written(config, results, tmp_path):
     assert set(table.variant) == set(STUDY["ablation"])
 
 
+def test_one_seed_has_no_interval_of_its_weights(config, results, tmp_path):
+    alone = config.model_copy(update={"study": config.study.model_copy(update={"seeds": [1]})})
+    power_figure(alone, results, tmp_path)
+    data = pd.read_csv(tmp_path / "power.csv")
+    assert data[data.metric == CORRELATION].low.isna().all()
+    assert data[data.metric == "uf_c"].low.notna().all()
+
+
 def test_no_text_leaves_the_page_or_covers_another(config, results, tmp_path, monkeypatch):
     figure = drawn(monkeypatch, power_figure, config, results, tmp_path)
     boxes = list(boxes_of(figure).items())
