@@ -6,7 +6,7 @@ import pytest
 from paths import ROOT
 from pydantic import BaseModel
 
-from vrm.config import Config, PpoLimits, RewardTraining, dependencies, load
+from vrm.config import Config, PpoLimits, RewardTraining, dependencies, load, merge, parse
 
 BENCHMARKS = ("alpaca_eval", "arena_hard", "mt_bench")
 NOBODYS = {
@@ -22,14 +22,17 @@ NOBODYS = {
 
 @pytest.fixture
 def config():
-    return load([ROOT / "config.yaml"])
+    demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
+    worlds = {"no_bias": {"label": "no bias", "spurious_bias": 0.0, "rating_bias": 0.0}}
+    return parse(merge(demo, {"study": {"worlds": worlds}}))
 
 
 def stages(config: Config):
     """What every stage depends on, by its name and what it is about."""
     about = {
         "name": {
-            "train_reward": ["vrm"],
+            **dict.fromkeys(("train_reward", "study_cell"), ["vrm"]),
+            "study_world": ["no_bias"],
             "train_preference": ["dpo"],
             "train_ppo": ["ppo_vrm"],
             "evaluation_set": ["uf_c"],
@@ -52,7 +55,7 @@ def stages(config: Config):
 
 def leaves(section: BaseModel, prefix=""):
     """Every key with a value, its section and its own name; of several variants, bases, methods and sets one each."""
-    one = {"variants": "vrm", "bases": "qwen3", "sets": "uf_c"}
+    one = {"variants": "vrm", "bases": "qwen3", "sets": "uf_c", "worlds": "no_bias"}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, dict) and name in one:
