@@ -31,7 +31,8 @@ def stages(config: Config):
     """What every stage depends on, by its name and what it is about."""
     about = {
         "name": {
-            **dict.fromkeys(("train_reward", "study_cell"), ["vrm"]),
+            "train_reward": ["vrm"],
+            "study_cell": ["vrm"],
             "study_world": ["no_bias"],
             "train_preference": ["dpo"],
             "train_ppo": ["ppo_vrm"],
