@@ -37,8 +37,6 @@ def stages(config: Config):
             "train_preference": ["dpo"],
             "train_ppo": ["ppo_vrm"],
             "evaluation_set": ["uf_c"],
-            "study_world": [],  # the demo has none of the study's worlds
-            "study_cell": ["vrm"],
             **dict.fromkeys(("benchmark_set", "judge", "judged_scores"), BENCHMARKS),
         }
     }
