@@ -15,8 +15,8 @@ from vrm.reporting import style
 from vrm.reporting.registry import FIGURES
 from vrm.statistics.intervals import half_width
 
-# those of the judged benchmarks have tests of their own
-OF_REWARD_MODELS = [name for name in FIGURES if name not in ("figure6", "win_rate_length")]
+# those of the judged benchmarks and of the study have tests of their own
+OF_REWARD_MODELS = [name for name in FIGURES if name not in ("figure6", "win_rate_length", "power")]
 
 
 @pytest.fixture

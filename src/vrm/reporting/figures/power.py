@@ -47,11 +47,11 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
     axes = [axis for axis in AXES if axis == "pairs" or data[f"at_{axis}"].nunique() > 1]
     with style.styled():
         handles, labels = _legend(config, data)
-        width, height = style.FULL_WIDTH, 1.35 * len(metrics) + 1.2
+        width, height = style.FULL_WIDTH, 1.35 * len(metrics) + 1.4
         figure = style.new_figure(width, height)
         columns = style.legend_columns(labels, width)
         top = 0.25 + 0.16 * -(-len(labels) // columns)
-        margins = {"left": 0.09, "right": 0.985, "bottom": 0.72 / height, "top": 1 - top / height}
+        margins = {"left": 0.125, "right": 0.985, "bottom": 0.92 / height, "top": 1 - top / height}
         spaces = {"hspace": 0.14, "wspace": 0.1}
         grid = figure.subplots(
             len(metrics), len(axes), sharex="col", sharey="row", squeeze=False, gridspec_kw=margins | spaces
@@ -62,6 +62,7 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
                 _draw(panel, config, data[data["metric"] == metric], axis, 1 if metric == CORRELATION else 100)
         for panel, axis in zip(grid[-1], axes, strict=True):
             panel.set_xlabel(AXES[axis])
+        figure.align_ylabels(grid[:, 0])
         figure.legend(handles, labels, loc="upper center", ncols=columns)
         over = counted_seeds_and_prompts(config.study.seeds)
         statement = (
