@@ -82,7 +82,9 @@ def get_figure_inputs(wildcards):
     elif name == "residual":
         paths = get_reward_files("scores.csv")
     elif name == "calibration":
-        drawn = [name for name in CONFIG.report.calibration if name in CONFIG.reward.run]
+        drawn = [
+            name for name in CONFIG.report.calibration if name in CONFIG.reward.run
+        ]
         paths = get_reward_files("scores.csv", drawn)
     else:
         paths = get_judged_scores()
