@@ -152,6 +152,7 @@ def features(
         pairs,
         store,
         out,
+        settings.backbone.chat_template,
     )
 
 
@@ -184,6 +185,7 @@ def train_reward(
             seed=seed,
             backbone=backbone,
             revision=settings.backbone.revision,
+            chat_template=settings.backbone.chat_template,
             pairs=pairs,
             checkpoints=checkpoints,
             out=out,
@@ -479,6 +481,7 @@ def best_of_n(
             policy=local_or_hub(policy, "--policy"),
             revision=_revision(entry, policy),
             chat_template_kwargs=entry.chat_template_kwargs,
+            chat_template=entry.chat_template,
             rewards={name: local(path, "--models") for name, path in rewards.items()},
             pairs=pairs / "validation.jsonl",
             generation=section.generation,
@@ -659,6 +662,7 @@ def _policy_job(
         policy=local_or_hub(policy, "--policy"),
         revision=_revision(entry, policy),
         chat_template_kwargs=entry.chat_template_kwargs,
+        chat_template=entry.chat_template,
         training=settings.policy.training.model_copy(update=overrides),
         seed=seed,
         pairs=pairs,

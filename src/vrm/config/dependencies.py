@@ -132,7 +132,7 @@ def backbone(config: Config) -> dict[str, Any]:
 
 def features(config: Config) -> dict[str, Any]:
     """Features of a frozen backbone."""
-    keys = ("path", "revision", "create", "features.layer")
+    keys = ("path", "revision", "create", "chat_template", "features.layer")
     parts = _of(config, *(f"backbone.{key}" for key in keys), "reward.training.bf16")
     return parts | _lengths(config.reward.training)
 

@@ -77,6 +77,7 @@ def train_and_score(
             seed=seed,
             backbone=backbone,
             revision=config.backbone.revision,
+            chat_template=config.backbone.chat_template,
             pairs=data,
             checkpoints=Path(scratch) / "checkpoints",
             out=Path(scratch) / "model",

@@ -23,7 +23,7 @@ from vrm.config import Features, RewardTraining
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
-from vrm.models.templates import left_out
+from vrm.models.templates import left_out, read_template
 from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.records import read_pairs, write_json
@@ -41,6 +41,7 @@ def make_features(
     pairs: Path,
     store: Path,
     out: Path,
+    chat_template: str | None = None,
 ) -> None:
     """Compute the features of a file of pairs; see `compute_features`.
 
@@ -53,8 +54,10 @@ def make_features(
         pairs: a file of preference pairs.
         store: where computed features are kept for other sets and later runs.
         out: directory to fill.
+        chat_template: instead of the backbone's own, its text or a file.
     """
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(backbone, revision=revision))
+    template = None if chat_template is None else read_template(chat_template)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(backbone, revision=revision), template)
     encoder = TextEncoder(tokenizer, training.max_prompt_length, training.max_length)
     records = read_pairs(pairs)
     prompts = [pair.prompt for pair in records for _ in range(2)]
