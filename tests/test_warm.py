@@ -46,7 +46,8 @@ class Server:
 
     def jobs(self):
         """What the server has run, in order."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if "job" in line]
 
     def begin(self, *arguments, environment=ENVIRONMENT, **options):
         command = [sys.executable, "-m", "vrm", *map(str, arguments)]

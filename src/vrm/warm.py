@@ -33,7 +33,7 @@ CLIENT, SERVER = "VRM_WARM", "VRM_WARM_SERVER"
 
 TAKEN, REFUSED = b"+", b"-"
 THREADS = ("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-FREE = {*THREADS, "VECLIB_MAXIMUM_THREADS", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}
+FREE = {*THREADS, "VECLIB_MAXIMUM_THREADS", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD", "SHLVL", "PS1", "_"}
 """Variables that may differ from job to job, beside those of ours: no import depends on them."""
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -157,6 +157,7 @@ def _hand_over(address: str) -> None:
 def _serve(address: Path, listener: socket.socket, parent: int) -> None:
     """Accept commands until `parent` is gone; returns in a job alone, which then is like a fresh `python -m vrm`."""
     import select
+    import time
 
     own = _inherited(), _sources()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # as `main` does, before anything is imported
@@ -196,6 +197,7 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> None:
     address.parent.rmdir()
     for pid in supervisors:
         os.waitpid(pid, 0)
+    print(json.dumps({"server": round(time.process_time(), 2)}), flush=True)
     os._exit(0)
 
 
