@@ -199,11 +199,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
     """Write dataclass records or mappings, one a line; returns how many."""
-    number = 0
+    count = 0
     with _aside(path) as file:  # a line at a time: three copies of a large file in memory would be the stage's peak
-        for number, row in enumerate(rows, 1):
+        for row in rows:
             file.write(_line(row))
-    return number
+            count += 1
+    return count
 
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
