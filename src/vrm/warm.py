@@ -119,6 +119,9 @@ def _inherited() -> dict[str, Any]:
 
 def _hand_over(address: str) -> None:
     """Have the server run this process's command, and end as it ends; returns where the server does not."""
+    from vrm import alive
+
+    alive.join()  # now: the job itself does so as soon as it runs
     umask = os.umask(0)
     os.umask(umask)
     job = {

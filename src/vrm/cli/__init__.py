@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     alive.join()
     started = time.monotonic()
     try:
-        if command.models:
+        if command.models and command.is_stage:  # a person hears of a mistake before seconds of imports
             hide(*UNUSED)
         command.function(**options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started

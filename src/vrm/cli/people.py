@@ -12,7 +12,7 @@ from vrm.cli.given import config_error, installed, known_shape, local_or_hub
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 
 
-@person("vrm train --data my.jsonl --backbone Qwen/Qwen3-0.6B --out my_vrm --lora")
+@person("vrm train --data my.jsonl --backbone Qwen/Qwen3-0.6B --out my_vrm --lora", models=True)
 def train(
     data: Annotated[Path, Option("rated responses or preference pairs: JSONL, JSON, CSV, Parquet, or a directory")],
     backbone: Annotated[str, Option("directory, hub id or GGUF file of a causal language model")],

@@ -265,7 +265,8 @@ def study_world(config: ConfigFiles, name: Annotated[str, Option("a key of study
 
 @stage(
     "vrm study-cell --config config.yaml --variant vrm --pairs 5000 --seed 1 --backbone results/study/backbone \\\n"
-    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv"
+    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv",
+    models=True,
 )
 def study_cell(
     config: ConfigFiles,
