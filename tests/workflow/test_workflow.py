@@ -108,6 +108,17 @@ def test_smoke_judges_every_policy_on_every_benchmark(smoke):
     assert table.groupby(["base", "benchmark"]).ngroups == 2 * 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs are plain elsewhere")
+def test_smoke_has_every_job_in_the_warm_interpreter(smoke):
+    logs = smoke / "results" / "smoke" / "logs"
+    lines = [json.loads(line) for line in (logs / "warm.log").read_text().splitlines()]
+    jobs = [line for line in lines if "job" in line]
+    assert len(jobs) == sum(1 for _ in logs.rglob("*.log")) - 1
+    # nobody imports again: a job that trains for a second is no job of ten
+    training = [job["processor_seconds"] for job in jobs if job["job"][0] == "train-reward"]
+    assert sorted(training)[len(training) // 2] < 5
+
+
 def test_smoke_policies_of_both_bases_see_the_same_prompts_in_their_own_templates(smoke):
     run = smoke / "results" / "smoke" / "policy"
     prompts = []
@@ -147,8 +158,9 @@ def contents(run, patterns=("tables/*.csv", "tables/*.md", "tables/*.tex", "tabl
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path):
-    """In another directory, and with jobs one after the other instead of side by side."""
+def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path, monkeypatch):
+    """In another directory, with jobs one after the other instead of side by side, each an interpreter of its own."""
+    monkeypatch.setenv("VRM_WARM", "off")
     snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
     once, twice = (contents(directory / "results" / "smoke") for directory in (smoke, tmp_path))
     assert len(once) == 4 * len(TABLES) + len(FIGURES)
