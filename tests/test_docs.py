@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SHELL = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 PLACES = ("src", "docs", "tests", "tools", "workflow", "benchmarks", "examples", "envs")
-MADE = ("benchmarks/results.jsonl", "docs/results/power.csv")
+MADE = ("benchmarks/results.jsonl",)
 """What is not here before something has run."""
 
 
@@ -86,7 +86,7 @@ def test_no_page_is_forgotten():
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     made = {"contributing.md", "changelog.md", "reference/commands.md", "reference/configuration.md"}
-    assert pages - {"results/README.md"} | made == listed
+    assert not (pages - {"results/README.md"} | made) ^ listed, "add it to nav in mkdocs.yml, or take it out there"
 
 
 def test_numbers_of_serving_are_those_measured():
