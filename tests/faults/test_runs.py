@@ -167,9 +167,11 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_two_folders_share_a_store_and_pay_once(tmp_path, seen):
+def test_two_folders_share_a_store_and_pay_once_and_no_file_holds_the_key(tmp_path, seen, monkeypatch):
+    key = "sk-planted-0123456789abcdef"
+    monkeypatch.setenv("VRM_PLANTED_KEY", key)
     judge = f"python {Path(__file__).with_name('counting_judge.py')} --model world-judge --noise 0.5"
-    overlay = SMALL | {"judge": {"serve": judge, "store": str(tmp_path / "store")}}
+    overlay = SMALL | {"judge": {"serve": judge, "store": str(tmp_path / "store"), "api_key_env": "VRM_PLANTED_KEY"}}
     (tmp_path / "small.json").write_text(json.dumps(overlay))
     runs = [Run(tmp_path / name, [DEFAULT, SMOKE, tmp_path / "small.json"], 1) for name in ("here", "there")]
     attempts = [run.start() for run in runs]
@@ -179,6 +181,9 @@ def test_two_folders_share_a_store_and_pay_once(tmp_path, seen):
     tables = [contents(run.directory / "results" / "smoke" / "tables") for run in runs]
     assert tables[0] == tables[1]
     assert not [name for run in runs for mark in run.marks for _, name in marked(mark)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    assert [path for path in files if key.encode() in path.read_bytes()] == []
     saw = f"(nothing: {bills.total()} judgments, each paid once, by either)"
     seen("two runs in two folders share the store of judgments", saw=saw, remedy="none needed")
 
