@@ -333,7 +333,7 @@ def test_a_wrong_encoding_is_never_read_as_another_text(tmp_path, encoding, endi
 
 
 @pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
-@pytest.mark.parametrize("filling", [b" ", b"[", b"\n"], ids=["one line", "nested", "lines"])
+@pytest.mark.parametrize("filling", [b" ", b"["], ids=["one line", "nested"])
 def test_a_file_that_unpacks_without_end_is_refused_before_memory_is_full(tmp_path, packing, filling):
     COUNTS["bombs"] += 1
     path = tmp_path / f"bomb.jsonl{packing}"
