@@ -83,9 +83,9 @@ def test_a_killed_run_needs_no_unlocking(micro, undisturbed, tmp_path, seen):
 def test_jobs_that_outlive_their_snakemake_are_waited_for(micro, undisturbed, tmp_path, seen):
     run = start(tmp_path, *micro)
     wait_for_a_job(run, tmp_path)
-    while not (holders := [pid for pid in group(run.pid) if pid != run.pid and holds_the_lock(pid)]):
+    while not (holders := [pid for pid in holding(tmp_path / ".snakemake" / "vrm.alive") if pid != run.pid]):
         assert run.poll() is None
-    jobs = [pid for pid in group(run.pid) if pid != run.pid]
+    jobs = [*holders, *(pid for pid in group(run.pid) if pid not in (run.pid, *holders))]
     for pid in jobs:
         os.kill(pid, signal.SIGSTOP)
     run.kill()
@@ -102,11 +102,16 @@ def test_jobs_that_outlive_their_snakemake_are_waited_for(micro, undisturbed, tm
     seen("kill -9 of Snakemake alone: its jobs live on", saw=hint, remedy="waited, same command")
 
 
-def holds_the_lock(pid):
-    try:
-        return any(os.readlink(entry).endswith("vrm.alive") for entry in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
+def holding(path):
+    """Living processes that have a file open; a job may be in another group than its Snakemake."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(link) == str(path) for link in (entry / "fd").iterdir()):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 def group(leader):
