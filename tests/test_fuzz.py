@@ -189,7 +189,7 @@ def in_a_folder(test):
 # --- records and pair files -------------------------------------------------------------------------------------------
 
 
-@fuzz(60)
+@fuzz(40)
 @given(rated_rows())
 def test_rated_rows_are_used_or_counted(file):
     COUNTS["rated rows"] += 1
@@ -217,7 +217,7 @@ def test_rated_rows_are_used_or_counted(file):
     in_a_folder(check)
 
 
-@fuzz(60)
+@fuzz(40)
 @given(pair_rows)
 def test_pair_files_are_used_or_counted(rows):
     COUNTS["pair files"] += 1
@@ -235,7 +235,7 @@ def test_pair_files_are_used_or_counted(rows):
     in_a_folder(check)
 
 
-@fuzz(60)
+@fuzz(40)
 @given(st.lists(values, max_size=4), st.binary(max_size=20))
 def test_our_own_records_are_read_or_refused(rows, noise):
     COUNTS["own records"] += 1
@@ -297,7 +297,7 @@ def damaged_files(draw):
     return f"x{name}", content, damage
 
 
-@fuzz(150)
+@fuzz(80)
 @given(damaged_files())
 def test_damaged_files_are_read_or_refused(file):
     COUNTS["damaged files"] += 1
@@ -333,7 +333,7 @@ def test_a_wrong_encoding_is_never_read_as_another_text(tmp_path, encoding, endi
 
 
 @pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
-@pytest.mark.parametrize("filling", [b" ", b"[", b"\n"], ids=["one line", "nested", "lines"])
+@pytest.mark.parametrize("filling", [b" ", b"["], ids=["one line", "nested"])
 def test_a_file_that_unpacks_without_end_is_refused_before_memory_is_full(tmp_path, packing, filling):
     COUNTS["bombs"] += 1
     path = tmp_path / f"bomb.jsonl{packing}"
@@ -374,21 +374,31 @@ def at(config, path):
     return config
 
 
-@pytest.mark.parametrize("path", list(keys(WHOLE, DUMPED)), ids=".".join)
-def test_a_typo_in_any_key_is_named_with_the_key_that_was_meant(path):
-    COUNTS["typos"] += 1
-    config = copy.deepcopy(DUMPED)
-    section, name = at(config, path[:-1]), path[-1]
-    typo = f"{name[:-2]}{name[-1]}{name[-2]}x" if len(name) > 3 else f"{name}x"
-    section[typo] = section.pop(name)
-    with pytest.raises(ConfigError) as error:
-        vrm_config.parse(config)
-    line = next(line for line in str(error.value).splitlines() if typo in line)
-    assert "did you mean" in line
-    assert name in line.partition("did you mean")[2]
+def test_a_typo_in_any_key_is_named_with_the_key_that_was_meant():
+    seen = set()
+    for path in keys(WHOLE, DUMPED):
+        kind = (type(at_model(WHOLE, path[:-1])), path[-1])
+        if kind in seen:
+            continue
+        seen.add(kind)
+        COUNTS["typos"] += 1
+        config, typo = copy.deepcopy(DUMPED), path[-1] + path[-1][-1]
+        section = at(config, path[:-1])
+        section[typo] = section.pop(path[-1])
+        with pytest.raises(ConfigError) as error:
+            vrm_config.parse(config)
+        line = next(line for line in str(error.value).splitlines() if f"{typo}:" in line)
+        assert line.endswith(f"did you mean {path[-1]}?"), line
+    assert len(seen) > 150
 
 
-@fuzz(80)
+def at_model(section, path):
+    for name in path:
+        section = section[name] if isinstance(section, dict) else getattr(section, name)
+    return section
+
+
+@fuzz(40)
 @given(st.sampled_from(list(keys(WHOLE, DUMPED))), values)
 def test_odd_values_of_a_configuration_are_taken_or_refused(path, value):
     COUNTS["configuration values"] += 1
@@ -400,7 +410,7 @@ def test_odd_values_of_a_configuration_are_taken_or_refused(path, value):
         assert vrm_config.dump(vrm_config.parse(yaml.safe_load(text))) == text
 
 
-@fuzz(80)
+@fuzz(40)
 @given(
     st.binary(max_size=40)
     | texts.map(lambda text: text.encode(errors="replace"))
@@ -439,7 +449,7 @@ replies = mostly(
 )
 
 
-@fuzz(150)
+@fuzz(80)
 @given(replies, st.booleans(), st.integers(200, 599))
 def test_judges_may_say_anything(value, wants_logprobs, status):
     COUNTS["judge replies"] += 1
@@ -461,7 +471,7 @@ def test_judges_may_say_anything(value, wants_logprobs, status):
             read(entry.text)
 
 
-@fuzz(200)
+@fuzz(100)
 @given(st.text(max_size=40) | st.sampled_from(ODD) | st.from_regex(r"\[\[[^\]]{0,12}\]\]"))
 def test_verdicts_and_ratings_are_read_or_not(text):
     COUNTS["verdicts"] += 1
@@ -482,7 +492,7 @@ def server():
     found.stop()
 
 
-@fuzz(80)
+@fuzz(40)
 @given(body=values.map(json.dumps).map(str.encode) | st.binary(max_size=60))
 def test_requests_of_any_kind_get_an_answer_in_the_right_shape(server, body):
     COUNTS["requests"] += 1
@@ -494,7 +504,7 @@ def test_requests_of_any_kind_get_an_answer_in_the_right_shape(server, body):
     connection.close()
 
 
-@fuzz(60)
+@fuzz(40)
 @given(
     raw=st.binary(min_size=1, max_size=80)
     | st.binary(max_size=40).map(lambda b: b"POST /v1/chat/completions HTTP/1.1\r\n" + b)
@@ -515,7 +525,7 @@ def test_bytes_that_are_no_request_leave_the_server_alive(server, raw):
 # --- saved models -----------------------------------------------------------------------------------------------------
 
 
-@fuzz(50)
+@fuzz(25)
 @given(data=st.data())
 def test_damaged_models_are_refused_or_load(tiny_backbone, data):
     COUNTS["models"] += 1

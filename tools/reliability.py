@@ -107,6 +107,8 @@ def weaknesses() -> str:
         return f"not looked up: its database can't be reached ({words[-1] if words else 'no word from it'})"
     bad = [f"{p['name']} {p['version']}: {', '.join(v['id'] for v in p['vulns'])}" for p in packages if p.get("vulns")]
     skipped = sum("skip_reason" in package for package in packages)
+    if skipped == len(packages):
+        return f"not looked up: its database can't be reached from here (it knows none of the {skipped} packages)"
     return f"{'; '.join(bad) or 'none'} (of {len(packages)} packages, {skipped} of them not in its database)"
 
 

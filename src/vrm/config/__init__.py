@@ -157,8 +157,37 @@ def _fault(error: Mapping[str, Any]) -> str:
     key = ".".join(map(str, error["loc"])) or "config"
     if error["type"] != "extra_forbidden":
         return f"  {key}: {error['msg'].removeprefix('Value error, ')}"
-    similar = get_close_matches(str(error["loc"][-1]), _keys(Config.model_json_schema()), n=1)
+    schema, name = Config.model_json_schema(), str(error["loc"][-1])
+    # a key of that section, if one is like it; else the key may stand in the wrong section
+    similar = get_close_matches(name, _keys_of(schema, error["loc"][:-1]), n=1) or get_close_matches(
+        name, _keys(schema), n=1
+    )
     return f"  {key}: there is no such key" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _keys_of(schema: dict[str, Any], place: Iterable[Any]) -> set[str]:
+    """The keys of the section at a place of the configuration; of every kind that it may be."""
+    parts = [schema]
+    for name in place:
+        inner = [part for outer in parts for part in _inner(schema, outer, str(name))]
+        parts = inner or parts  # a name in the place may be that of a kind, which is no key
+    return {key for part in parts for kind in _kinds(schema, part) for key in kind.get("properties", {})}
+
+
+def _inner(schema: dict[str, Any], part: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    for kind in _kinds(schema, part):
+        found = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
+        if isinstance(found, dict):
+            yield found
+
+
+def _kinds(schema: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a part of the schema stands for: itself, what it refers to, or one of several."""
+    if "$ref" in part:
+        part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+    yield part
+    for kind in (*part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())):
+        yield from _kinds(schema, kind)
 
 
 def _keys(schema: Any) -> Iterator[str]:
