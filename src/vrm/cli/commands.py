@@ -85,6 +85,7 @@ def stage(example: str) -> Callable[[F], F]:
 def _declare(example: str, is_stage: bool) -> Callable[[F], F]:
     def declare(function: F) -> F:
         command = Command(function, example, is_stage)
+        assert command.name not in COMMANDS, f"two commands are called {command.name}"
         COMMANDS[command.name] = command
         return function
 

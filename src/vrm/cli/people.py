@@ -64,25 +64,37 @@ def train(
     run(TrainOptions(**{**chosen, "report_to": tuple(report_to or ())}))
 
 
-@person("vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl --out scores.csv")
-def score_file(
-    model: Annotated[str, Option("directory or hub id of a trained reward model")],
-    pairs: Annotated[Path, Option("a file or directory of preference pairs: JSONL, CSV or Parquet")],
+@person(
+    "vrm score --model my_vrm --data prompts.jsonl --out scores.csv\n"
+    "cat pairs.jsonl | vrm score --model my_vrm --data -"
+)
+def score(
+    model: Model,
+    data: Annotated[str, Option("pairs, or prompts with responses: JSONL, JSON, CSV, Parquet; - is standard input")],
+    out: Annotated[
+        str | None, Option(".jsonl, .csv or .parquet; - is standard output (default: the summary alone)")
+    ] = None,
+    rows: Annotated[Literal["pairs", "responses"] | None, Option("what the rows are (default: recognised)")] = None,
+    pick: Annotated[bool, Option("write the best response of each prompt alone")] = False,
     shape: Annotated[
         str | None, Option("which public data's columns the rows have, e.g. helpsteer3 (default: recognised)")
     ] = None,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
     max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
     max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
-    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
-    out: Annotated[Path | None, Option("also write one row a pair to this CSV")] = None,
+    resume: Annotated[bool, Option("go on where a killed job stood")] = False,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
-    """Score a file of pairs with a trained reward model; prints a table."""
+    """Score pairs, or prompts with responses, with a trained reward model; of any length, in bounded memory."""
     known_shape(shape)
     model = local_or_hub(model, "--model")
+    typed = dict(locals())
 
-    from vrm.evaluation.score_sets import score_file  # takes seconds: what was typed is checked before
+    from vrm.people.score import ScoreOptions
+    from vrm.people.score import score as run
 
-    score_file(model, pairs, max_prompt_length, max_length, out, reward, shape)
+    run(ScoreOptions(**typed))
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")
