@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -95,6 +96,37 @@ def score(
     from vrm.people.score import score as run
 
     run(ScoreOptions(**typed))
+
+
+@person(
+    "vrm explain --model my_vrm --prompt 'What is basil good for?' --responses 'Soup.' 'It goes with tomatoes.'\n"
+    "vrm explain --model my_vrm --data pairs.jsonl --row 3 --html pair.html"
+)
+def explain(
+    model: Model,
+    prompt: Annotated[str | None, Option("what was asked; - reads it from standard input")] = None,
+    responses: Annotated[list[str] | None, Option("the answers to it")] = None,
+    data: Annotated[Path | None, Option("instead: a file with prompts and responses, or with pairs")] = None,
+    row: Annotated[int, Option("which row of it, counted from 1 (default: 1)")] = 1,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    html: Annotated[Path | None, Option("also write it as a page")] = None,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
+) -> None:
+    """Say of one prompt and its responses: what counts, what each is worth, which wins, why, and how sure that is."""
+    if (data is None) == (prompt is None) or (prompt is not None and not responses):
+        raise config_error("give --prompt and --responses, or --data FILE with a --row")
+    model = local_or_hub(model, "--model")
+
+    from vrm.models.scoring import load_reward_model
+    from vrm.people.explain import as_text, read_question, write_page
+    from vrm.people.explain import explain as ask
+
+    question = read_question(data, row) if data else (sys.stdin.read() if prompt == "-" else prompt, responses)
+    scorer = load_reward_model(model, posterior_samples=64, reward=reward, trust_remote_code=trust_remote_code)
+    found = ask(scorer, *question, model)
+    print(as_text(found), end="")
+    if html:
+        write_page(found, model, html)
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")
