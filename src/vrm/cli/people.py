@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import config_error, known_shape, local_or_hub
+from vrm.cli.given import config_error, known_shape, local, local_or_hub
 
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 
@@ -127,6 +127,28 @@ def explain(
     print(as_text(found), end="")
     if html:
         write_page(found, model, html)
+
+
+@person(
+    "vrm export --model my_vrm --out my_vrm_hub\nvrm export --model my_vrm --out my_vrm_hub --push me/my-vrm --private"
+)
+def export(
+    model: Annotated[Path, Option("directory of a trained reward model")],
+    out: Make,
+    push: Annotated[str | None, Option("also put it on the hub, as owner/name (default: never)")] = None,
+    private: Annotated[bool, Option("with --push: a new repository is for its owner alone")] = False,
+) -> None:
+    """Write a directory that transformers loads without this package, with a model card."""
+    local(model, "--model")
+    if push is not None and push.count("/") != 1:
+        raise config_error(f"--push {push}: a repository's name is owner/name")
+
+    from vrm.people.export import export as write
+    from vrm.people.export import push as send
+
+    print(write(model, out))
+    if push is not None:
+        print(send(out, push, private))
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")

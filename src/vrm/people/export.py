@@ -94,13 +94,11 @@ def push(directory: Path, name: str, private: bool = False) -> str:
         Its address.
 
     Raises:
-        ConfigError: the name has no owner, or the hub refuses.
+        ConfigError: the hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if name.count("/") != 1:
-        raise ConfigError(f"--push {name}: a repository's name is owner/name")
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
@@ -139,7 +137,7 @@ def modeling_source(config: Mapping[str, Any]) -> str | None:
     return bundle([(module, name) for module, *names in wanted for name in names], inner == "vrm_features")
 
 
-HEAD = '''"""Reward model of the package vrm, for transformers' trust_remote_code; made by `vrm export` from vrm's sources.
+HEAD = '''"""Reward model of the package vrm, for transformers' trust_remote_code; `vrm export` makes it.
 
 Licence: Apache-2.0. Needs torch and transformers.
 """
