@@ -48,7 +48,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 found = {}
 for kind, path in json.loads(sys.argv[1]).items():
     model = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
     found[kind] = []
     for prompt, response in json.loads(sys.argv[2]):
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# `python -m vrm` must work in conda environments, where the package itself is not installed
+# `python -m vrm` must work in conda environments, where the package itself is not installed. What `vrm init` has laid out
+# has no source beside it: there the installed package is used
 SOURCE = Path(workflow.basedir) / "src"
+FROM_SOURCE = f"PYTHONPATH='{SOURCE}'" if SOURCE.is_dir() else ""
 sys.path.insert(0, str(SOURCE))
 # glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the time
 # goes there, unless it may keep it (other allocators ignore this)
@@ -15,7 +17,7 @@ ALLOCATOR = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 ACCELERATE = Path(workflow.basedir) / "workflow" / "accelerate"
 shell.prefix(
     "set -euo pipefail; "
-    f"export PYTHONPATH='{SOURCE}' VRM_ACCELERATE='{ACCELERATE}' {ALLOCATOR}; "
+    f"export {FROM_SOURCE} VRM_ACCELERATE='{ACCELERATE}' {ALLOCATOR}; "
 )
 
 from vrm import config as vrm_config

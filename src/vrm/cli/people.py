@@ -172,6 +172,16 @@ def plan(
         print(f"\n{progress_text(settings, results)}", end="")
 
 
+@person("vrm init my_study")
+def init(
+    out: Annotated[Path, Option("directory to make", positional=True)],
+) -> None:
+    """Lay out the workflow: Snakefile, rules, presets and configuration, to be changed and run by Snakemake."""
+    from vrm.people.layout import lay_out
+
+    print(lay_out(out), end="")
+
+
 @person("vrm doctor")
 def doctor(
     config: Annotated[
