@@ -4,7 +4,7 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
-.PHONY: demo report test test-all lint clean lock help
+.PHONY: demo report docs test test-all lint clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -30,7 +30,12 @@ lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/snakefmt --check Snakefile workflow
 # a stage's rules and their input functions stand in one file, which is the one thing that Snakemake would have otherwise
-	@! $(VENV)/bin/snakemake --lint 2>&1 | grep -E '^ +\* |Error' | grep -v 'Mixed rules and functions'
+	@found=$$($(VENV)/bin/snakemake --lint 2>&1); [ -n "$$found" ] || { echo "snakemake --lint said nothing" >&2; exit 1; }; \
+	  ! echo "$$found" | grep -E '^ +\* |Error|not found|No such' | grep -v 'Mixed rules and functions'
+
+docs: $(READY)   ## the documentation site from docs/: results/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "Open results/site/index.html in a browser"
 
 lock: $(READY)   ## write envs/*.yaml from requirements.lock
 	@$(VENV)/bin/python tools/envs.py
@@ -43,5 +48,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert v >= (3, 11), "Python 3.11 or newer is needed, this is %d.%d; name another: make PYTHON=python3.12" % v[:2]'
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,workflow,judge,report,slurm,tensorboard]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,workflow,judge,report,slurm,serve,docs,tensorboard]'
 	@touch $@

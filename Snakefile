@@ -24,6 +24,7 @@ include: "workflow/rules/policy.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 
 

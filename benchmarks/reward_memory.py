@@ -192,7 +192,7 @@ class PairMaker:
 def train(trainer: PairwiseRewardTrainer, setting: Setting, pairs: int) -> dict[str, object]:
     """`STEPS` optimiser steps; GiB predicted by part and in all, and GiB that the allocator saw."""
     training = trainer.args
-    precision = memory.Precision(bf16=training.bf16, checkpointing=True)
+    precision = memory.Precision(bf16=training.bf16, checkpointing=True, by_group=True)
     rows = 2 * training.per_device_train_batch_size
     predicted = memory.training(setting.shape, precision, rows, setting.max_length, head=False)
     tokens = sum(len(row[side]) for row in trainer.train_dataset for side in ("chosen_ids", "rejected_ids"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -22,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from reward_memory import LENGTHS, QUANTILES
+from reward_memory import LENGTHS, QUANTILES, SETTINGS
 from transformers import PreTrainedTokenizerBase, Qwen3Config
 
 from vrm.models.backbones import train_tokenizer
+from vrm.planning.shapes import Shape
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 VOCABULARY = 4096
@@ -37,16 +39,22 @@ DISTRIBUTION = (
 )
 
 
-def small_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
-    """Qwen3 with hidden size 256 and 4 layers, on which the project's targets are stated."""
+SMALL = Shape(VOCABULARY, hidden=256, layers=4, heads=4, key_value_heads=2, head_dim=64, intermediate=768)
+"""On which the project's targets for a CPU are stated."""
+SHAPES = {"small": SMALL, **{name: setting.shape for name, setting in SETTINGS.items()}}
+
+
+def model_config(name: str, tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
+    """A Qwen3 of one of `SHAPES`."""
+    shape = SHAPES[name]
     return Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=MAX_LENGTH,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -70,6 +78,20 @@ def made_up_words(rng: np.random.Generator) -> list[str]:
 def tokenizer_of(texts: Sequence[str]) -> PreTrainedTokenizerBase:
     """A byte-level BPE with ChatML, trained on these texts."""
     return train_tokenizer(texts, VOCABULARY)
+
+
+def matrix_rate(size: int = 8192, repeats: int = 10) -> float:
+    """Operations a second of a product of two square matrices of random numbers in bfloat16, the median."""
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(3 + repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        left @ right
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1000)
+    return 2 * size**3 / float(np.median(seconds[3:]))
 
 
 class Stopwatch:
@@ -157,8 +179,17 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def report(rows: Sequence[Mapping[str, object]], setting: Mapping[str, object], out: Path) -> None:
-    """Print a table with where it was measured, and append the rows to a CSV file that holds both."""
+def report(
+    rows: Sequence[Mapping[str, object]], setting: Mapping[str, object], out: Path, lines: Path | None = None
+) -> None:
+    """Print a table with where it was measured, and append the rows to a CSV file that holds both.
+
+    Args:
+        rows: a contestant each.
+        setting: what was measured.
+        out: the CSV file.
+        lines: the same as JSON lines.
+    """
     where = environment()
     for name, value in {**where, **setting}.items():
         print(f"{name}: {value}")
@@ -175,3 +206,8 @@ def report(rows: Sequence[Mapping[str, object]], setting: Mapping[str, object], 
             writer.writeheader()
         for row in rows:
             writer.writerow({**row, **setting, **where})
+    if lines is not None:
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        with lines.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({**row, **setting, **where}, default=str) + "\n")

@@ -33,6 +33,8 @@ def stages(config: Config):
             "train_preference": ["dpo"],
             "train_ppo": ["ppo_vrm"],
             "evaluation_set": ["uf_c"],
+            "study_world": [],  # the demo has none of the study's worlds
+            "study_cell": ["vrm"],
             **dict.fromkeys(("benchmark_set", "judge", "judged_scores"), BENCHMARKS),
         }
     }
@@ -83,7 +85,18 @@ def changed_by(config, section, name):
 
 
 REPORT = {
-    *("table", "paper_page", "schematic", "curves", "overoptimisation", "win_rates", "bound", "explorer"),
+    *(
+        "table",
+        "paper_page",
+        "schematic",
+        "curves",
+        "overoptimisation",
+        "win_rates",
+        "bound",
+        "power",
+        "calibration",
+        "explorer",
+    ),
 }
 
 

@@ -8,9 +8,9 @@ from paths import ROOT
 
 SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
-    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance"),
+    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive"),
     ("world", "data", "models"),
-    ("training", "generation", "judging"),
+    ("training", "generation", "judging", "serving"),
     ("judged", "evaluation"),
     ("planning", "reporting"),
     ("people",),

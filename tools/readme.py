@@ -21,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
-SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_anchored", "vrm_concept_residual")
+SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_concept_residual")
 IMAGES = ("figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
 
 
@@ -53,7 +53,7 @@ def numbers() -> str:
         f"On this world annotators and truth agree on {agreement:.0f} % of the held-out pairs; a scorer that "
         f"also knew the annotators' biases could match {ceiling:.0f} % of the annotated labels, and none more."
     ]
-    for variant in ("rm", "vrm", "vrm_anchored", "vrm_strict_elbo"):
+    for variant in ("rm", "multitask", "vrm", "vrm_concept_residual", "vrm_strict_elbo"):
         annotated, noise_free = cells.loc[(variant, "uf_c")], cells.loc[(variant, "noise_free")]
         line = (
             f"**{annotated.label}**: {_interval(annotated)} against the annotated preference, {_interval(noise_free)} "
@@ -118,7 +118,7 @@ def bound() -> str:
         "| | empirical risk | KL, nats a pair | bound | vacuous | KL allowed | held-out risk | held-out certificate |",
         "|:--|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name in ("vrm", "vrm_anchored", "vrm_strict_elbo"):
+    for name in ("vrm", "vrm_concept_residual", "vrm_strict_elbo"):
         row = terms.loc[name]
         certificate = row.held_out_risk + math.sqrt(math.log(1 / row.delta) / (2 * row.held_out_pairs))
         cells = [f"{row.empirical_risk:.3f}", f"{row.kl_per_pair:.2g}", f"{row.bound:.2f}"]

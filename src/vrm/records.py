@@ -16,6 +16,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -163,12 +164,21 @@ def prompt_id(prompt: Prompt) -> str:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) aside and move it into place, so that a killed job leaves no half file."""
+    """Write a file (text as UTF-8) aside and move it into place, so that a killed job leaves no half file.
+
+    Raises:
+        OSError: the disk is full or may not be written; names the file, and nothing is left of the attempt.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    aside.replace(path)
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk's error names no file
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -142,6 +142,14 @@ SCORES = RunTable(
 )
 """One row an evaluation set and pair. A VRM's has more columns, by the prefixes below and an aspect."""
 
+VALIDATION_SCORES = RunTable(
+    "validation.csv", SCORES.columns[1:], SCORES.made_by, text=("pair_id", "prompt_id", "subset")
+)
+"""The same of the validation pairs, beside a reward model's scores: what is fitted after training is fitted here."""
+
+LENGTHS = ("length_chosen", "length_rejected")
+"""Characters of both responses, in either file."""
+
 REFUSED_PAIRS = "refused.jsonl"
 """Beside the scores: evaluation set and id of each pair that the model's chat template refuses, with the reason."""
 

@@ -55,12 +55,24 @@ def test_a_broken_tokenizer_file_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.ENOENT, "correct the path"), (errno.EACCES, "permissions"), (errno.ENOSPC, "where")]
+    ("number", "remedy"), [(errno.ENOENT, "correct the path"), (errno.EACCES, "permissions"), (errno.ENXIO, "where")]
 )
 def test_a_file_that_fails_is_named(number, remedy):
     said = explain(OSError(number, os.strerror(number), "some/file.csv"), {"model": "m"})
     assert said.startswith(f"some/file.csv: {os.strerror(number)}; ")
     assert remedy in said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+def test_what_the_system_refuses_is_no_damaged_model(number):
+    said = explain(OSError(number, os.strerror(number), "out/model.safetensors"), {"model": "m"})
+    assert said.startswith(f"out/model.safetensors: {os.strerror(number)}; ")
+    assert "git lfs" not in said
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SafetensorError])
+def test_a_full_disk_is_known_in_the_words_of_libraries(kind):
+    assert "make room" in explain(kind("Error while serializing: I/O error: No space left on device (os error 28)"), {})
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch):

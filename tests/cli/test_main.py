@@ -50,19 +50,6 @@ def test_help_of_a_command_says_what_it_does(command, capsys):
     assert said.endswith(".")
 
 
-@pytest.mark.parametrize("stage", ["world", "read-scored", "make-pairs", "normalise", "table", "figure"])
-def test_stages_without_models_do_not_import_torch(stage):
-    code = (
-        "import sys, vrm.cli\n"
-        f"vrm.cli.main([{stage!r}, '--config', 'absent.yaml', '--out', 'x', *sys.argv[1:]])\n"
-        "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
-    )
-    extra = {name: ["--name", "n", "--results", "r"] for name in ("table", "figure")}
-    done = subprocess.run([sys.executable, "-c", code, *extra.get(stage, [])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "absent.yaml: cannot be read" in done.stderr
-
-
 def test_a_mistake_of_the_users_is_one_block_and_exit_code_1(capsys, tmp_path):
     assert main(["world", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr().err

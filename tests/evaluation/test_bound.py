@@ -6,9 +6,10 @@ from math import erf, sqrt
 import pandas as pd
 import pytest
 import torch
+from torch.distributions import Dirichlet, kl_divergence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from vrm.evaluation.bound import BoundJob, _risk, pac_bayes
+from vrm.evaluation.bound import BoundJob, _kl, _risk, pac_bayes
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl
 from vrm.models.scoring import load_reward_model, pad_batch
 from vrm.models.turns import generation_prompt_ids
@@ -60,6 +61,16 @@ def test_kls_are_sums_over_pairs_of_those_that_training_pays(model_dir, toy_pair
         kl_z += gaussian_kl(out.mu, out.log_variance).sum().item()
     assert terms["kl_w"] == pytest.approx(kl_w, rel=1e-4)
     assert terms["kl_z"] == pytest.approx(kl_z, rel=1e-4)
+
+
+def test_kls_of_large_concentrations_are_those_of_float64():
+    """Sharp weights, as a VRM with a small beta_w has: 1,000 equal pairs err 1,000 times as much as one."""
+    alpha = torch.tensor([[1e4, 2e4, 5e3, 1e4]]).expand(1000, 4)
+    side = Posterior(alpha, torch.zeros(1000, 2), torch.zeros(1000, 2), torch.zeros(1000), torch.zeros(1000))
+    kl_w, kl_z = _kl((side, side), torch.ones(4))
+    exact = kl_divergence(Dirichlet(alpha[0].double()), Dirichlet(torch.ones(4).double())).item()
+    assert kl_w == pytest.approx(1000 * exact, abs=1e-3)
+    assert kl_z == 0
 
 
 def test_terms_fit_together(terms):

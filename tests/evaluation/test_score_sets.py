@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from vrm.evaluation.calibration import marginal_probability, thurstone_probability
 from vrm.evaluation.score_sets import score_pairs, score_sets
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.records import PreferencePair, prompt_id, write_jsonl
@@ -77,7 +78,67 @@ class WithResidual(WordCount):
 def test_a_residual_adds_columns_and_moves_none():
     before, after = (score_pairs(model(), PAIRS, set()) for model in (WordCount, WithResidual))
     columns = list(before.columns)
-    assert list(after.columns) == [*columns, "rated_chosen", "rated_rejected", "residual_chosen", "residual_rejected"]
+    parts = ["rated_chosen", "rated_rejected", "residual_chosen", "residual_rejected", "rated_probability"]
+    assert list(after.columns) == [*columns, *parts]
     pd.testing.assert_frame_equal(after[columns], before)
     for side in ("chosen", "rejected"):
         assert (after[f"rated_{side}"] + after[f"residual_{side}"]).tolist() == after[f"reward_{side}"].tolist()
+
+
+def test_validation_pairs_have_a_file_of_their_own(tmp_path):
+    write_jsonl(tmp_path / "one.jsonl", PAIRS)
+    write_jsonl(tmp_path / "validation.jsonl", PAIRS[:1])
+    sets, out = {"one": tmp_path / "one.jsonl"}, tmp_path / "scores.csv"
+    score_sets(WordCount(), sets, tmp_path / "one.jsonl", out, validation=tmp_path / "validation.jsonl")
+    scores, validation = pd.read_csv(out), pd.read_csv(tmp_path / "validation.csv")
+    assert scores.evaluation_set.tolist() == ["one", "one"]
+    assert validation.pair_id.tolist() == ["a"]
+    assert validation.reward_chosen.tolist() == [3]
+    assert "evaluation_set" not in validation
+
+
+def test_a_reward_that_is_only_length_is_said_in_the_log(tmp_path, capsys):
+    write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    arguments = ({"one": tmp_path / "pairs.jsonl"}, tmp_path / "pairs.jsonl", tmp_path / "scores.csv")
+    score_sets(WordCount(), *arguments, validation=tmp_path / "pairs.jsonl")
+    assert "warning: the reward is length" in capsys.readouterr().err
+
+
+def test_lengths_are_in_characters():
+    table = score_pairs(WordCount(), PAIRS, set())
+    assert table.length_chosen.tolist() == [5, 12]
+    assert table.length_rejected.tolist() == [1, 3]
+
+
+class Says(WordCount):
+    """Answers as given, with the columns of a pair at the same places for every field."""
+
+    def __init__(self, **fields):
+        super().__init__()
+        self.fields = fields
+
+    def score(self, prompts, responses):
+        return replace(super().score(prompts, responses), **self.fields)
+
+
+def test_probability_is_the_models_own():
+    """Rewards 3, 1 and 6, 2: differences of 2 and 4."""
+    std = np.array([1.0, 2.0, 0.5, 0.0])
+    variance = np.array([5.0, 0.25])
+    expected = {
+        "thurstone": thurstone_probability([2, 4], variance),
+        "marginal": marginal_probability([2, 4], variance),
+    }
+    expected["means"] = 1 / (1 + np.exp([-2, -4]))
+    for link, q in expected.items():
+        np.testing.assert_allclose(score_pairs(Says(std=std, link=link), PAIRS, set()).probability, q, rtol=1e-6)
+    assert "probability" not in score_pairs(Says(link=None), PAIRS, set())
+
+
+def test_draws_of_both_responses_are_taken_together():
+    """Draws that differ by a constant say so, however wide each response's own are."""
+    draws = np.linspace(-50, 50, 11)
+    samples = np.stack([draws + 1, draws, draws, draws[::-1]])
+    q = score_pairs(Says(samples=samples, std=samples.std(axis=1)), PAIRS, set()).probability
+    assert q[0] == 1 / (1 + np.exp(-1.0))
+    assert abs(q[1] - 0.5) < 1e-12

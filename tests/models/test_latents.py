@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.distributions import Dirichlet, Normal, kl_divergence
@@ -38,6 +39,18 @@ def test_dirichlet_kl_equals_torch_distributions(k):
     alpha, prior = torch.rand(50, k) * 20 + 0.05, torch.rand(k) * 5 + 0.1
     expected = kl_divergence(Dirichlet(alpha), Dirichlet(prior))
     torch.testing.assert_close(dirichlet_kl(alpha, prior), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [[1e4] * 4, [1e4, 2e4, 5e3, 1e4], [12345.0, 777.0, 3.0, 9999.0]])
+def test_dirichlet_kl_of_large_concentrations_is_exact_in_float64(alpha):
+    """Eq. 8 against the uniform prior with 40 digits; float32 errs in the second decimal here."""
+    with mpmath.workdps(40):
+        total = mpmath.fsum(alpha)
+        expected = mpmath.loggamma(total) - mpmath.fsum(map(mpmath.loggamma, alpha)) - mpmath.loggamma(len(alpha))
+        expected += mpmath.fsum((a - 1) * (mpmath.digamma(a) - mpmath.digamma(total)) for a in alpha)
+    rows = torch.tensor([alpha])
+    assert dirichlet_kl(rows.double(), torch.ones(4).double()).item() == pytest.approx(float(expected), abs=1e-8)
+    assert abs(dirichlet_kl(rows, torch.ones(4)).item() - float(expected)) > 1e-3
 
 
 def test_dirichlet_kl_is_zero_at_the_prior():

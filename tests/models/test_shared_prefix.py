@@ -17,12 +17,14 @@ from transformers import (
 )
 
 from vrm.config.baselines import BASELINES
+from vrm.models import shared_prefix
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise
 from vrm.models.shared_noise import sample_pairs
 from vrm.models.shared_prefix import (
     PromptGroup,
     attend,
     by_prompt,
+    compile_blocks,
     fill,
     pack,
     passes,
@@ -165,6 +167,26 @@ def test_activation_checkpointing_changes_nothing():
     assert_same(results(model, packed_inputs(texts)), expected)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_rewards_and_gradients_at_every_length():
+    """The compiler's front end and autograd, which is all that can go wrong beside the generated code itself."""
+    model = build("qwen3", "last")
+    share_prefixes(model)
+    model.train().gradient_checkpointing_enable()
+    batches = [packed_inputs(draw(pairs, seed=pairs)) for pairs in (3, 5, 8)] + [padded_inputs(draw())]
+    expected = [results(model, batch) for batch in batches]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_blocks(model, backend="aot_eager")
+    found = [results(model, batch) for batch in batches[:1]]
+    compiled = torch._dynamo.utils.counters["frames"]["ok"]
+    found += [results(model, batch) for batch in batches[1:3]]
+    assert 0 < compiled == torch._dynamo.utils.counters["frames"]["ok"] < 10  # once for all blocks and lengths
+    found += [results(model, batch) for batch in batches[3:]]
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
 def test_texts_whose_prompts_differ_share_nothing():
     """As where one side's prompt was cut: the same prompt length, other tokens."""
     texts, model = draw(pairs=3), build("llama", "attention")
@@ -189,6 +211,72 @@ def test_what_another_group_or_padding_holds_does_not_matter():
         changed = model(**{**inputs, "input_ids": other}).logits
     assert (changed - whole)[[0, 4]].abs().max() < 1e-6
     assert (changed - whole)[[1, 2, 3, 5, 6, 7]].abs().min() > 1e-6
+
+
+def piece_by_piece(query, key, value, cuts, window, scaling):
+    """What FlashAttention computes of `Cuts`, written out: the last query of a piece sees its last key."""
+    out = []
+    repeats = query.shape[1] // key.shape[1]
+    for q, q_end, k, k_end in zip(
+        cuts.queries_at[:-1], cuts.queries_at[1:], cuts.keys_at[:-1], cuts.keys_at[1:], strict=True
+    ):
+        distance = (torch.arange(q_end - q) + (k_end - k) - (q_end - q)).unsqueeze(-1) - torch.arange(k_end - k)
+        mask = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        parts = (query[q:q_end], *(t[k:k_end].repeat_interleave(repeats, 1) for t in (key, value)))
+        q_part, k_part, v_part = (part.transpose(0, 1) for part in parts)
+        out.append(
+            torch.nn.functional.scaled_dot_product_attention(q_part, k_part, v_part, mask, scale=scaling).transpose(
+                0, 1
+            )
+        )
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama", "mistral_sliding", "gemma3"])
+def test_varlen_pieces_give_the_rewards_and_gradients_of_padded_rows(name, monkeypatch):
+    """All but the kernel, which is CUDA's."""
+    monkeypatch.setattr(shared_prefix, "flash_attention", piece_by_piece)
+    monkeypatch.setattr(shared_prefix, "HALF", (torch.float32,))
+    texts, model = draw(), build(name, "last")
+    texts[0] = (texts[0][0][: texts[0][1]], texts[0][1])  # a response without tokens
+    expected = results(model, padded_inputs(texts))
+    share_prefixes(model)
+    groups, order = by_prompt(texts)
+    for budget in (None, 64):
+        assert_same(results(model, pack(groups, PAD, budget, order, "varlen").inputs()), expected)
+
+
+def test_attention_takes_what_autocast_leaves(monkeypatch):
+    """Qwen3's norms make float32 queries and keys beside bfloat16 values; FlashAttention takes one precision."""
+    texts, model = draw(), build("qwen3", None)
+    share_prefixes(model)
+    groups, order = by_prompt(texts)
+    seen = set()
+
+    def flash(query, key, value, *rest):
+        seen.update(tensor.dtype for tensor in (query, key, value))
+        return piece_by_piece(query, key, value, *rest)
+
+    monkeypatch.setattr(shared_prefix, "flash_attention", flash)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rewards = [
+            model.eval()(**pack(groups, PAD, None, order, kernel).inputs()).logits for kernel in ("groups", "varlen")
+        ]
+    assert seen == {torch.bfloat16}
+    torch.testing.assert_close(rewards[1], rewards[0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.slow
+def test_the_block_mask_compiles():
+    """FlexAttention's compiler takes no mask that is changed in place; forward, on the CPU."""
+    texts, model = draw(), build("qwen3", None)
+    share_prefixes(model)
+    groups, order = by_prompt(texts)
+    with torch.no_grad():
+        expected, found = (
+            model.eval()(**pack(groups, PAD, None, order, kernel).inputs()).logits for kernel in ("groups", "blocks")
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_three_forms_of_a_mask_agree():

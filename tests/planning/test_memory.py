@@ -1,5 +1,7 @@
 """The formulas against what autograd really saves, and against published rules of thumb."""
 
+from dataclasses import replace
+
 import pytest
 
 from vrm.config import Lora
@@ -15,6 +17,8 @@ def _saved_bytes(layers, precision, tokens):
     """Bytes that autograd keeps of one forward pass of a small Qwen3, weights left out."""
     import torch
     from transformers import Qwen3Config, Qwen3Model
+
+    from vrm.models.shared_prefix import PromptGroup, pack
 
     model = Qwen3Model(
         Qwen3Config(
@@ -41,13 +45,22 @@ def _saved_bytes(layers, precision, tokens):
         return tensor
 
     ids = torch.randint(0, 64, (2, tokens // 2))
+    inputs = {"input_ids": ids, "use_cache": False}
+    if precision.by_group:
+        model.set_attn_implementation("shared_prefix_sdpa")
+        groups = [PromptGroup([1], [[2] * 15, [3] * 16])] * (tokens // 32)
+        inputs = pack(groups, 0).inputs() | {"attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool)}
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision.bf16):
-        model(ids, use_cache=False)
+        model(**inputs)
     return sum(size for size, _ in saved.values())
 
 
-@pytest.mark.parametrize("precision", [FULL, MIXED, ADAPTED], ids=["float32", "mixed", "adapters"])
+@pytest.mark.parametrize(
+    "precision",
+    [FULL, MIXED, ADAPTED, replace(FULL, by_group=True), replace(MIXED, by_group=True)],
+    ids=["float32", "mixed", "adapters", "packed", "packed mixed"],
+)
 def test_activations_are_what_autograd_saves(precision):
     pytest.importorskip("torch")
 

@@ -263,3 +263,15 @@ def test_a_frozen_backbone_is_read_once_for_all_heads(paper):
     fewer = changed(frozen, data={"validation_fraction": 0.5})
     needed, less = (RuleResources(config).mem_mb("train_reward") for config in (frozen, fewer))
     assert needed > less
+
+
+def test_eight_bit_moments_take_a_quarter_and_ppo_has_none(paper):
+    sizes = [
+        changed(paper, **{part: {"training": {"optimizer": "adamw_8bit"}} for part in ("reward", "policy")}),
+        paper,
+    ]
+    few, many = ({job.stage: job.memory.parts for job in jobs(Setting(config)) if job.memory} for config in sizes)
+    reward = shape_of(paper.backbone).body_parameters
+    assert many["train_reward"]["optimiser"] * GIB == pytest.approx(8 * reward)
+    assert few["train_reward"]["optimiser"] * GIB == pytest.approx(2 * reward * (1 + 4 / 256))
+    assert few["train_ppo"] == many["train_ppo"]

@@ -44,7 +44,7 @@ def write_paper(config, root: Path) -> Path:
 
 def curves(variants, ends=None, half=4.0):
     """The data of Figures 4 and 5; the last step of each variant is `ends`, 70 where it is not named."""
-    quantities = [("train", "accuracy"), ("validation", "accuracy"), ("train", "kl_total")]
+    quantities = [("train", "accuracy"), ("validation", "accuracy"), ("train", "supervision_kl"), ("train", "kl_total")]
     rows = [
         {"variant": name, "label": name, "split": split, "metric": metric, "step": step, "mean": mean}
         | {"low": mean - half, "high": mean + half, "n_seeds": 2, "resampled": "seeds (Student's t)"}

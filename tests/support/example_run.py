@@ -74,7 +74,10 @@ def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=(
     """Write the files of every variant and policy and seed, and the world's statistics."""
     world = np.random.default_rng(7)
     frames = {name: _pairs_of(name, config, world, subset_pairs, pairs, skip_subsets) for name in config.evaluation.run}
+    validation = _pairs_of("validation", config, np.random.default_rng(8), subset_pairs, pairs, skip_subsets)
     for scorer in scorers(config):
+        if scorer.is_rated:  # columns of its model's file
+            continue
         variant = config.reward.variants.get(scorer.name)
         names = config.reward.run if variant else config.policy.run
         index = names.index(scorer.name)
@@ -87,6 +90,9 @@ def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=(
                 (folder / "counts.json").write_text(json.dumps({s: {"pairs": n} for s, n in SPLIT_PAIRS.items()}))
             scores = pd.concat([_scored(f, variant, index, config, rng) for f in frames.values()], ignore_index=True)
             scores.to_csv(folder / "scores.csv", index=False)
+            if variant:
+                held_out = _scored(validation, variant, index, config, rng).drop(columns="evaluation_set")
+                held_out.to_csv(folder / "validation.csv", index=False)
     write_policies(config, root)
     write_bounds(config, root)
     _statistics().to_csv(_made(root / "world" / "statistics.csv"), index=False)
@@ -99,7 +105,7 @@ def _made(path: Path) -> Path:
 
 
 def _pairs_of(name, config, rng, subset_pairs, pairs, skip_subsets):
-    if config.evaluation.sets[name].format == "reward_bench":
+    if name in config.evaluation.sets and config.evaluation.sets[name].format == "reward_bench":
         subsets = [s for section in SECTIONS.values() for s in section if s not in skip_subsets]
         subset = np.repeat(subsets, subset_pairs)
     elif name == "probes":
@@ -120,6 +126,8 @@ def _pairs_of(name, config, rng, subset_pairs, pairs, skip_subsets):
             "leaked": (np.arange(n) < 6).astype(int) if name == "uf_c" else 0,
             "truncated": (np.arange(n) == 9).astype(int) if name == "uf_c" else 0,
             "difficulty": rng.normal(0, 1, n),
+            "length_chosen": 30 + (np.arange(n) * 7) % 40,
+            "length_rejected": 30 + (np.arange(n) * 11) % 37,
             **{f"true_weight_{a}": weights[:, k] for k, a in enumerate(config.data.aspects)},
         }
     )
@@ -130,6 +138,10 @@ def _scored(frame, variant, index, config, rng):
     margin = 0.7 + 0.03 * index + frame["difficulty"] + rng.normal(0, 0.1) + rng.normal(0, 1, n)
     base = rng.normal(0, 1, n)
     out = frame.drop(columns="difficulty").assign(reward_chosen=base + margin, reward_rejected=base)
+    if variant:
+        out["probability"] = 1 / (1 + np.exp(-margin))
+    if variant and variant.residual:
+        out = out.assign(**_with_residual(out, config.data.aspects, rng))
     if variant and variant.kind == "variational":
         aspects = config.data.aspects
         true = out[[f"true_weight_{a}" for a in aspects]].to_numpy()
@@ -137,6 +149,17 @@ def _scored(frame, variant, index, config, rng):
         for k, aspect in enumerate(aspects):
             out[f"weight_{aspect}"] = noisy[:, k]
     return out
+
+
+def _with_residual(out, aspects, rng):
+    """Columns of a reward of which a part is a residual; g is noise, b what is left."""
+    columns = {}
+    for side in ("chosen", "rejected"):
+        columns |= {f"{side}_{aspect}": rng.normal(0, 1, len(out)) for aspect in aspects}
+        columns[f"residual_{side}"] = rng.normal(0.2 * (side == "chosen"), 0.5, len(out))
+        columns[f"rated_{side}"] = out[f"reward_{side}"] - columns[f"residual_{side}"]
+    columns["rated_probability"] = 1 / (1 + np.exp(columns["rated_rejected"] - columns["rated_chosen"]))
+    return columns
 
 
 def _training(variant, index, rng):
@@ -156,6 +179,8 @@ def _training(variant, index, rng):
                 kl_w = 0.001 if strict else 1.2 * progress / (1 + variant.supervision_weight)
                 kl_z = 0.002 if strict else 14 * progress + rng.normal(0, 0.4)
                 metrics |= {"kl_w": kl_w, "kl_z": abs(kl_z), "kl_total": kl_w + abs(kl_z)}
+                of_target = 0.4 * (1 - progress) + 0.3 * progress / (1 + 4 * variant.supervision_weight)
+                metrics |= {"supervision_loss": of_target, "supervision_kl": of_target}
                 metrics |= {
                     "active_units": 0 if strict else 11,
                     "negative_elbo": metrics["preference_loss"] + abs(kl_z),

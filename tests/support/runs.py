@@ -22,3 +22,22 @@ def snakemake(*arguments, directory, configs=(DEFAULT,), check=True):
     output = done.stdout + done.stderr
     assert not check or done.returncode == 0, output[-6000:]
     return output
+
+
+def vrm(*arguments, prefix=(), **environment):
+    """Start `vrm` as a user does; the finished process."""
+    return subprocess.run(
+        [str(part) for part in (*prefix, sys.executable, "-m", "vrm", *arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+    )
+
+
+def contents(directory):
+    """Every file below a directory that does not say when it was made."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in Path(directory).rglob("*")
+        if path.is_file() and not path.name.endswith((".provenance.json", ".snakemake_timestamp"))
+    }

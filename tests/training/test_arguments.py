@@ -8,7 +8,9 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from vrm.training.trainer import optimiser_steps
+from vrm.config import ConfigError, RewardTraining
+from vrm.training import trainer
+from vrm.training.trainer import common_arguments, optimiser_steps
 
 
 class Counting(torch.nn.Module):
@@ -62,3 +64,17 @@ def test_what_processes_share_is_one_step(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     training = Optimisation(epochs=2, batch_size=4)
     assert common_arguments(training, 20, 1, tmp_path)["max_steps"] == 6
+
+
+@pytest.mark.parametrize(("optimizer", "name"), [("adamw", "adamw_torch_fused"), ("adamw_8bit", "adamw_torch_8bit")])
+def test_the_optimiser_is_passed_on(tmp_path, monkeypatch, optimizer, name):
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda package: package)
+    arguments = common_arguments(RewardTraining(optimizer=optimizer), 10, 0, tmp_path)
+    assert TrainingArguments(**arguments).optim == name
+
+
+def test_a_missing_package_is_an_error_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match="torchao"):
+        common_arguments(RewardTraining(optimizer="adamw_8bit"), 10, 0, tmp_path)
+    common_arguments(RewardTraining(), 10, 0, tmp_path)

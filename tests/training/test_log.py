@@ -1,18 +1,25 @@
 """The log's watch: a training that has diverged stops, whichever loss says so, and the last window is logged."""
 
+import json
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from policy_jobs import policy_job
-from trl import SFTTrainer
+from reward_jobs import ASPECTS, SCALAR, TRAINING
+from safetensors.torch import load_file
+from trl import RewardTrainer, SFTTrainer
 
-from vrm.config import PreferenceMethod, SftTraining
+from vrm.config import PreferenceMethod, SftTraining, Variant
+from vrm.records import read_pairs
 from vrm.training.log import LossWatch, tidy
 from vrm.training.preference import PreferenceTrainer, train_preference
+from vrm.training.reward import RewardJob, train_reward_model
 from vrm.training.sft import train_sft
-from vrm.training.watchdog import TrainingError
+from vrm.training.watchdog import LENGTH_CORRELATION, SYMPTOMS, TrainingError
 
 DPO = PreferenceMethod(label="DPO", method="dpo")
 TRAININGS = {
@@ -75,3 +82,75 @@ def test_the_last_window_is_logged_once(name, evaluations, steps, tiny_backbone,
     table = pd.read_csv(job.out / "training.csv")
     assert table[(table.split == "batch") & (table.metric == "loss")].step.tolist() == steps
     assert sum("loss" in logs for logs in logged) == len(steps)
+
+
+# ---- what stops, and what is said of, a reward model's training
+
+
+@pytest.fixture
+def reward_job(tiny_backbone, toy_pairs, tmp_path):
+    places = (tmp_path / "checkpoints", tmp_path / "out")
+    return RewardJob(SCALAR, TRAINING, ASPECTS, 1, str(tiny_backbone), None, toy_pairs, *places)
+
+
+def poison(monkeypatch, at, what):
+    """Makes the loss, or a gradient alone, of one step a number that is not finite."""
+    step = RewardTrainer.training_step
+
+    def training_step(self, model, inputs, *rest, **options):
+        loss = step(self, model, inputs, *rest, **options)
+        if self.state.global_step == at:
+            if what == "loss":
+                return loss * torch.nan
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(RewardTrainer, "training_step", training_step)
+
+
+@pytest.mark.parametrize("engine", ["shared", "padded"])
+@pytest.mark.parametrize(("at", "what"), [(2, "loss"), (2, "gradient"), (17, "gradient")])
+def test_a_number_that_is_not_finite_stops_the_training_with_its_batch_saved(reward_job, monkeypatch, engine, at, what):
+    poison(monkeypatch, at, what)
+    job = replace(reward_job, training=TRAINING.model_copy(update={"engine": engine}))
+    with pytest.raises(TrainingError, match=f"step {at}: the {what}.*stopped_batch"):
+        train_reward_model(job)
+    assert not (job.out / "model").exists()
+    record = json.loads((job.out / "stopped_batch.json").read_text())
+    assert record["step"] == at
+    number = record["loss" if what == "loss" else "gradient_norm"]
+    assert not math.isfinite(float(number))
+    prompts = {pair.prompt[0]["content"] for pair in read_pairs(job.pairs / "train.jsonl")}
+    assert any(prompt in text for prompt in prompts for text in record["texts"])
+    assert load_file(job.out / "stopped_batch.safetensors")["input_ids"].numel() > 0
+
+
+def test_no_checkpoint_holds_what_came_of_it(reward_job, monkeypatch):
+    """The step before the first checkpoint is looked at before that is saved; the next attempt starts clean."""
+    with monkeypatch.context() as patched:
+        poison(patched, 3, "gradient")  # measured, logged and perhaps saved after this step
+        with pytest.raises(TrainingError, match="step 3"):
+            train_reward_model(reward_job)
+    assert not list(reward_job.checkpoints.glob("checkpoint-*"))
+    train_reward_model(reward_job)
+    assert not (reward_job.out / "stopped_batch.json").exists()
+    assert (reward_job.out / "model").is_dir()
+
+
+def test_what_kl_weights_that_allow_nothing_do_to_a_vrm_is_said(reward_job, capsys):
+    """Posteriors at their priors: w the same for every prompt, no unit of z, constant scores and rewards."""
+    nothing = Variant(label="VRM", latent_dim=4, beta_w=1e4, beta_z=1e4, beta_warmup=0.0, supervision_weight=0.0)
+    slow = TRAINING.model_copy(update={"epochs": 12, "evaluations": 1, "checkpoints": 0})
+    train_reward_model(replace(reward_job, variant=nothing, training=slow))
+    said = capsys.readouterr().err
+    log = pd.read_csv(reward_job.out / "training.csv")
+    last = log[log.split == "validation"].groupby("metric")["value"].last()
+    for symptom in SYMPTOMS:
+        if symptom.measure != LENGTH_CORRELATION:
+            assert symptom.shows(last[symptom.measure]), (symptom.measure, last[symptom.measure])
+            assert f"warning: {symptom.fault}" in said
+
+
+def test_nothing_is_said_of_a_model_that_has_learned(reward_job, capsys):
+    train_reward_model(reward_job)
+    assert "warning: " not in capsys.readouterr().err

@@ -63,6 +63,7 @@ def test_the_log_has_every_term_and_its_last_accuracy_is_the_models_own(job, toy
     assert measured[dimensions].sum(axis=1).mul(2).to_numpy() == pytest.approx(measured.kl_z.to_numpy(), rel=1e-3)
     assert measured.kl_total.to_numpy() == pytest.approx((measured.kl_w + measured.kl_z).to_numpy(), rel=1e-4)
     assert {"supervision_loss", "anchor_loss", "active_units", "negative_elbo", "preference_loss"} <= set(measured)
+    assert measured.supervision_kl.tolist() == measured.supervision_loss.tolist()  # this variant's loss is the KL
     assert "residual_loss" not in measured
     batch = log[log.split == "batch"]
     assert {"loss", "accuracy", "kl_w", "kl_z", "preference_loss"} <= set(batch.metric)

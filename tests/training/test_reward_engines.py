@@ -1,5 +1,6 @@
 """The shared engine of reward models against the padded one: the same losses, measurements and models."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from trl import RewardConfig, RewardTrainer
 
 from vrm.config import Lora, RewardTraining, Variant
 from vrm.training.pairs import PackedPairCollator, PairCollator
-from vrm.training.reward import RewardJob, make_trainer, train_reward_model
+from vrm.training.reward import KERNELS, RewardJob, make_trainer, train_reward_model
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(
@@ -71,6 +73,37 @@ def test_both_engines_have_one_loss_curve(job, case):
         torch.testing.assert_close(same[name], weight, rtol=1e-2, atol=1e-3)
 
 
+def test_a_step_has_the_loss_and_the_gradients_of_trls_trainer(job, tmp_path):
+    """The padded engine against `RewardTrainer`, to the last bit."""
+    job = dataclasses.replace(
+        job, variant=VARIANTS["rm"], training=TRAINING.model_copy(update={"engine": "padded", "batch_size": 8})
+    )
+    trainer, _ = make_trainer(job)
+    rows = trainer.train_dataset.select(range(8)).select_columns(["chosen_ids", "rejected_ids"])
+    theirs = RewardTrainer(
+        model=copy.deepcopy(trainer.model),
+        args=RewardConfig(
+            output_dir=str(tmp_path / "trl"), max_length=None, bf16=False, use_cpu=True, report_to="none"
+        ),
+        processing_class=trainer.processing_class,
+        train_dataset=rows,
+    )
+    batch = theirs.data_collator(list(rows))
+    ours = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    for name, value in batch.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+    losses = []
+    for each, inputs in ((trainer, ours), (theirs, batch)):
+        each.model.train()
+        inputs = {name: value.to(each.model.device) for name, value in inputs.items()}
+        losses.append(each.compute_loss(each.model, inputs))
+        losses[-1].backward()
+    assert losses[0].item() == losses[1].item()
+    expected = dict(theirs.model.named_parameters())
+    for name, weight in trainer.model.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name].grad, rtol=0, atol=0, msg=name)
+
+
 def test_mixed_precision_rounds_both_engines_alike(job):
     """Each engine's curve is as far from float32's as the other's is: bfloat16 has three digits."""
     job = dataclasses.replace(job, variant=VARIANTS["rm"])
@@ -105,9 +138,10 @@ def test_a_backbone_that_cannot_share_pads_and_says_so(job, tmp_path, capsys):
     assert "gpt2" in capsys.readouterr().err
 
 
-def test_flex_attention_is_not_taken_without_cuda(job, capsys):
-    flexing = dataclasses.replace(job, training=TRAINING.model_copy(update={"engine": "shared_flex"}))
-    trainer, _ = make_trainer(flexing)
-    blocks = torch.cuda.is_available()
-    assert trainer.data_collator.blocks == blocks
-    assert ("FlexAttention" in capsys.readouterr().err) != blocks
+@pytest.mark.parametrize("engine", ["shared_flex", "shared_varlen"])
+def test_kernels_of_cuda_are_not_taken_without_it(job, capsys, engine):
+    asked = dataclasses.replace(job, training=TRAINING.model_copy(update={"engine": engine}))
+    trainer, _ = make_trainer(asked)
+    cuda = torch.cuda.is_available()
+    assert trainer.data_collator.kernel == (KERNELS[engine] if cuda else "groups")
+    assert (engine in capsys.readouterr().err) != cuda

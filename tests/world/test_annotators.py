@@ -35,6 +35,16 @@ def test_spurious_features_move_the_overall_judgment_alone():
     assert b.overall - a.overall == pytest.approx(0.5 * 2 * TASTE.sum())
 
 
+def test_biased_ratings_share_the_taste_and_leave_the_judgment():
+    rng = np.random.default_rng(1)
+    weights, plain = _response((0, 0, 0), rng)
+    flattering = type(plain)(plain.text, (2, 2, 2, 2), (0, 0, 1), plain.refuses)
+    fair, biased = (QUIET.model_copy(update={"rating_bias": bias}) for bias in (0.0, 1.5))
+    a, b = (annotate("", flattering, weights, config, np.random.default_rng(5)) for config in (fair, biased))
+    assert (np.array(b.ratings) - np.array(a.ratings)).tolist() == [1.5 * TASTE[2]] * 4
+    assert (a.overall, a.reward) == (b.overall, b.reward)
+
+
 def test_ratings_are_half_points_within_range_and_unbiased_in_the_middle():
     rng = np.random.default_rng(2)
     request = prompts.draw(rng, "chat")

@@ -1,5 +1,6 @@
 # The validated configuration, and names for what the stages ask of it.
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,14 +21,20 @@ shell.prefix(
     f"export {FROM_SOURCE} VRM_ACCELERATE='{ACCELERATE}' {ALLOCATOR}; "
 )
 
+from vrm import alive
 from vrm import config as vrm_config
 from vrm.config import dependencies
 from vrm.records import write_whole
 
 try:
     CONFIG = vrm_config.parse(config)
+    # a killed run leaves a lock; where nobody is at work any more, it is removed before Snakemake looks
+    hint = alive.begin(Path.cwd()) if workflow.is_main_process else ""
 except vrm_config.ConfigError as error:
     raise WorkflowError(str(error))
+if hint:
+    print(hint, file=sys.stderr)
+os.environ[alive.ALIVE] = str(Path.cwd() / ".snakemake" / alive.NAME)
 
 
 wildcard_constraints:
@@ -45,6 +52,7 @@ wildcard_constraints:
 
 # Commands read this resolved copy; `onstart` runs once per real run and never in a dry run.
 onstart:
+    alive.started(Path.cwd(), CONFIG.run, workflow.local_exec)
     write_whole(
         Path("results") / CONFIG.run / "config.yaml", vrm_config.dump(CONFIG)
     )

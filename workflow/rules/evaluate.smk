@@ -27,19 +27,24 @@ rule evaluation_set:
 
 
 def get_evaluation_features(wildcards):
-    return get_features(wildcards, "sets", CONFIG.evaluation.run)
+    return [
+        *get_features(wildcards, "sets", CONFIG.evaluation.run),
+        *get_features(wildcards, "pairs", ["validation"]),
+    ]
 
 
 rule score:
     input:
         model="results/{run}/reward/{variant}/seed{seed}/model",
         train="results/{run}/data/pairs/train.jsonl",
+        validation="results/{run}/data/pairs/validation.jsonl",
         sets=collect(
             "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
         ),
         features=get_evaluation_features,
     output:
-        "results/{run}/reward/{variant}/seed{seed}/scores.csv",
+        scores="results/{run}/reward/{variant}/seed{seed}/scores.csv",
+        validation="results/{run}/reward/{variant}/seed{seed}/validation.csv",
     log:
         "results/{run}/logs/score/{variant}.seed{seed}.log",
     benchmark:
@@ -57,7 +62,7 @@ rule score:
         features=get_features_option,
     shell:
         "python -m vrm score-reward --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
-        " --pairs {params.train} {params.features} --seed {wildcards.seed} --out {output} > {log} 2>&1"
+        " --pairs {params.train} {params.features} --seed {wildcards.seed} --out {output.scores} > {log} 2>&1"
 
 
 # Every term of Theorem 5.1, on the pairs that the model was trained on.

@@ -16,6 +16,11 @@ def get_judged_scores():
     )
 
 
+def get_reward_scores():
+    """Scores of every reward model, those of the validation pairs too."""
+    return [*get_reward_files("scores.csv"), *get_reward_files("validation.csv")]
+
+
 def get_policy_scores():
     """Scores of the policies that are rows of Table 2."""
     scorers = CONFIG.policy.scorers_from
@@ -45,16 +50,20 @@ def get_table_inputs(wildcards):
     """Files that a table is made of."""
     needs = {
         "table1": get_judged_scores(),
-        "table2": [*get_policy_scores(), *get_reward_files("scores.csv")],
+        "table2": [*get_policy_scores(), *get_reward_scores()],
         "comparisons": get_reward_files("scores.csv"),
         "comparisons_judged": get_judged_scores(),
         "bound": get_bounds(),
+        "calibration": get_reward_scores(),
+        "residual": get_reward_files("scores.csv"),
+        "health": [*get_reward_scores(), *get_reward_files("training.csv")],
         "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
         "world": [
             "results/{run}/world/statistics.csv",
             *get_reward_files("scores.csv"),
         ],
         "latents": [*get_reward_files("scores.csv"), *get_reward_files("training.csv")],
+        "ablation": get_study_files(CONFIG.study.ablation_cells()),
     }
     return [path.format(run=wildcards.run) for path in needs[wildcards.table]]
 
@@ -68,6 +77,10 @@ def get_figure_inputs(wildcards):
         paths = get_samples([*CONFIG.policy.ppo_run, "best_of_n"])
     elif name == "bound":
         paths = get_bounds()
+    elif name == "power":
+        paths = get_study_files(CONFIG.study.power_cells())
+    elif name == "calibration":
+        paths = get_reward_files("scores.csv", CONFIG.report.calibration)
     else:
         paths = get_judged_scores()
     return [path.format(run=wildcards.run) for path in paths]
@@ -81,8 +94,13 @@ TITLES = {
     "comparisons": "Differences between reward models",
     "comparisons_judged": "Differences between judged policies",
     "bound": "The bound of Theorem 5.1",
+    "calibration": "How far probabilities can be trusted",
+    "residual": "What rated aspects and residual hold",
+    "health": "Health of every training",
     "overoptimisation": "Over-optimisation",
     "win_rate_length": "Win rate against length",
+    "ablation": "What made it learn: one change at a time",
+    "power": "Accuracy and recovered weights against pairs and bias",
 }
 
 
@@ -110,7 +128,7 @@ def get_paper_page_inputs(wildcards):
     if {"table1", "comparisons_judged", "figure6"} & {*tables, *figures}:
         made += [*get_judged_scores(), *get_benchmark_sets()]
     if {"table2", "comparisons"} & {*tables}:
-        made += get_reward_files("scores.csv")
+        made += get_reward_scores()
     if "table2" in tables:
         made += get_policy_scores()
     return [path.format(run=wildcards.run) for path in made]
@@ -244,6 +262,28 @@ use rule schematic as bound with:
         figure="bound",
     params:
         settings=depends_on(dependencies.bound),
+        results="results/{run}",
+        out=lambda wildcards, output: Path(output.pdf).parent,
+
+
+use rule schematic as power with:
+    input:
+        get_figure_inputs,
+    wildcard_constraints:
+        figure="power",
+    params:
+        settings=depends_on(dependencies.power),
+        results="results/{run}",
+        out=lambda wildcards, output: Path(output.pdf).parent,
+
+
+use rule schematic as calibration with:
+    input:
+        get_figure_inputs,
+    wildcard_constraints:
+        figure="calibration",
+    params:
+        settings=depends_on(dependencies.calibration),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 

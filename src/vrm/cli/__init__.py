@@ -4,6 +4,7 @@
 * `people`: what a person types; `stages`: what a rule of the workflow types
 * `errors`: which exceptions become one line
 * `doctor`: what this machine can run
+* `startup`: what a command need not import
 
 Nothing heavy is imported before a command is chosen: `vrm --help` answers at once.
 """
@@ -17,10 +18,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vrm import __version__
+from vrm import __version__, alive
 from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
 from vrm.cli.commands import COMMANDS, Command, add_options
 from vrm.cli.errors import explain
+from vrm.cli.startup import UNUSED, hide
 
 HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
 `snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name
@@ -28,14 +30,17 @@ your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 1 after an error of the user's input, said in one block."""
+    """Entry point; returns the exit code: 0, 1 after an error said in one block, 143 after SIGTERM."""
     options = vars(parser().parse_args(arguments))
     command = COMMANDS[options.pop("command")]
     # a reproduction must not talk to the network unless it is asked to fetch something
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    alive.join()
     started = time.time()
     try:
+        if command.models:
+            hide(*UNUSED)
         command.function(**options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
         if command.is_stage and main_process:
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         print(f"vrm {command.name}: {text}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
     return 0
 
 
@@ -100,7 +105,7 @@ def _write_provenance(command: Command, options: Mapping[str, object], seconds: 
         "inputs": lineage.inputs(options),
         "data": lineage.data(config),
         "judge": lineage.judge(config),
-        "device": _device(),
+        "device": _device() if command.models else "cpu",
         "seconds": round(seconds, 2),
         "config": config.model_dump(mode="json"),
     }
@@ -119,6 +124,6 @@ def _plain(value: object) -> object:
 
 
 def _device() -> str:
-    """The device in use, without importing torch where the stage did not."""
+    """The device in use, without importing torch where the stage could do without it."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"

@@ -46,11 +46,13 @@ class Command:
         function: called with one keyword argument for every option.
         example: a command line, shown by `--help`.
         is_stage: a rule of the workflow calls it, and provenance is written beside its output.
+        models: it runs models; any other command imports neither torch nor transformers.
     """
 
     function: Callable[..., None]
     example: str
     is_stage: bool
+    models: bool
 
     @property
     def name(self) -> str:
@@ -72,19 +74,19 @@ Make = Annotated[Path, Option("directory to make")]
 Csv = Annotated[Path, Option("CSV to write")]
 
 
-def person(example: str) -> Callable[[F], F]:
+def person(example: str, models: bool = False) -> Callable[[F], F]:
     """Declare a command that a person types."""
-    return _declare(example, is_stage=False)
+    return _declare(example, is_stage=False, models=models)
 
 
-def stage(example: str) -> Callable[[F], F]:
+def stage(example: str, models: bool = False) -> Callable[[F], F]:
     """Declare a command that a rule of the workflow calls; it has `config` and `out`, for the provenance record."""
-    return _declare(example, is_stage=True)
+    return _declare(example, is_stage=True, models=models)
 
 
-def _declare(example: str, is_stage: bool) -> Callable[[F], F]:
+def _declare(example: str, is_stage: bool, models: bool) -> Callable[[F], F]:
     def declare(function: F) -> F:
-        command = Command(function, example, is_stage)
+        command = Command(function, example, is_stage, models)
         assert command.name not in COMMANDS, f"two commands are called {command.name}"
         COMMANDS[command.name] = command
         return function

@@ -5,6 +5,7 @@ Classes are named by text, so that the table imports nothing; a test looks up ev
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -14,10 +15,16 @@ OWN = (
     "vrm.config.base.ConfigError",
     "vrm.records.RecordError",
     "vrm.training.watchdog.TrainingError",
+    "vrm.training.preemption.PreemptedError",
     "vrm.judging.client.JudgeError",
     "vrm.judging.store.StoreError",
 )
 """Errors of ours: their message has all three already."""
+
+DISK_FULL = "make room there and run the same command again: what is finished is kept, nothing half-written is used"
+
+FULL = (os.strerror(errno.ENOSPC), "PytorchStreamWriter failed writing", "unexpected pos")
+"""How safetensors and torch say that a disk is full."""
 
 MODEL_FILES = "fetch or copy the model again (of a clone made without git-lfs: `git lfs pull`), or name another one"
 
@@ -31,6 +38,14 @@ REMEDIES = {
     "builtins.OSError": MODEL_FILES,
 }
 """Errors of others, and what can be done. The first entry that fits is taken: subclasses stand before their bases."""
+
+BY_NUMBER = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), DISK_FULL),
+    errno.EROFS: "it is on a file system that may only be read: have it mounted for writing, or name another place",
+    errno.EIO: "the disk or the network file system fails; once it works, run the same command again",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (`ulimit -n 4096`)"),
+}
+"""Errors of the operating system, which come in several classes."""
 
 MODELS = ("model", "policy", "reference", "backbone", "models")
 """Options that name models; they are named where an error does not say which file it is about."""
@@ -49,7 +64,7 @@ def explain(error: Exception, options: Mapping[str, object]) -> str | None:
     """
     if any(_is(error, name) for name in OWN):
         return str(error)
-    remedy = next((text for name, text in REMEDIES.items() if _is(error, name)), None)
+    remedy = _of_the_system(error) or next((text for name, text in REMEDIES.items() if _is(error, name)), None)
     if remedy is None and type(error) is Exception and "tokenizer" in _origin(error):
         remedy = MODEL_FILES  # the tokenizers library has no class of its own
     if remedy is None or os.environ.get("VRM_TRACEBACK") == "1":
@@ -62,6 +77,13 @@ def explain(error: Exception, options: Mapping[str, object]) -> str | None:
             remedy = "VRM_TRACEBACK=1 shows where"
     file = file or _models(options)
     return f"{os.fsdecode(file)}: {cause}; {remedy}" if file else f"{cause}; {remedy}"
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """The remedy for what the operating system refuses; libraries in other languages pass on its words alone."""
+    if isinstance(error, OSError) and error.errno in BY_NUMBER:
+        return BY_NUMBER[error.errno]
+    return DISK_FULL if any(words in str(error) for words in FULL) else None
 
 
 def _is(error: Exception, name: str) -> bool:

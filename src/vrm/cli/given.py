@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -64,3 +65,15 @@ def config_error(message: str) -> Exception:
     from vrm.config import ConfigError
 
     return ConfigError(message)
+
+
+def installed(modules: Iterable[str], extra: str) -> None:
+    """Packages that come with an extra of ours.
+
+    Raises:
+        ConfigError: some are not here.
+    """
+    from vrm.config import ConfigError
+
+    if lacking := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise ConfigError(f"{', '.join(lacking)}: not installed; pip install 'vrm[{extra}]'")

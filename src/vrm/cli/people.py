@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import config_error, known_shape, local, local_or_hub
+from vrm.cli.given import config_error, installed, known_shape, local, local_or_hub
 
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 
 
-@person("vrm train --data my.jsonl --backbone Qwen/Qwen3-0.6B --out my_vrm --lora")
+@person("vrm train --data my.jsonl --backbone Qwen/Qwen3-0.6B --out my_vrm --lora", models=True)
 def train(
     data: Annotated[Path, Option("rated responses or preference pairs: JSONL, JSON, CSV, Parquet, or a directory")],
     backbone: Annotated[str, Option("directory, hub id or GGUF file of a causal language model")],
@@ -67,7 +67,8 @@ def train(
 
 @person(
     "vrm score --model my_vrm --data prompts.jsonl --out scores.csv\n"
-    "cat pairs.jsonl | vrm score --model my_vrm --data -"
+    "cat pairs.jsonl | vrm score --model my_vrm --data -",
+    models=True,
 )
 def score(
     model: Model,
@@ -84,10 +85,11 @@ def score(
     samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
     max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
     max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
+    seed: Annotated[int, Option("of those samples (default: 0)")] = 0,
     resume: Annotated[bool, Option("go on where a killed job stood")] = False,
     trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
-    """Score pairs, or prompts with responses, with a trained reward model; of any length, in bounded memory."""
+    """Score pairs, or prompts with responses: files and pipes of any length."""
     known_shape(shape)
     model = local_or_hub(model, "--model")
     typed = dict(locals())
@@ -100,7 +102,8 @@ def score(
 
 @person(
     "vrm explain --model my_vrm --prompt 'What is basil good for?' --responses 'Soup.' 'It goes with tomatoes.'\n"
-    "vrm explain --model my_vrm --data pairs.jsonl --row 3 --html pair.html"
+    "vrm explain --model my_vrm --data pairs.jsonl --row 3 --html pair.html",
+    models=True,
 )
 def explain(
     model: Model,
@@ -112,7 +115,7 @@ def explain(
     html: Annotated[Path | None, Option("also write it as a page")] = None,
     trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
-    """Say of one prompt and its responses: what counts, what each is worth, which wins, why, and how sure that is."""
+    """Say which of some responses wins, by which aspects, and how sure that is."""
     if (data is None) == (prompt is None) or (prompt is not None and not responses):
         raise config_error("give --prompt and --responses, or --data FILE with a --row")
     model = local_or_hub(model, "--model")
@@ -130,7 +133,8 @@ def explain(
 
 
 @person(
-    "vrm export --model my_vrm --out my_vrm_hub\nvrm export --model my_vrm --out my_vrm_hub --push me/my-vrm --private"
+    "vrm export --model my_vrm --out my_vrm_hub\nvrm export --model my_vrm --out my_vrm_hub --push me/my-vrm --private",
+    models=True,
 )
 def export(
     model: Annotated[Path, Option("directory of a trained reward model")],
@@ -149,6 +153,49 @@ def export(
     print(write(model, out))
     if push is not None:
         print(send(out, push, private))
+
+
+@person("vrm serve --model results/demo/reward/vrm/seed1/model --port 8000", models=True)
+def serve(
+    model: Model,
+    host: Annotated[
+        str, Option("address to listen on; others than loopback need VRM_SERVE_TOKEN (default: 127.0.0.1)")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option("0 takes a free one (default: 8000)")] = 8000,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
+    batch: Annotated[int, Option("texts of a call of the model (default: 64)")] = 64,
+    queue: Annotated[int, Option("texts that may wait; beyond that clients get 503 (default: 8192)")] = 8192,
+    max_texts: Annotated[int, Option("texts of a request (default: 512)")] = 512,
+    max_megabytes: Annotated[float, Option("MiB of a request (default: 8)")] = 8.0,
+    timeout: Annotated[float, Option("seconds from a request to its answer (default: 120)")] = 120.0,
+    max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
+    max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
+    dtype: Annotated[str | None, Option("of the weights, e.g. bfloat16 (default: the checkpoint's)")] = None,
+    device: Annotated[str | None, Option("e.g. cuda:1 (default: a GPU where there is one)")] = None,
+    policy_tokenizer: Annotated[
+        str | None, Option("directory or hub id: whose chat template the texts of OpenRLHF's policy are in")
+    ] = None,
+) -> None:
+    """Answer over HTTP: our own requests, OpenRLHF's, and verl's."""
+    model = local_or_hub(model, "--model")
+    if policy_tokenizer is not None:
+        policy_tokenizer = local_or_hub(policy_tokenizer, "--policy-tokenizer")
+    installed(("fastapi", "uvicorn", "prometheus_client"), "serve")
+
+    from vrm.serving.app import Bounds, checked_token, serve
+
+    bounds = Bounds(body=int(max_megabytes * 2**20), texts=max_texts, queue=queue, batch=batch, seconds=timeout)
+    checked_token(host)
+
+    from vrm.models.checks import checked_tokenizer  # takes seconds: what was typed is checked before
+    from vrm.models.scoring import load_reward_model
+
+    policy = checked_tokenizer(policy_tokenizer) if policy_tokenizer else None
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    scoring = {"posterior_samples": samples, "reward": reward, "batch_size": batch}
+    loaded = load_reward_model(model, dtype=dtype, device=device, **limits, **scoring)
+    serve(loaded, model, host=host, port=port, bounds=bounds, policy_tokenizer=policy)
 
 
 @person("vrm plan --config config.yaml workflow/presets/paper.yaml --gpus 8")
@@ -176,7 +223,7 @@ def plan(
 def init(
     out: Annotated[Path, Option("directory to make", positional=True)],
 ) -> None:
-    """Lay out the workflow: Snakefile, rules, presets and configuration, to be changed and run by Snakemake."""
+    """Lay out the workflow in a directory of your own: Snakefile, rules, configuration."""
     from vrm.people.layout import lay_out
 
     print(lay_out(out), end="")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from vrm.cli.commands import ConfigFiles, Csv, Fill, Make, Option, stage
 from vrm.cli.given import known, local, local_or_hub
+from vrm.cli.startup import hide_peft
 
 if TYPE_CHECKING:
     from vrm.config import Config, PolicyBase
@@ -98,7 +99,8 @@ def evaluation_set(config: ConfigFiles, name: Name, pairs: Pairs, out: Fill) -> 
 
 @stage(
     "vrm backbone --config config.yaml --pairs results/demo/data/pairs --checkpoints /tmp/backbone \\\n"
-    "  --out results/demo/backbone"
+    "  --out results/demo/backbone",
+    models=True,
 )
 def backbone(
     config: ConfigFiles,
@@ -127,7 +129,8 @@ def backbone(
 @stage(
     "vrm features --config config.yaml --backbone models/smollm2 \\\n"
     "  --pairs results/demo/data/pairs/train.jsonl --store results/demo/features/store \\\n"
-    "  --out results/demo/features/train"
+    "  --out results/demo/features/train",
+    models=True,
 )
 def features(
     config: ConfigFiles,
@@ -154,7 +157,8 @@ def features(
 
 @stage(
     "vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\\n"
-    "  --pairs results/demo/data/pairs --checkpoints /tmp/vrm --out results/demo/reward/vrm/seed1"
+    "  --pairs results/demo/data/pairs --checkpoints /tmp/vrm --out results/demo/reward/vrm/seed1",
+    models=True,
 )
 def train_reward(
     config: ConfigFiles,
@@ -167,9 +171,11 @@ def train_reward(
     features: FeatureFiles = (),
 ) -> None:
     """Train a reward model."""
+    settings = _load(config)
+    if settings.reward.training.lora is None:
+        hide_peft(backbone)
     from vrm.training.reward import RewardJob, train_reward_model
 
-    settings = _load(config)
     train_reward_model(
         RewardJob(
             variant=known(settings.reward.variants, variant, "variant"),
@@ -189,7 +195,8 @@ def train_reward(
 
 @stage(
     "vrm pac-bayes --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
-    "  --pairs results/demo/data/pairs --out pac_bayes.csv"
+    "  --pairs results/demo/data/pairs --out pac_bayes.csv",
+    models=True,
 )
 def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, seed: Seed = 0) -> None:
     """Compute every term of Theorem 5.1 on a trained VRM."""
@@ -205,6 +212,7 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
             max_prompt_length=reward.training.max_prompt_length,
             max_length=reward.training.max_length,
             batch_size=reward.scoring_batch_size,
+            trained_on=reward.training.pairs,
         )
     )
 
@@ -212,7 +220,8 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
 @stage(
     "vrm score-reward --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
     "  --sets results/demo/evaluation/sets/reward_bench.jsonl --pairs results/demo/data/pairs \\\n"
-    "  --out scores.csv"
+    "  --out scores.csv",
+    models=True,
 )
 def score_reward(
     config: ConfigFiles,
@@ -238,13 +247,47 @@ def score_reward(
         progress=True,
         features=features,
     )
-    score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
+    sources = {path.stem: path for path in sets}
+    score_sets(scorer, sources, pairs / "train.jsonl", out, validation=pairs / "validation.jsonl")
+
+
+@stage("vrm study-world --config config.yaml --name no_bias --out results/study/study/worlds/no_bias")
+def study_world(config: ConfigFiles, name: Annotated[str, Option("a key of study.worlds")], out: Fill) -> None:
+    """Write a world of the study, its pairs and its sets."""
+    from vrm.evaluation.study import make_study_world
+
+    settings = _load(config)
+    known(settings.study.worlds, name, "world of the study")
+    make_study_world(settings, name, out)
+
+
+@stage(
+    "vrm study-cell --config config.yaml --variant vrm --pairs 5000 --seed 1 --backbone results/study/backbone \\\n"
+    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv"
+)
+def study_cell(
+    config: ConfigFiles,
+    variant: VariantName,
+    pairs: Annotated[int, Option("training pairs, the first ones")],
+    backbone: Backbone,
+    data: Pairs,
+    sets: Sets,
+    out: Csv,
+    seed: Seed = 0,
+) -> None:
+    """Train a reward model of the study and score with it."""
+    from vrm.evaluation.study import train_and_score
+
+    settings = _load(config)
+    known(settings.reward.variants, variant, "variant")
+    train_and_score(settings, variant, pairs, seed, backbone, data, sets, out)
 
 
 @stage(
     "vrm sft --config config.yaml --base qwen3 --seed 1 --policy results/demo/policy/qwen3/backbone \\\n"
     "  --pairs results/demo/data/pairs --checkpoints /tmp/sft \\\n"
-    "  --out results/demo/policy/qwen3/sft/seed1"
+    "  --out results/demo/policy/qwen3/sft/seed1",
+    models=True,
 )
 def sft(
     config: ConfigFiles,
@@ -265,7 +308,8 @@ def sft(
 @stage(
     "vrm train-preference --config config.yaml --base qwen3 --method dpo --seed 1 \\\n"
     "  --policy results/demo/policy/qwen3/sft/seed1/model --pairs results/demo/data/pairs \\\n"
-    "  --checkpoints /tmp/dpo --out results/demo/policy/qwen3/dpo/seed1"
+    "  --checkpoints /tmp/dpo --out results/demo/policy/qwen3/dpo/seed1",
+    models=True,
 )
 def train_preference(
     config: ConfigFiles,
@@ -292,7 +336,8 @@ def train_preference(
 @stage(
     "vrm difficulty-run --config config.yaml --base qwen3 --method dpo --seed 1 --run 1 --half 0 \\\n"
     "  --policy results/demo/policy/qwen3/sft/seed1/model --pairs results/demo/data/pairs \\\n"
-    "  --checkpoints /tmp/half --out run1.half0.csv"
+    "  --checkpoints /tmp/half --out run1.half0.csv",
+    models=True,
 )
 def difficulty_run(
     config: ConfigFiles,
@@ -335,7 +380,8 @@ def difficulty(
     "vrm train-ppo --config config.yaml --base qwen3 --method ppo_vrm --seed 1 \\\n"
     "  --policy results/demo/policy/qwen3/sft/seed1/model --model results/demo/reward/vrm/seed1/model \\\n"
     "  --pairs results/demo/data/pairs --checkpoints /tmp/ppo \\\n"
-    "  --out results/demo/policy/qwen3/ppo_vrm/seed1"
+    "  --out results/demo/policy/qwen3/ppo_vrm/seed1",
+    models=True,
 )
 def train_ppo(
     config: ConfigFiles,
@@ -367,7 +413,8 @@ def train_ppo(
     "  --policy results/demo/policy/qwen3/dpo/seed1/model \\\n"
     "  --reference results/demo/policy/qwen3/sft/seed1/model \\\n"
     "  --sets results/demo/evaluation/sets/reward_bench.jsonl --pairs results/demo/data/pairs \\\n"
-    "  --out scores.csv"
+    "  --out scores.csv",
+    models=True,
 )
 def score_policy(
     config: ConfigFiles,
@@ -405,7 +452,8 @@ def score_policy(
     "vrm best-of-n --config config.yaml --base qwen3 --seed 1 \\\n"
     "  --policy results/demo/policy/qwen3/sft/seed1/model \\\n"
     "  --models vrm=results/demo/reward/vrm/seed1/model --pairs results/demo/data/pairs \\\n"
-    "  --out samples.jsonl"
+    "  --out samples.jsonl",
+    models=True,
 )
 def best_of_n(
     config: ConfigFiles,
@@ -476,7 +524,8 @@ def benchmark_set(config: ConfigFiles, name: Name, out: Fill) -> None:
 @stage(
     "vrm answer --config config.yaml --base qwen3 --method dpo --seed 1 \\\n"
     "  --policy results/demo/policy/qwen3/dpo/seed1/model --sets results/demo/judged/sets/mt_bench \\\n"
-    "  --checkpoints /tmp/answers --out results/demo/policy/qwen3/dpo/seed1/answers"
+    "  --checkpoints /tmp/answers --out results/demo/policy/qwen3/dpo/seed1/answers",
+    models=True,
 )
 def answer(
     config: ConfigFiles,

@@ -39,6 +39,7 @@ from vrm.config.policy import (
 )
 from vrm.config.report import ReportConfig
 from vrm.config.reward import RewardConfig, RewardTraining, Variant
+from vrm.config.study import StudyConfig
 from vrm.config.world import WorldConfig
 
 
@@ -58,16 +59,28 @@ class Config(Section):
     benchmarks: BenchmarksConfig = Field(default_factory=BenchmarksConfig)
     judge: JudgeConfig | None = Field(None, description="Who judges the answers to the benchmarks.")
     report: ReportConfig = Field(default_factory=ReportConfig)
+    study: StudyConfig = Field(default_factory=StudyConfig)
 
     @model_validator(mode="after")
     def _figures_use_trained_variants(self) -> Config:
-        for figure in ("figure3", "figure4", "figure5"):
+        for figure in ("figure3", "figure4", "figure5", "calibration"):
             if figure in self.report.figures:
                 if not getattr(self.report, figure):
                     raise ValueError(
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        return self
+
+    @model_validator(mode="after")
+    def _study_is_whole(self) -> Config:
+        for key, made in (("variants", "power" in self.report.figures), ("ablation", "ablation" in self.report.tables)):
+            names = getattr(self.study, key)
+            if made and not names:
+                raise ValueError(f"study.{key} names no variant; name some, or take what shows them out of report")
+            require_known(f"study.{key}", names, self.reward.variants)
+        if "power" in self.report.figures and not self.study.pairs:
+            raise ValueError("study.pairs is empty; give numbers of pairs, or take power out of report.figures")
         return self
 
     @model_validator(mode="after")

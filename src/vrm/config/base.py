@@ -90,6 +90,11 @@ class Lora(Section):
 class Optimisation(Section):
     """What every training by gradient descent on pairs has: its steps, its lengths, its measurements."""
 
+    pairs: PositiveInt | None = Field(
+        None,
+        description="Training pairs that are used, the first of the split, which is in the order of its prompts' "
+        "hashes: a random part of them. null: all. PPO takes its prompts from all of them.",
+    )
     epochs: PositiveFloat = Field(1.0, description="Passes over the training pairs.")
     batch_size: PositiveInt = Field(16, description="Pairs (KTO, SFT: texts) per device and forward pass.")
     gradient_accumulation: PositiveInt = Field(1, description="Forward passes per optimiser step.")
@@ -111,6 +116,11 @@ class Optimisation(Section):
     )
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         [], description="Trackers that get what is logged; their packages have to be installed. Empty: none."
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="AdamW, or AdamW whose moments are 8-bit numbers (torchao), a quarter of their memory. "
+        "PPO has adamw alone.",
     )
     processes: PositiveInt = Field(
         1,

@@ -194,6 +194,19 @@ def train_ppo(config: Config, base: str, name: str) -> dict[str, Any]:
     }
 
 
+def study_world(config: Config, name: str) -> dict[str, Any]:
+    """A world of the study, with its pairs and sets."""
+    changed = config.world.model_copy(update=config.study.worlds[name].changes())
+    sets = {each: evaluation_set(config, each) for each in config.evaluation.run}
+    return {"world": _dump(changed, but=INSTRUCTIONS), "pairs": pairs(config), "sets": sets}
+
+
+def study_cell(config: Config, name: str) -> dict[str, Any]:
+    """A reward model of the study: `name` is its variant."""
+    own = no_effect(1) | {"pairs", "evaluations", "evaluation_pairs"}
+    return train_reward(config, name) | {"training": _dump(config.reward.training, but=own)} | score(config)
+
+
 def evaluation_set(config: Config, name: str) -> dict[str, Any]:
     """An evaluation set as it is read; its label and its role are the report's."""
     return _dump(config.evaluation.sets[name], but={"label", "role"}) | _of(config, "data.aspects")
@@ -207,7 +220,7 @@ def score(config: Config) -> dict[str, Any]:
 
 def pac_bayes(config: Config) -> dict[str, Any]:
     """The terms of Theorem 5.1."""
-    return _of(config, "reward.scoring_batch_size") | _lengths(config.reward.training)
+    return _of(config, "reward.scoring_batch_size", "reward.training.pairs") | _lengths(config.reward.training)
 
 
 def score_policy(config: Config, base: str) -> dict[str, Any]:
@@ -261,8 +274,8 @@ _REWARDS = ("reward.run", "reward.variants")
 
 def table(config: Config) -> dict[str, Any]:
     """Any table: all are made again where one would have to be, since that takes seconds."""
-    data = ("data.label", "data.aspects")
-    return _of(config, "report", *data, *_REWARDS, "evaluation", *_POLICIES, "policy.gold", "benchmarks")
+    data = ("data.label", "data.aspects", "reward.posterior_samples")
+    return _of(config, "report", *data, *_REWARDS, "evaluation", *_POLICIES, "policy.gold", "benchmarks", "study")
 
 
 def paper_page(config: Config) -> dict[str, Any]:
@@ -294,6 +307,16 @@ def win_rates(config: Config) -> dict[str, Any]:
 def bound(config: Config) -> dict[str, Any]:
     """The figure of Theorem 5.1's terms."""
     return _of(config, "report", "data.label", *_REWARDS)
+
+
+def power(config: Config) -> dict[str, Any]:
+    """The figure of the study's sweeps."""
+    return _of(config, "report", "data.label", "reward.variants", "study", "world", "evaluation")
+
+
+def calibration(config: Config) -> dict[str, Any]:
+    """The figure of preference probabilities."""
+    return _of(config, "report", "data.label", *_REWARDS, "evaluation")
 
 
 def explorer(config: Config) -> dict[str, Any]:

@@ -22,8 +22,12 @@ class ReportConfig(Section):
             "comparisons",
             "comparisons_judged",
             "bound",
+            "ablation",
+            "calibration",
+            "residual",
+            "health",
         ]
-    ] = Field(["table2"], description="Tables to make.")
+    ] = Field(["table2", "health"], description="Tables to make.")
     figures: list[
         Literal[
             "figure1",
@@ -35,6 +39,8 @@ class ReportConfig(Section):
             "win_rate_length",
             "overoptimisation",
             "bound",
+            "power",
+            "calibration",
         ]
     ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
     paper: bool = Field(True, description="Make the page that sets the paper's numbers and claims against this run.")
@@ -42,6 +48,9 @@ class ReportConfig(Section):
     figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
     figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
+    calibration: list[Name] = Field(
+        [], description="Variants of the figure `calibration`, and those of its table's post hoc rows."
+    )
     explorer_pairs: PositiveInt = Field(1000, description="Most pairs of an evaluation set that the explorer shows.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")
     bootstrap_samples: PositiveInt = Field(2000, description="Resamples behind AlpacaEval's intervals.")

@@ -186,11 +186,16 @@ class RewardTraining(Optimisation):
     evaluations: PositiveInt = Field(10, description="How often, evenly spaced, accuracy is measured while training.")
     evaluation_pairs: PositiveInt = Field(400, description="Pairs of each split used for those measurements.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
-    engine: Literal["shared", "shared_flex", "padded"] = Field(
+    engine: Literal["shared", "shared_flex", "shared_varlen", "padded"] = Field(
         "shared",
-        description="One copy of a prompt for both responses and no padding; the same with FlexAttention, on CUDA, not "
-        "yet tried on a GPU; or two padded rows a pair. Results are the same up to rounding; a model that cannot share "
-        "says so and pads.",
+        description="One copy of a prompt for both responses and no padding; the same with FlexAttention, or in "
+        "bfloat16 with FlashAttention (varlen), both on CUDA alone and not yet tried on a GPU; or two padded rows a "
+        "pair. Results are the same up to rounding; a model that cannot share says so and pads.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the parts of each block (torch.compile: a minute or two once, then fewer passes over "
+        "memory). Results are the same up to rounding. Needs a C++ compiler.",
     )
     tokens_per_row: PositiveInt | None = Field(
         None,
@@ -208,7 +213,10 @@ class RewardConfig(Section):
     training: RewardTraining = Field(default_factory=RewardTraining, description="Optimisation.")
     scoring_batch_size: PositiveInt = Field(64, description="Texts per forward pass when scoring.")
     posterior_samples: int = Field(
-        0, ge=0, description="Samples for a reward's standard deviation; 0 gives means only."
+        128,
+        ge=0,
+        description="Draws of a VRM's posterior, w once for both responses, behind a pair's preference probability and "
+        "a reward's standard deviation; 0 takes the posterior means.",
     )
 
     @model_validator(mode="after")

@@ -22,6 +22,11 @@ class WorldConfig(Section):
     instructions: PositiveInt = Field(160, description="Prompts of the AlpacaEval-shaped set.")
     arena_prompts: PositiveInt = Field(120, description="Prompts of the Arena-Hard-shaped set.")
     mt_bench_questions: PositiveInt = Field(80, description="Two-turn questions of the MT-Bench-shaped set.")
+    rating_bias: NonNegativeFloat = Field(
+        0.0,
+        description="Rating points that one piece of flattery adds to every rating, other features less: annotators "
+        "whose ratings share the bias of their overall judgment. 0: ratings are unbiased.",
+    )
     rating_noise: NonNegativeFloat = Field(0.7, description="Standard deviation of a rating, in rating points.")
     preference_noise: NonNegativeFloat = Field(
         0.3, description="Standard deviation of the overall judgment of one response, in rating points."

@@ -50,6 +50,12 @@ def wins(chosen: ArrayLike, rejected: ArrayLike) -> NDArray[np.bool_]:
     return chosen > rejected
 
 
+def length_correlation(scores: pd.DataFrame) -> float:
+    """Pearson correlation, over pairs, of the reward's difference and the difference in length; NaN without either."""
+    reward, length = (scores[f"{name}_chosen"] - scores[f"{name}_rejected"] for name in ("reward", "length"))
+    return float(np.corrcoef(reward, length)[0, 1]) if len(scores) > 1 and reward.std() and length.std() else np.nan
+
+
 def grouped(scores: pd.DataFrame) -> list[several_responses.Item]:
     """The rows with several responses that a table's pairs were made of."""
     columns = ("pair_id", "subset", "reward_chosen", "reward_rejected")

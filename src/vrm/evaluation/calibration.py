@@ -2,7 +2,8 @@
 
 * q = P(chosen wins), shape (N,). Its confidence is c = max(q, 1 - q); the pair is won where q > 1/2, a tie is lost.
 * Metrics read q alone, so any model that states a probability can be compared. A reward model's is the sigmoid of its
-  reward's difference, and a Gaussian reward's is that with the noise integrated out.
+  reward's difference, a Gaussian reward's is that with the noise integrated out, and a VRM's the mean of the sigmoid
+  over draws of its posterior, w drawn once for both responses.
 * Pairs of equal confidence have no order: what depends on one is the mean over all of their orders.
 * Seed ensembles and temperature scaling are fitted on validation pairs, never on what is measured.
 """
@@ -13,6 +14,8 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from vrm.models.base import RewardOutput
 
 Floats = NDArray[np.float64]
 ECE_BINS = 15
@@ -56,6 +59,29 @@ def marginal_probability(difference: ArrayLike, variance: ArrayLike) -> Floats:
     mean, spread = np.asarray(difference, dtype=float), np.sqrt(np.asarray(variance, dtype=float))
     z = mean[..., None] + spread[..., None] * nodes
     return preference_probability(z) @ (weights / weights.sum())
+
+
+def pair_probability(
+    output: RewardOutput, chosen: NDArray[np.intp], rejected: NDArray[np.intp], rated: bool = False
+) -> Floats | None:
+    """P(chosen wins) of N pairs as the model itself has it; None where its rewards say nothing of a chance.
+
+    Args:
+        output: of any number of texts.
+        chosen, rejected: each pair's rows in `output`, shape (N,).
+        rated: of the rated-aspect reward alone.
+    """
+    if output.link is None:
+        return None
+    samples = output.rated_samples if rated else output.samples
+    if samples is not None:
+        return preference_probability(samples[chosen] - samples[rejected]).mean(axis=1)
+    means = output.rated if rated else output.mean
+    difference = np.asarray(means[chosen], dtype=float) - means[rejected]
+    if output.link == "means" or output.std is None:
+        return preference_probability(difference)
+    variance = np.square(output.std[chosen].astype(float)) + np.square(output.std[rejected])
+    return (thurstone_probability if output.link == "thurstone" else marginal_probability)(difference, variance)
 
 
 def _log_sigmoid(x: Floats) -> Floats:

@@ -37,7 +37,9 @@ class TextFunction:
         """
         pairs = zip(checked_prompts(prompts, responses), responses, strict=True)
         rewards = [self.function(last_user_turn(prompt), response) for prompt, response in pairs]
-        return RewardOutput(mean=np.array(rewards, dtype=float), truncated=np.zeros(len(rewards), dtype=bool))
+        return RewardOutput(
+            mean=np.array(rewards, dtype=float), truncated=np.zeros(len(rewards), dtype=bool), link=None
+        )
 
 
 def load_gold(spec: str) -> RewardModel:

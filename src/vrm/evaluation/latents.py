@@ -54,3 +54,15 @@ def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def weights_spread(scores: pd.DataFrame) -> float | None:
+    """Standard deviation of E[w] over prompts, mean over the objectives; None for a model without weights.
+
+    Args:
+        scores: as `weight_recovery` takes them.
+    """
+    columns = [LEARNED_WEIGHT + aspect for aspect in _aspects(scores)]
+    if not columns or scores[columns].isna().any(axis=None):
+        return None
+    return float(scores.drop_duplicates("prompt_id")[columns].std(ddof=0).mean())

@@ -1,11 +1,13 @@
 """A trained reward model on preference pairs: one row a pair, one file a model.
 
-The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, whether the
-prompt also occurs in training, whether a text was cut, and, for a VRM, the learned weights and per-objective scores.
+The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, how long they
+are, the chance that the chosen one wins, whether the prompt also occurs in training, whether a text was cut, and, for a
+VRM, the learned weights and per-objective scores.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +15,25 @@ import numpy as np
 import pandas as pd
 
 from vrm.data.preference_sets import training_prompt_ids
+from vrm.evaluation.accuracy import length_correlation
+from vrm.evaluation.calibration import pair_probability
 from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.templates import Unrenderable, left_out
 from vrm.records import PreferencePair, read_pairs, write_jsonl
-from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT
+from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
+from vrm.training.watchdog import LENGTH_CORRELATION, symptoms, warning
+
+VALIDATION = ""
+"""Stands for the validation pairs among names of evaluation sets, none of which is empty."""
 
 
-def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Path, out: Path) -> None:
+def score_sets(
+    model: RewardModel,
+    sets: Mapping[str, Path],
+    training_pairs: Path,
+    out: Path,
+    validation: Path | None = None,
+) -> None:
     """Score every pair of every set; write `out`, a CSV (docs/files.md), and `REFUSED_PAIRS` beside it.
 
     Args:
@@ -27,14 +41,27 @@ def score_sets(model: RewardModel, sets: Mapping[str, Path], training_pairs: Pat
         sets: file of `PreferencePair`s, by evaluation set.
         training_pairs: what the model was trained on, to mark leaked prompts.
         out: the CSV.
+        validation: the validation pairs, whose scores go into `VALIDATION_SCORES` beside it: temperatures and standard
+            deviations are fitted there, never on a set.
     """
-    pairs = [(name, pair) for name, path in sets.items() for pair in read_pairs(path)]
+    files = [*sets.items(), *([(VALIDATION, validation)] if validation else [])]
+    pairs = [(name, pair) for name, path in files for pair in read_pairs(path)]
     table, refused = score_or_refuse(model, [pair for _, pair in pairs], training_prompt_ids(training_pairs))
     table.insert(0, "evaluation_set", [pairs[place][0] for place in table.index])
     named = [(*pairs[place], reason) for place, reason in sorted(refused.items())]
-    rows = [{"evaluation_set": name, "pair_id": pair.pair_id, "reason": reason} for name, pair, reason in named]
+    rows = [{"evaluation_set": name, "pair_id": pair.pair_id, "reason": reason} for name, pair, reason in named if name]
     write_jsonl(out.with_name(REFUSED_PAIRS), rows)
-    SCORES.write(out, table)
+    held_out = table["evaluation_set"] == VALIDATION
+    if validation:
+        _say_length(table[held_out])
+        VALIDATION_SCORES.write(out.with_name(VALIDATION_SCORES.name), table[held_out].drop(columns="evaluation_set"))
+    SCORES.write(out, table[~held_out])
+
+
+def _say_length(scores: pd.DataFrame) -> None:
+    measured = {LENGTH_CORRELATION: length_correlation(scores)}
+    for symptom in symptoms(measured):
+        print(warning(symptom, measured[LENGTH_CORRELATION]), file=sys.stderr)
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:
@@ -94,7 +121,12 @@ def _table(
         "truncated": (output.truncated[chosen] | output.truncated[rejected]).astype(int),
         "reward_chosen": output.mean[chosen],
         "reward_rejected": output.mean[rejected],
+        "length_chosen": [len(pair.chosen) for pair in pairs],
+        "length_rejected": [len(pair.rejected) for pair in pairs],
     }
+    probability = pair_probability(output, chosen, rejected)
+    if probability is not None:
+        columns["probability"] = probability
     if output.std is not None:
         columns["std_chosen"], columns["std_rejected"] = output.std[chosen], output.std[rejected]
     for k, aspect in enumerate(aspects):
@@ -107,4 +139,5 @@ def _table(
     if output.rated is not None and output.residual is not None:
         for part, values in (("rated", output.rated), ("residual", output.residual)):
             columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
+        columns["rated_probability"] = pair_probability(output, chosen, rejected, rated=True)
     return pd.DataFrame(columns)

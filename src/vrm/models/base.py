@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class RewardOutput:
         rated: rated-aspect reward, e^tau w . g(z), shape (N,); `rated` + `residual` is the whole reward, and a VRM
             without a residual has its reward here.
         residual: b(z), what the model adds beside the rated aspects, shape (N,); None for a model without one.
+        samples: draws of the reward under the posterior, shape (N, S). Texts of one prompt share their draws of w, so
+            that the difference of two rows is a sample of the pair's (VRM, Eq. 10).
+        rated_samples: the same of `rated`; None for a model without a residual.
+        link: how the chance that one text is preferred to another follows where there are no samples: the sigmoid of
+            the `means`' difference, the same with Gaussian noise of `std` integrated out (`marginal`), or the chance
+            that the noisy reward is higher (`thurstone`). None: rewards say nothing of a chance.
     """
 
     mean: np.ndarray
@@ -40,6 +46,9 @@ class RewardOutput:
     per_objective: np.ndarray | None = None
     rated: np.ndarray | None = None
     residual: np.ndarray | None = None
+    samples: np.ndarray | None = None
+    rated_samples: np.ndarray | None = None
+    link: Literal["means", "marginal", "thurstone"] | None = "means"
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """The variational maths of VRM on plain tensors: no model, no tokenizer, no trainer.
 
 * B is the number of pairs (or texts), K of objectives, d of latent dimensions.
-* Everything runs in the dtype it is given; callers hand over float32, because digamma and lgamma differences lose
-  all their digits in bfloat16.
+* Everything runs in the dtype it is given. Training hands over float32, because digamma and lgamma differences lose
+  all their digits in bfloat16; evaluation float64, because in float32 they err by 0.04 nats at concentrations of 1e4.
 * KLs are summed over dimensions and averaged over pairs, in that order. Averaging mu and log-variance over the
   dimensions first under-counts the KL (Jensen); a published model does that.
 """

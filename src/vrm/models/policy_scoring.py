@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import add_fused_lm_head
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.checks import checked_tokenizer, require_model
@@ -40,6 +39,8 @@ def fuse_head(model: PreTrainedModel, *outputs: str, temperature: float = 1.0) -
         outputs: what is computed a token beside `log_probs`: `entropy`, `log_sum_sq_probs`.
         temperature: what logits are divided by.
     """
+    from trl.trainer.utils import add_fused_lm_head  # TRL takes seconds to import, and reward models need none of it
+
     add_fused_lm_head(_inner(model), temperature=temperature, outputs=("log_probs", *outputs))
     return model
 
@@ -119,7 +120,8 @@ class PolicyScorer:
             for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
                 rows = order[start : start + self.batch_size]
                 rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
-        return RewardOutput(mean=rewards, truncated=np.array([text.truncated for text in texts], dtype=bool))
+        truncated = np.array([text.truncated for text in texts], dtype=bool)
+        return RewardOutput(mean=rewards, truncated=truncated, link=None)  # in no unit of log-odds
 
     def _forward(self, texts: list[TokenisedText]) -> Tensor:
         ids, mask = (part.to(self.model.device) for part in pad_batch([t.ids for t in texts], self.encoder.tokenizer))

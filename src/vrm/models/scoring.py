@@ -64,7 +64,7 @@ class HuggingFaceRewardModel:
         seed: int = 0,
         progress: bool = False,
         reward: Literal["full", "rated"] = "full",
-        engine: Literal["shared", "padded"] = "shared",
+        engine: Literal["shared", "shared_varlen", "padded"] = "shared",
     ) -> None:
         """Wrap a model.
 
@@ -74,12 +74,14 @@ class HuggingFaceRewardModel:
             max_prompt_length, max_length: limits in tokens, see `TextEncoder`.
             batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
                 `MOST_TOKENS` at most.
-            posterior_samples: samples for a VRM's `std`; 0 leaves it empty. Published models have theirs exactly.
+            posterior_samples: draws of a VRM's reward, and for its `std`; 0 leaves both empty. Published models have
+                their `std` exactly.
             seed: seed of those samples.
             progress: show a progress bar.
             reward: what `mean` and `std` are of: the whole reward, or the rated-aspect reward alone. A model without a
                 residual has nothing but the whole.
-            engine: a prompt once for all of its responses, where the model can do so, or padded batches.
+            engine: a prompt once for all of its responses, where the model can do so (with FlashAttention: CUDA and
+                half precision), or padded batches.
 
         Raises:
             ValueError: `reward` is neither.
@@ -87,7 +89,7 @@ class HuggingFaceRewardModel:
         if reward not in REWARD_PARTS:
             raise ValueError(f"reward is {reward!r}, and can be {' or '.join(REWARD_PARTS)}")
         self.model = model.eval()
-        if engine == "shared" and unsupported(model) is None:
+        if engine != "padded" and unsupported(model) is None:
             share_prefixes(model)
         self.engine = engine
         self.encoder = TextEncoder(prepare_tokenizer(tokenizer), max_prompt_length, max_length)
@@ -134,8 +136,9 @@ class HuggingFaceRewardModel:
         conversations = checked_prompts(prompts, responses)
         texts = self.encoder.encode(conversations, responses)
         located(texts)
-        found = self._found(texts)
-        return self._draws(found, list(zip(conversations, responses, strict=True)), samples)
+        rows = list(zip(conversations, responses, strict=True))
+        whole, rated = self._posterior_samples(self._found(texts), rows, samples)
+        return (rated if self._rated_alone else whole).T
 
     def _score(self, texts: list[TokenisedText], rows: list[tuple[Prompt, str]] | None) -> RewardOutput:
         if self._variational:
@@ -143,12 +146,21 @@ class HuggingFaceRewardModel:
         if not texts:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))
         found = self._found(texts)
-        std = found.get("std")
+        parts = {name: found.get(name) for name in ("std", "weights", "per_objective", "rated", "residual")}
         if self.posterior_samples and "mu" in found and rows is not None:
-            std = self._draws(found, rows, self.posterior_samples).std(axis=0)
+            whole, rated = self._posterior_samples(found, rows, self.posterior_samples)
+            parts["samples"] = rated if self._rated_alone else whole
+            parts["rated_samples"] = rated if "residual" in found else None
+            parts["std"] = parts["samples"].std(axis=1)
         truncated = np.array([text.truncated for text in texts])
-        parts = {name: found.get(name) for name in ("weights", "per_objective", "rated", "residual")}
-        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, std, **parts)
+        return RewardOutput(found["rated" if self._rated_alone else "mean"], truncated, link=self._link, **parts)
+
+    @property
+    def _link(self) -> Literal["means", "marginal", "thurstone"]:
+        """Of non-negative rewards the means: both texts have the same noisy weights, so noise is not independent."""
+        if not isinstance(self.model, BaselineForSequenceClassification) or self.model.config.kind == "nonnegative":
+            return "means"
+        return "thurstone" if (self.model.config.settings or {}).get("likelihood") == "thurstone" else "marginal"
 
     def _found(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
         """What forward passes give of all texts, in their order."""
@@ -175,7 +187,7 @@ class HuggingFaceRewardModel:
     @property
     def _shares(self) -> bool:
         # asked anew each time, as a model's backbone can be exchanged for stored features
-        return self.engine == "shared" and shares_prefixes(self.model)
+        return self.engine != "padded" and shares_prefixes(self.model)
 
     def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
         """Numbers of the texts, by forward pass."""
@@ -190,7 +202,8 @@ class HuggingFaceRewardModel:
         tokenizer = self.encoder.tokenizer
         if self._shares:
             groups, order = by_prompt([(text.ids, text.prompt_length) for text in texts])
-            inputs = pack(groups, tokenizer.pad_token_id, order=order, unread=self._unread).inputs()
+            kernel = "varlen" if self.engine == "shared_varlen" else "groups"
+            inputs = pack(groups, tokenizer.pad_token_id, order=order, kernel=kernel, unread=self._unread).inputs()
         else:
             ids, mask = pad_batch([text.ids for text in texts], tokenizer, side="right")
             lengths = torch.tensor([text.prompt_length for text in texts])
@@ -236,13 +249,15 @@ class HuggingFaceRewardModel:
         read = last_token(mask if self._unread is None else mask * (ids != self._unread))
         return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
 
-    def _draws(self, found: dict[str, np.ndarray], rows: Sequence[tuple[Prompt, str]], samples: int) -> np.ndarray:
-        """r(w, z), or its rated part, under q, shape (samples, N).
+    def _posterior_samples(
+        self, found: dict[str, np.ndarray], rows: Sequence[tuple[Prompt, str]], samples: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of r(w, z) and of its rated part under q, shape (N, samples) each.
 
         Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
         share their draws of w, as the two responses of a pair do in Eq. 10.
         """
-        out = np.empty((samples, len(rows)))
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
         for i, (prompt, response) in enumerate(rows):
             key = prompt_id(prompt)
             w = _generator(self.seed, key).dirichlet(found["alpha"][i], samples)  # (S, K)
@@ -250,8 +265,9 @@ class HuggingFaceRewardModel:
             z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
             with torch.inference_mode():
                 decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
-            out[:, i] = _numpy(decoded.rated if self._rated_alone else decoded.reward)
-        return out
+            drawn.append((_numpy(decoded.reward), _numpy(decoded.rated)))
+        whole, rated = map(np.stack, zip(*drawn, strict=True))
+        return whole, rated
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.model.device)

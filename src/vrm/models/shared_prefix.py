@@ -4,10 +4,13 @@
   begin at len(P), and a response sees its prompt and itself. So each token's state is what it is in a row of its own.
 * A packed batch is made of whole groups (a prompt and its responses). Rows hold up to a budget of tokens; a group that
   is longer than the budget has a row for itself. Without a budget there is one row, and nothing is padded.
-* Attention is computed group by group with SDPA: no mask of a whole row is made, and next to nothing is computed to be
-  masked out. One SDPA over rows with a 4D mask took 1.1 to 2 times as long in every case measured, the shortest texts
-  included (one CPU thread). The other way is FlexAttention with a block mask (`blocks`), on CUDA and where asked for:
-  **it has been tried on a CPU only, and forward only**, so that nothing takes it by default.
+* Attention is computed group by group with SDPA (`groups`): no mask of a whole row is made, and next to nothing is
+  computed to be masked out. One SDPA over rows with a 4D mask took 1.1 to 2 times as long in every case measured, the
+  shortest texts included (one CPU thread).
+* On CUDA there are two more ways, each one kernel for all groups, and both only where asked for: FlexAttention with a
+  block mask (`blocks`), and FlashAttention over texts of any lengths (`varlen`; half precision), in which a response's
+  keys are its prompt's and its own. **Neither kernel has been run on a GPU here**; who sees whom in them is tested on
+  a CPU.
 * Sliding windows and soft-capped logits (Gemma 2) are in both. `unsupported` names what is not, and whoever asked pads
   instead.
 
@@ -21,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +36,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3_text")
 """Model types whose attention layers take any registered function, and whose every other layer works token by token."""
+HALF = (torch.bfloat16, torch.float16)
 LAYERS = {"full_attention", "sliding_attention"}
+Kernel = Literal["groups", "blocks", "varlen"]
+"""How attention is computed; see above."""
+BLOCK = 128
 BLOCKS_ROW = 8192
-"""Tokens a row for a block mask, which is made of all pairs of a row's blocks of 128 tokens."""
+"""Tokens a row for a block mask, which is made of all pairs of a row's blocks of `BLOCK` tokens."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Layout:
         rows: int,
         width: int,
         order: Sequence[int] | None = None,
-        blocks: bool = False,
+        kernel: Kernel = "groups",
         unread: Sequence[int] | None = None,
     ) -> None:
         """Describe a batch.
@@ -80,11 +87,13 @@ class Layout:
             places: of the groups.
             rows, width: R and W.
             order: the number, in the groups' order, of each text that is asked for; None is all in that order.
-            blocks: whether attention is FlexAttention's, with a block mask, or computed group by group.
+            kernel: how attention is computed.
             unread: tokens at the end of each text, in the groups' order, that come after the one that is read; None
                 reads every text at its last token.
         """
-        self.places, self.rows, self.width, self.blocks = tuple(places), rows, width, blocks
+        if kernel not in get_args(Kernel):
+            raise ValueError(f"kernel is {kernel!r}, and can be {', '.join(get_args(Kernel))}")
+        self.places, self.rows, self.width, self.kernel = tuple(places), rows, width, kernel
         prompts, texts, groups = [], [], []
         for number, place in enumerate(self.places):
             prompt_end = place.row * width + place.start + place.prompt - 1
@@ -165,7 +174,8 @@ class Layout:
 
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             same = (group[row, query] == group[row, key]) & (position[row, query] >= position[row, key])
-            same &= (part[row, key] == 0) | (part[row, query] == part[row, key])
+            # a value of its own, since FlexAttention's compiler takes no change in place
+            same = same & ((part[row, key] == 0) | (part[row, query] == part[row, key]))
             return same if window is None else same & (position[row, query] - position[row, key] < window)
 
         return seen
@@ -192,10 +202,56 @@ class Layout:
 
         return self._once(("blocks", window, device), make)
 
+    def cuts(self, device: torch.device) -> Cuts:
+        """Queries and keys of one FlashAttention call; padding is a text of its own."""
+        return self._once(("cuts", device), lambda: Cuts.of(self.places, self.rows, self.width, device))
+
     def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
         if key not in self._masks:
             self._masks[key] = make()
         return self._masks[key]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Pieces of all rows' tokens, one after the other, whose queries see keys of their own: S pieces.
+
+    A piece is a prompt with its first response, whose keys are itself, or a further response, whose keys are its prompt
+    and itself; its last query sees its last key, the one before it all but that, and so on.
+
+    Args:
+        keys: index of each key among the R * W tokens, shape (number of keys,).
+        queries_at, keys_at: where pieces begin, and the end, int32, shape (S + 1,).
+        most_queries, most_keys: of a piece.
+    """
+
+    keys: Tensor
+    queries_at: Tensor
+    keys_at: Tensor
+    most_queries: int
+    most_keys: int
+
+    @classmethod
+    def of(cls, places: Sequence[Place], rows: int, width: int, device: torch.device) -> Cuts:
+        """Cut up rows of W = `width` tokens, of which `places` take some."""
+        pieces: list[tuple[range, range]] = []  # keys of a prompt, and tokens that are queries and keys
+        for row in range(rows):
+            at = row * width
+            for place in sorted((place for place in places if place.row == row), key=lambda place: place.start):
+                prompt = range(at, at + place.prompt)
+                first, *others = place.responses
+                at += place.prompt + first
+                pieces.append((range(0), range(prompt.start, at)))
+                for length in others:
+                    pieces.append((prompt, range(at, at + length)))
+                    at += length
+            pieces.append((range(0), range(at, (row + 1) * width)))
+        pieces = [(prompt, own) for prompt, own in pieces if own]
+        queries = [len(own) for _, own in pieces]
+        seen = [len(prompt) + len(own) for prompt, own in pieces]
+        keys = torch.cat([torch.arange(part.start, part.stop) for piece in pieces for part in piece])
+        queries_at, keys_at = (torch.tensor([0, *lengths]).cumsum(0).int().to(device) for lengths in (queries, seen))
+        return cls(keys.to(device), queries_at, keys_at, max(queries), max(seen))
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -291,7 +347,7 @@ def pack(
     pad_token_id: int,
     budget: int | None = None,
     order: Sequence[int] | None = None,
-    blocks: bool = False,
+    kernel: Kernel = "groups",
     unread: int | None = None,
 ) -> PackedBatch:
     """Put groups into rows.
@@ -299,15 +355,17 @@ def pack(
     Args:
         groups: at least one.
         pad_token_id: fills rows up; it is never seen.
-        budget: tokens a row; None is one row for all, and `BLOCKS_ROW` with `blocks`.
+        budget: tokens a row; None is one row for all, and `BLOCKS_ROW` with `kernel` blocks.
         order: in which the texts are asked for, and
-        blocks: how attention is computed, see `Layout`.
+        kernel: how attention is computed, see `Layout`.
         unread: a token at which no text is read: texts that end in it are read before it.
     """
-    if blocks and budget is None:
+    if kernel == "blocks" and budget is None:
         budget = BLOCKS_ROW
     bins = fill([len(group) for group in groups], budget)
     width = max(sum(len(groups[i]) for i in members) for members in bins)
+    if kernel == "blocks":  # whole blocks, of which there are few different numbers to compile for
+        width = -(-width // BLOCK) * BLOCK
     ids = torch.full((len(bins), width), pad_token_id)
     places: dict[int, Place] = {}
     for row, members in enumerate(bins):
@@ -321,7 +379,7 @@ def pack(
     if unread is not None:
         after = [_trailing([*group.prompt, *response], unread) for group in groups for response in group.responses]
     in_order = [places[i] for i in range(len(groups))]
-    return PackedBatch(ids, Layout(in_order, len(bins), width, order, blocks, after))
+    return PackedBatch(ids, Layout(in_order, len(bins), width, order, kernel, after))
 
 
 def _trailing(ids: list[int], token: int) -> int:
@@ -391,6 +449,23 @@ def share_prefixes(model: PreTrainedModel) -> None:
     backbone.set_attn_implementation(f"shared_prefix_{backbone.config._attn_implementation}")
     if hasattr(model, "score"):
         model.forward = _with_layout(model)
+
+
+def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Have torch compile what each block consists of: norms, feed-forward, and attention around its kernel.
+
+    Not whole blocks: activation checkpointing is around or inside them, by transformers' version, and a compiler that
+    meets the kernel's call within a checkpoint gives up on all of it. One compilation serves all blocks and lengths.
+
+    Args:
+        model: a VRM or a stock sequence classifier, without adapters yet; `share_prefixes` before or after.
+        backend: of torch.compile.
+    """
+    for name in ATTENTION:
+        AttentionInterface.register(name, torch.compiler.disable(attend))
+    for block in model.base_model.layers:
+        for part in block.children():
+            part.compile(dynamic=True, backend=backend)
 
 
 def _with_layout(model: PreTrainedModel) -> Any:
@@ -465,15 +540,47 @@ def attend(
     if layout is None:
         return _own_attention(module)(module, query, key, value, attention_mask, **options)
     window = options.pop("sliding_window", None)
-    if layout.blocks:
+    query, key, value = _in_one_precision(query, key, value)
+    if layout.kernel == "blocks":
         from transformers.integrations.flex_attention import flex_attention_forward
 
         mask = layout.block_mask(window, query.device)
         return flex_attention_forward(module, query, key, value, mask, **options)
+    plain = options.get("softcap") is None and not options.get("dropout")
+    if layout.kernel == "varlen" and plain and query.dtype in HALF:
+        return _varlen(query, key, value, layout.cuts(query.device), window, options.get("scaling")), None
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     product = _Product(options.get("scaling"), options.get("dropout", 0.0), options.get("softcap"))
     return _by_group(query, key, value, layout, window, product), None
+
+
+def _in_one_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What autocast computes in: norms leave float32 queries beside bfloat16 values, which SDPA alone casts."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, window: int | None, scaling: float | None) -> Tensor:
+    """Attention of all pieces at once; shapes as in `attend`."""
+    rows, heads, width, _ = query.shape
+    query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))  # (tokens, heads, D)
+    key, value = key.index_select(0, cuts.keys), value.index_select(0, cuts.keys)
+    return flash_attention(query, key, value, cuts, window, scaling).view(rows, width, heads, -1)
+
+
+def flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, window: int | None, scaling: float | None
+) -> Tensor:
+    """torch's FlashAttention over pieces of any lengths, on CUDA: (queries, heads, D) of keys (keys, heads, D)."""
+    limits = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+    ends = (cuts.queries_at, cuts.keys_at, cuts.most_queries, cuts.most_keys)
+    dropout, causal, debug = 0.0, True, False
+    return torch.ops.aten._flash_attention_forward(
+        query, key, value, *ends, dropout, causal, debug, scale=scaling, **limits
+    )[0]
 
 
 def _own_attention(module: nn.Module) -> Any:

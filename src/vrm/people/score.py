@@ -65,7 +65,8 @@ class ScoreOptions:
         pick: write the best response of each prompt instead of all.
         shape: which public data's columns the rows have; None recognises it.
         reward: the whole reward, or its rated part alone.
-        samples: posterior samples of the standard deviation; 0 leaves it out.
+        samples: posterior samples of the standard deviation and of a pair's probability; 0 leaves both out.
+        seed: of those samples.
         max_prompt_length, max_length: limits in tokens; None takes those of the training.
         resume: go on where a killed job stood.
         trust_remote_code: run the code that the model brings along.
@@ -79,6 +80,7 @@ class ScoreOptions:
     shape: ShapeName | None = None
     reward: Literal["full", "rated"] = "full"
     samples: int = 64
+    seed: int = 0
     max_prompt_length: int | None = None
     max_length: int | None = None
     resume: bool = False
@@ -115,6 +117,7 @@ def score(options: ScoreOptions) -> None:
             max_prompt_length=options.max_prompt_length,
             max_length=options.max_length,
             posterior_samples=options.samples,
+            seed=options.seed,
             reward=options.reward,
             trust_remote_code=options.trust_remote_code,
         )

@@ -9,7 +9,7 @@ on the CPU: its jobs count, and their hours and memory are not estimated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 
@@ -79,9 +79,13 @@ class Setting:
         return texts_of(self.config.data)
 
     @property
-    def pairs(self) -> int:
-        """Training pairs."""
+    def every_pair(self) -> int:
+        """Training pairs that there are."""
         return round(self.scale * training_pairs(self.config))
+
+    def pairs(self, training: Optimisation) -> float:
+        """Pairs of a training: all there are, or as many as it takes."""
+        return min(self.every_pair, self.scale * training.pairs) if training.pairs else self.every_pair
 
     def policy(self, base: str) -> BackboneConfig:
         """What policies of a base start from."""
@@ -188,7 +192,7 @@ def _named(job: Job, name: str, *needs: str) -> Job:
 
 
 def _precision(training: Optimisation, lora: Lora | None = None) -> Precision:
-    return Precision(training.bf16, lora, training.gradient_checkpointing)
+    return Precision(training.bf16, lora, training.gradient_checkpointing, memory.MOMENTS[training.optimizer])
 
 
 def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0.0, working: float = 0.0) -> Job:
@@ -207,7 +211,8 @@ def _featured_sets(setting: Setting) -> list[tuple[str, float]]:
         return []
     data, sets = config.data, config.evaluation
     share = data.validation_fraction / (1 - data.validation_fraction - data.test_fraction)
-    pairs = {"train": float(setting.pairs), "validation": share * setting.pairs}
+    every = float(setting.every_pair)
+    pairs = {"train": every, "validation": share * every}
     return [*pairs.items(), *((name, float(texts_of(sets.sets[name]).rows)) for name in sets.run)]
 
 
@@ -234,7 +239,7 @@ def _frozen(setting: Setting, stage: str) -> Job:
     except ConfigError:  # of unknown size: what the smallest takes
         return Job(stage, stage)
     # a training holds the features, and what is scored with is the whole model
-    held = 2 * _features_size(shape, setting.pairs) if stage == "train_reward" else _float32(shape)
+    held = 2 * _features_size(shape, setting.every_pair) if stage == "train_reward" else _float32(shape)
     return Job(stage, stage, host=3 + held)
 
 
@@ -250,16 +255,18 @@ def _float32(shape: Shape) -> float:
 
 def _train_reward(setting: Setting, base: str, method: str) -> Job:
     training, shape = setting.config.reward.training, shape_of(setting.config.backbone)
-    precision, length = _precision(training, training.lora), setting.text_length(training)
+    length = setting.text_length(training)
+    precision = replace(_precision(training, training.lora), by_group=training.engine == "shared")
     a_token = time.forward_operations(shape, length, head=False)
-    texts = 2 * setting.pairs * training.epochs * time.passes(precision)
+    texts = 2 * setting.pairs(training) * training.epochs * time.passes(precision)
     texts += 4 * training.evaluations * training.evaluation_pairs
     needed = memory.training(shape, precision, 2 * training.batch_size, training.max_length, head=False)
     spent = time.hours(texts * length * a_token, setting.gpu, training.bf16)
     trained = shape.adapter_parameters(training.lora.rank) if training.lora else shape.body_parameters
     # adapters are merged in float32
     size = 4 * shape.body_parameters / GIB
-    return _job("train_reward", shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
+    checkpoint = (4 + precision.moments) * trained / GIB if training.checkpoints else 0
+    return _job("train_reward", shape, needed, spent, size, checkpoint)
 
 
 def _score(setting: Setting, base: str, method: str) -> Job:
@@ -301,13 +308,13 @@ def _tuning(
 def _sft(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
     training = policy.training
-    return _tuning(setting, base, "sft", training, setting.pairs * policy.sft.epochs, training.lora)
+    return _tuning(setting, base, "sft", training, setting.pairs(training) * policy.sft.epochs, training.lora)
 
 
 def _train_preference(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
     own, training = policy.methods[method], policy.methods[method].trained_with(policy.training)
-    pairs = setting.pairs * (policy.difficulty.keep if own.method == "selective_dpo" else 1)
+    pairs = setting.pairs(training) * (policy.difficulty.keep if own.method == "selective_dpo" else 1)
     texts = 2 * pairs * training.epochs
     # every text once for its reference; KTO's mismatched texts once more; what is measured along the way
     extra = 2 * pairs + (texts if own.method == "kto" else 0)
@@ -317,8 +324,8 @@ def _train_preference(setting: Setting, base: str, method: str) -> Job:
 
 def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
-    half = 2 * setting.pairs / 2
     training = policy.methods[method].trained_with(policy.training)
+    half = 2 * setting.pairs(training) / 2
     lora = _difficulty_adapters(policy)
     # reference of both halves, and the losses of the other one
     return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, 3 * half)
@@ -328,7 +335,8 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
     config, policy = setting.config, setting.config.policy
     ppo, training, generation = policy.ppo, policy.training, policy.generation
     shape, reward = shape_of(setting.policy(base)), shape_of(config.backbone)
-    precision, prompt = _precision(training, training.lora), min(setting.data.prompt, training.max_prompt_length)
+    precision = replace(_precision(training, training.lora), moments=memory.MOMENTS["adamw"])
+    prompt = min(setting.data.prompt, training.max_prompt_length)
     length = prompt + time.ANSWER * generation.max_new_tokens
     answers, held_out = (
         round(setting.scale * ppo.updates) * ppo.prompts_per_update,

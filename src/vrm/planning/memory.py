@@ -1,6 +1,7 @@
 """Peak memory of one job on one GPU, in GiB by part: formulas, not measurements of a GPU.
 
 * Weights, gradients and AdamW's two moments are counted exactly; float32 masters as the trainings keep them.
+* Tokens are those of the longest pairs: packed rows have as many as padded ones where prompts are short.
 * Activations a token and block are counted in what autograd saves of Qwen3's forward pass (`ACTIVATIONS`); a test
   measures that on the CPU. The attention matrix is never stored (SDPA), nor are the (B, T, V) logits (fused head).
 * What a CUDA context, cuBLAS and the allocator's fragments take is `RESERVED` and `FRAGMENTATION`: assumptions.
@@ -22,6 +23,14 @@ RESERVED = 1.5
 """GiB of CUDA context, cuBLAS workspaces and the like."""
 FRAGMENTATION = 0.05
 """Share of all allocations that the caching allocator cannot use."""
+
+REPEATED = 2 * 1.5
+"""Tensors as wide as all queries that attention by group keeps of a token: keys and values repeated for all heads, and
+those of the second response's keys once more, half of all tokens where the prompt is short.
+"""
+
+MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+"""Bytes of AdamW's two moments of a weight: float32, or 8 bits with a float32 scale a block of 256."""
 
 ACTIVATIONS = {
     "float32": (24, 16, 16, 16),
@@ -58,11 +67,15 @@ class Precision:
         bf16: computes in bfloat16.
         lora: adapters instead of all weights; the frozen weights are then of the precision that is computed in.
         checkpointing: recomputes activations in the backward pass.
+        moments: bytes of AdamW's two moments of a weight.
+        by_group: packed rows whose attention is computed group by group.
     """
 
     bf16: bool = False
     lora: Lora | None = None
     checkpointing: bool = False
+    moments: float = 8
+    by_group: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -88,7 +101,7 @@ def states(shape: Shape, precision: Precision, head: bool = True) -> dict[str, f
     parts = {
         "weights": precision.weight_bytes * parameters + (4 * trained if precision.lora else 0),
         "gradients": 4 * trained,
-        "optimiser": 8 * trained,
+        "optimiser": precision.moments * trained,
     }
     if precision.name == "mixed":
         parts["bfloat16 copies"] = 2 * shape.matrix_parameters  # autocast keeps them until the pass ends
@@ -101,6 +114,8 @@ def activation_bytes(shape: Shape, precision: Precision) -> float:
     own = sum(each * width for each, width in zip(ACTIVATIONS[precision.name], widths, strict=True))
     # each adapter keeps its own copy of its layer's input
     copies = sum(inputs for inputs, _ in shape.linear_layers) if precision.lora else 0
+    if precision.by_group:
+        copies += REPEATED * shape.query_width
     return own + (2 if precision.bf16 else 4) * copies
 
 

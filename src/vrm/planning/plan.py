@@ -121,7 +121,7 @@ def _is_open(model: BackboneConfig) -> bool:
 def _head(setting: Setting, gpus: int) -> str:
     config, data, gpu = setting.config, setting.data, setting.gpu
     texts = (
-        f"{data.rows:,} prompts, {setting.pairs:,} training pairs at most; {data.prompt:.0f} tokens a prompt and "
+        f"{data.rows:,} prompts, {setting.every_pair:,} training pairs at most; {data.prompt:.0f} tokens a prompt and "
         f"{data.response:.0f} a response on average"
         if data.known
         else "not here yet: times are left out"

@@ -7,16 +7,21 @@ from pathlib import Path
 
 from vrm.config import Config
 from vrm.reporting.figures.bound import bound_figure
+from vrm.reporting.figures.calibration import calibration_figure
 from vrm.reporting.figures.curves import figure3, figure4, figure5
 from vrm.reporting.figures.figure6 import figure6
 from vrm.reporting.figures.overoptimisation import overoptimisation
+from vrm.reporting.figures.power import power_figure
 from vrm.reporting.figures.schematics import figure1, figure2
 from vrm.reporting.figures.win_rate_length import win_rate_length
 from vrm.reporting.paper.page import paper_page
+from vrm.reporting.tables.ablation import ablation_table
 from vrm.reporting.tables.bound import bound_table
+from vrm.reporting.tables.calibration import calibration_table
 from vrm.reporting.tables.comparisons import comparisons_table
 from vrm.reporting.tables.comparisons_judged import comparisons_judged
-from vrm.reporting.tables.latents import latents_table
+from vrm.reporting.tables.health import health_table
+from vrm.reporting.tables.latents import latents_table, residual_table
 from vrm.reporting.tables.table1 import table1
 from vrm.reporting.tables.table2 import table2
 from vrm.reporting.tables.training_summary import training_summary
@@ -30,9 +35,13 @@ TABLES: dict[str, Maker] = {
     "comparisons": comparisons_table,
     "comparisons_judged": comparisons_judged,
     "bound": bound_table,
+    "calibration": calibration_table,
+    "residual": residual_table,
+    "health": health_table,
     "world": world_table,
     "latents": latents_table,
     "training_summary": training_summary,
+    "ablation": ablation_table,
     "paper": paper_page,
 }
 """Written as CSV, Markdown, LaTeX and HTML by `vrm table --name`."""
@@ -47,5 +56,7 @@ FIGURES: dict[str, Maker] = {
     "win_rate_length": win_rate_length,
     "overoptimisation": overoptimisation,
     "bound": bound_figure,
+    "power": power_figure,
+    "calibration": calibration_figure,
 }
 """Drawn as PDF and PNG, with their numbers as CSV, by `vrm figure --name`."""

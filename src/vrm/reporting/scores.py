@@ -1,15 +1,16 @@
 """Who scores pairs, their scores with all seeds side by side, and their accuracy in every column of Table 2.
 
-* A scorer is a row of Table 2: a reward model, or a policy whose own reward is read as one. Whatever reads scores takes
-  a scorer and asks no further.
+* A scorer is a row of Table 2: a reward model, the rated-aspect reward of one, a policy whose own reward is read as
+  one, or no model but length alone. Whatever reads scores takes a scorer and asks no further.
 * An accuracy is a mean over seeds with an interval over seeds and prompts (`vrm.statistics.intervals`).
 * RewardBench's sections weigh their subsets as upstream does; prompts then vary within subsets.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +22,13 @@ from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
 from vrm.data.reward_bench import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
 from vrm.records import RecordError
-from vrm.runfiles import SCORES, TRAINING, RunTable
+from vrm.runfiles import LENGTHS, SCORES, TRAINING, VALIDATION_SCORES, RunTable
 from vrm.statistics.intervals import Interval, crossed_interval
+
+RATED = ":rated"
+"""Behind a variant's name: its rated-aspect reward alone, without the residual."""
+NO_MODEL = "no model"
+"""Group of length alone."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,13 @@ class Scorer:
     """Something that scores pairs, trained once a seed.
 
     Args:
-        name: its key in the configuration; no policy has the name of a reward model.
+        name: its key in the configuration, with `RATED` behind it for that part of its reward alone; no policy has the
+            name of a reward model.
         label: what its row is called.
         ours: not in the paper.
         folder: its directory in the run's, which holds `seed<seed>/scores.csv`.
         seeds: the seeds it was trained with.
-        group: `policy`, `reward model` or `ours` (a reward model that the paper does not have).
+        group: `policy`, `reward model`, `ours` (a reward model that the paper does not have) or `NO_MODEL`.
     """
 
     name: str
@@ -77,6 +84,16 @@ class Scorer:
     seeds: Sequence[int]
     group: str
 
+    @property
+    def variant(self) -> str:
+        """Its key in the configuration."""
+        return self.name.removesuffix(RATED)
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether it is a rated-aspect reward alone."""
+        return self.name.endswith(RATED)
+
     def file(self, results: Path, seed: int, name: str) -> Path:
         """One of its files."""
         return Path(results) / self.folder / f"seed{seed}" / name
@@ -84,7 +101,7 @@ class Scorer:
 
 def scorers(config: Config) -> list[Scorer]:
     """The rows of Table 2: the policies of `policy.scorers_from`, the paper's reward models, then ours."""
-    return [*policy_scorers(config), *reward_models(config)]
+    return [*policy_scorers(config), *rewards(config)]
 
 
 def reward_models(config: Config) -> list[Scorer]:
@@ -93,11 +110,23 @@ def reward_models(config: Config) -> list[Scorer]:
     return sorted(found, key=lambda scorer: scorer.ours)
 
 
+def rewards(config: Config) -> list[Scorer]:
+    """The same, and below each model with a residual its rated-aspect reward as a row of its own."""
+    rows = []
+    for model in reward_models(config):
+        rows.append(model)
+        if config.reward.variants[model.name].residual:
+            rows.append(reward_model(config, model.name + RATED))
+    return rows
+
+
 def reward_model(config: Config, name: str) -> Scorer:
-    """One of the variants."""
-    variant = config.reward.variants[name]
+    """One of the variants, or with `RATED` its rated-aspect reward."""
+    key = name.removesuffix(RATED)
+    variant = config.reward.variants[key]
     group = "ours" if variant.ours else "reward model"
-    return Scorer(name, row_label(variant), variant.ours, f"reward/{name}", config.reward.seeds, group)
+    label = row_label(variant) + (", rated" if key != name else "")
+    return Scorer(name, label, variant.ours, f"reward/{key}", config.reward.seeds, group)
 
 
 def policy_scorers(config: Config) -> list[Scorer]:
@@ -138,7 +167,7 @@ def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
     Raises:
         RecordError: a file is missing, lacks a column, or holds a reward that is not a finite number.
     """
-    frame = _read_seeds(results, scorer, SCORES)
+    frame = _of_part(_read_seeds(results, scorer, SCORES), scorer)
     finite = np.isfinite(frame[["reward_chosen", "reward_rejected"]]).all(axis=1)
     if not finite.all():
         bad = frame[~finite].iloc[0]
@@ -147,6 +176,82 @@ def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
             f"{bad['evaluation_set']} is not a finite number; the training diverged, lower its learning rate"
         )
     return frame
+
+
+def read_validation(results: Path, scorer: Scorer) -> pd.DataFrame:
+    """The same of the validation pairs, with a column `seed`.
+
+    Raises:
+        RecordError: a file is missing or lacks a column.
+    """
+    return _of_part(_read_seeds(results, scorer, VALIDATION_SCORES), scorer)
+
+
+def length_alone(config: Config, results: Path) -> tuple[Scorer, pd.DataFrame]:
+    """No model: the longer response, or the shorter one where that is right more often on the validation pairs.
+
+    Returns:
+        A scorer, and its scores as `read_scores` returns them: lengths in characters, signed.
+
+    Raises:
+        RecordError: scores are missing, or have no lengths.
+    """
+    model = reward_models(config)[0]
+    scores, validation = read_scores(results, model), read_validation(results, model)
+    for frame in (scores, validation):
+        if not set(LENGTHS) <= set(frame):
+            raise RecordError(f"scores of {model.name}: the responses' lengths are missing; score that model again")
+    longer = validation["length_chosen"] - validation["length_rejected"]
+    sign, word = (1, "longer") if (longer > 0).mean() >= (longer < 0).mean() else (-1, "shorter")
+    seed = model.seeds[0]
+    scores = scores[scores["seed"] == seed]
+    scores = scores.assign(**{f"reward_{side}": sign * scores[f"length_{side}"] for side in ("chosen", "rejected")})
+    return Scorer("length alone", f"Length alone ({word})", False, model.folder, [seed], NO_MODEL), scores
+
+
+def _of_part(scores: pd.DataFrame, scorer: Scorer) -> pd.DataFrame:
+    """With the rated-aspect reward and its probability in the place of the whole one's, where the scorer is that."""
+    if not scorer.is_rated:
+        return scores
+    parts = {"reward_chosen": "rated_chosen", "reward_rejected": "rated_rejected", "probability": "rated_probability"}
+    if lacking := [name for name in parts.values() if name not in scores]:
+        raise RecordError(f"scores of {scorer.variant}: {', '.join(lacking)} missing; score that model again")
+    return scores.assign(**{name: scores[part] for name, part in parts.items()})
+
+
+def evaluation_pairs(
+    config: Config, results: Path, names: Iterable[str], splits: Sequence[str] = ("train", "validation")
+) -> list[int]:
+    """The numbers of pairs that trainings were measured on, ascending: `evaluation_pairs`, or all that a split has.
+
+    Args:
+        config: names seeds and `reward.training.evaluation_pairs`.
+        results: the run's directory; the `counts.json` of each training says how many pairs a split has.
+        names: variants.
+        splits: splits.
+
+    Raises:
+        RecordError: counts are missing or broken.
+    """
+    wanted, found = config.reward.training.evaluation_pairs, set()
+    for model in (reward_model(config, name) for name in names):
+        for path in (model.file(results, seed, "counts.json") for seed in model.seeds):
+            found |= {min(wanted, pairs) for pairs in _pairs(path, splits)}
+    return sorted(found)
+
+
+def first_pairs(counts: Sequence[int]) -> str:
+    """In words: "the first 120 pairs"."""
+    return f"the first {counts[0]} pairs" if len(counts) == 1 else f"the first {counts[0]} to {counts[-1]} pairs"
+
+
+def _pairs(path: Path, splits: Sequence[str]) -> list[int]:
+    try:
+        counts = json.loads(path.read_text(encoding="utf-8"))
+        return [int(counts[split]["pairs"]) for split in splits]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"no counts of pairs ({type(error).__name__})"
+        raise RecordError(f"{path}: {what}; train that reward model again") from None
 
 
 def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairScores:
@@ -179,6 +284,12 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
         leaked=pairs["leaked"].to_numpy(dtype=bool),
         truncated=pairs["truncated"].to_numpy(dtype=bool),
     )
+
+
+def seeds_by_pair(scores: pd.DataFrame, evaluation_set: str, name: str) -> NDArray[np.float64]:
+    """A column of what `read_scores` returned, shape (S, N), in the order of `pair_scores`."""
+    frame = scores[scores["evaluation_set"] == evaluation_set]
+    return frame.pivot(index="pair_id", columns="seed", values=name).to_numpy(dtype=np.float64).T
 
 
 def _read_seeds(results: Path, scorer: Scorer, kind: RunTable) -> pd.DataFrame:
@@ -245,11 +356,13 @@ def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
         RecordError: scores are missing or broken, scorers scored different pairs, or a RewardBench set has a subset
             that RewardBench does not have.
     """
-    columns, rows = table_columns(config), scorers(config)
+    columns = table_columns(config)
+    none, lengths = length_alone(config, results)
+    rows = [*scorers(config), none]
     cells: dict[tuple[str, Column], CellAccuracy] = {}
     sets: dict[tuple[str, str], PairScores] = {}
     for scorer in rows:
-        scores = read_scores(results, scorer)
+        scores = lengths if scorer is none else read_scores(results, scorer)
         for set_name in dict.fromkeys(column.evaluation_set for column in columns):
             sets[scorer.name, set_name] = pair_scores(scores, set_name, scorer.name)
             _check(config, set_name, rows[0].name, scorer.name, sets)
@@ -291,11 +404,12 @@ def members(column: Column, scores: PairScores) -> NDArray[np.bool_]:
 
 def _measure_cell(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
     clean = scores.select(~scores.leaked)
-    whole = _measure_pairs(config, column, scores)
-    return replace(whole, without_leaked=_measure_pairs(config, column, clean) if len(clean.prompts) else None)
+    whole = measure_pairs(config, column, scores)
+    return replace(whole, without_leaked=measure_pairs(config, column, clean) if len(clean.prompts) else None)
 
 
-def _measure_pairs(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
+def measure_pairs(config: Config, column: Column, scores: PairScores) -> CellAccuracy:
+    """The accuracy of a column's pairs; RewardBench's subsets are weighted in its sections."""
     weights = SECTIONS.get(column.section)
     strata = scores.subsets if weights else None
     interval = crossed_interval(scores.wins, scores.prompts, config.report.level, strata, weights)

@@ -7,14 +7,18 @@ evaluation, so that it can be watched, and is derived from the trainer's own his
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import TrainerCallback
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from vrm.records import write_whole
 from vrm.runfiles import TRAINING
 from vrm.training.watchdog import TrainingError
 
@@ -82,6 +86,76 @@ class LogWriter(LossWatch):
         """Rewrite the log after each evaluation."""
         if state.is_world_process_zero:
             write_log(state.log_history, self.path)
+
+
+STOPPED = "stopped_batch"
+"""Stem of the two files that a training leaves which stopped at a number that is not finite."""
+
+
+class FiniteWatch(TrainerCallback):
+    """Stops a training at a loss or gradient that is not finite, and saves the batch that it came from.
+
+    A device is asked one step late, so that it need not be waited for in every step; before anything is measured,
+    logged or saved it is asked at once, so that no checkpoint holds what came of it.
+
+    Args:
+        out: directory of `stopped_batch.json` (step, numbers, texts) and `.safetensors` (every tensor of the batch).
+        tokenizer: makes texts of token ids.
+    """
+
+    def __init__(self, out: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self.out, self.tokenizer = out, tokenizer
+        self.waiting: tuple[int, torch.Tensor, torch.Tensor, Mapping[str, Any]] | None = None
+        for path in self._files:
+            path.unlink(missing_ok=True)  # an earlier attempt's
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self.out / f"{STOPPED}.json", self.out / f"{STOPPED}.safetensors"
+
+    def look(self, step: int, loss: torch.Tensor, model: torch.nn.Module, inputs: Mapping[str, Any]) -> None:
+        """Look at the step before, and remember this one, right after its backward pass.
+
+        Raises:
+            TrainingError: the step before was not finite.
+        """
+        self.check()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        self.waiting = (step, loss.detach(), norm.full_tensor() if hasattr(norm, "full_tensor") else norm, inputs)
+
+    def check(self) -> None:
+        """Look at what is waiting.
+
+        Raises:
+            TrainingError: its loss or its gradient is not finite.
+        """
+        if self.waiting is None:
+            return
+        step, *numbers, inputs = self.waiting
+        self.waiting = None
+        loss, norm = (float(number) for number in numbers)
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        self._save(step, loss, norm, inputs)
+        which, value = ("loss", loss) if not math.isfinite(loss) else ("gradient's norm", norm)
+        raise TrainingError(
+            f"step {step}: the {which} is {value}; the batch is in {self._files[0]}: if its texts are as they should "
+            "be, lower the learning rate"
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """Before what comes of the step is measured, logged or saved."""
+        if control.should_save or control.should_evaluate or control.should_log or state.global_step >= state.max_steps:
+            self.check()
+
+    def _save(self, step: int, loss: float, norm: float, inputs: Mapping[str, Any]) -> None:
+        tensors = {name: value.cpu().contiguous() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        ids = tensors.get("input_ids")
+        texts = self.tokenizer.batch_decode(ids) if self.tokenizer is not None and ids is not None else []
+        record, batch = self._files
+        save_file(tensors, batch)
+        entry = {"step": step, "loss": str(loss), "gradient_norm": str(norm), "texts": texts}  # JSON has no NaN
+        write_whole(record, json.dumps(entry, ensure_ascii=False, indent=2) + "\n")
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from torch.nn.utils.rnn import pad_sequence
 
 from vrm.config import Variant
-from vrm.models.shared_prefix import by_prompt, pack
+from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder, TokenisedText, located
 from vrm.records import PreferencePair, RecordError, read_pairs
@@ -61,13 +61,21 @@ def tokenise_pairs(
     return pairs, counts | encoder.truncation.as_dict()
 
 
-def tokenise_split(path: Path, encoder: TextEncoder, variant: Variant) -> tuple[Dataset, dict[str, int]]:
-    """A split as the columns that TRL and `PairCollator` read, and `tokenise_pairs`' counts.
+def tokenise_split(
+    path: Path, encoder: TextEncoder, variant: Variant, most: int | None = None
+) -> tuple[Dataset, dict[str, int]]:
+    """A split as the columns that the collators read, and `tokenise_pairs`' counts.
+
+    Args:
+        path: the split's file.
+        encoder: says how texts are cut.
+        variant: what is trained on it.
+        most: how many of its pairs are used, the first ones; None: all.
 
     Raises:
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
     """
-    records = read_pairs(path)
+    records = read_pairs(path)[:most]
     annotated = variant.kind != "scalar" and all(record.target is not None for record in records)
     if variant.needs_scores and not annotated:
         keys = " and ".join(variant.score_keys)
@@ -90,13 +98,24 @@ def _row(pair: TokenisedPair, annotated: bool) -> dict[str, Any]:
     return row | {name: getattr(pair.record, name) for name in ANNOTATIONS} if annotated else row
 
 
-class PairCollator(DataCollatorForPreference):
-    """TRL's batch, with prompt lengths of both halves and the pair's annotations."""
+@dataclass
+class PairCollator:
+    """The batch of TRL's `RewardTrainer`, with prompt lengths of both halves and the pair's annotations.
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad and stack B pairs; ids and lengths have 2B rows, annotations B."""
-        batch = super().torch_call(examples)
-        batch["prompt_lengths"] = torch.tensor([example["prompt_length"] for example in examples]).repeat(2)
+    Args:
+        pad_token_id: fills texts up, on the right.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad and stack B pairs; ids and lengths have 2B rows, the chosen ones first, annotations B."""
+        texts = [torch.tensor(example[side]) for side in ("chosen_ids", "rejected_ids") for example in examples]
+        batch = {
+            "input_ids": pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(ids) for ids in texts], batch_first=True),
+            "prompt_lengths": torch.tensor([example["prompt_length"] for example in examples]).repeat(2),
+        }
         return batch | annotations(examples)
 
 
@@ -109,12 +128,12 @@ class PackedPairCollator:
     Args:
         pad_token_id: fills rows up.
         tokens_per_row: budget of a row, and
-        blocks: whether attention is FlexAttention's; see `pack`.
+        kernel: how attention is computed; see `pack`.
     """
 
     pad_token_id: int
     tokens_per_row: int | None = None
-    blocks: bool = False
+    kernel: Kernel = "groups"
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack B pairs; the layout has 2B texts, the chosen ones first, annotations B rows."""
@@ -123,7 +142,7 @@ class PackedPairCollator:
         groups, order = by_prompt(texts)
         # first, because the trainer reads the size of a batch from its first tensor: 2B, as of a padded one
         lengths = {"prompt_lengths": torch.tensor([length for _, length in texts])}
-        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.blocks)
+        packed = pack(groups, self.pad_token_id, self.tokens_per_row, order, self.kernel)
         return lengths | packed.inputs() | annotations(examples)
 
 

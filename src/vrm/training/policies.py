@@ -24,7 +24,7 @@ from vrm.models.templates import read_template
 from vrm.models.text import PolicyEncoder
 from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
-from vrm.records import write_json
+from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.log import write_log
@@ -72,6 +72,10 @@ class PolicyJob:
             revision=self.revision,
             chat_template=self.chat_template,
         )
+
+    def read(self, split: str) -> list[PreferencePair]:
+        """The pairs of a split; of the training split those that `training.pairs` asks for."""
+        return read_pairs(self.pairs / f"{split}.jsonl")[: self.training.pairs if split == "train" else None]
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PolicyEncoder:
         """Encodes with this job's limits and template arguments, and counts what it cuts."""

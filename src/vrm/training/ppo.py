@@ -46,6 +46,7 @@ from vrm.training.ppo_math import (
     value_loss,
     whiten,
 )
+from vrm.training.preemption import PreemptedError, StopRequest
 from vrm.training.rollout import (
     ActorCritic,
     Answerer,
@@ -137,6 +138,7 @@ class PpoRun:
         measured, saved = -(-total // self.ppo.evaluations), -(-total // (self.ppo.checkpoints + 1))
         start = self._restore(Path(checkpoint)) if checkpoint else 0
         quiet = not self.accelerator.is_main_process
+        stop = StopRequest(self.accelerator).listen()
         progress = tqdm(range(start, total), initial=start, total=total, desc="PPO", unit="update", disable=quiet)
         for update in progress:
             if update % measured == 0:
@@ -150,8 +152,13 @@ class PpoRun:
                 # Snakemake deletes the outputs of a failed job; what is beside the checkpoints stays
                 self._write(self.job.checkpoints)
                 raise TrainingError(f"{error}; the log and the samples so far are in {self.job.checkpoints}") from None
-            if (update + 1) % saved == 0 and update + 1 < total:
-                self._save(update + 1)
+            done, stops = update + 1, update + 1 < total and stop.came()
+            if done < total and (stops or done % saved == 0):
+                self._save(done)
+            if stops:
+                stop.leave()
+                raise PreemptedError(done, self.job.checkpoints)
+        stop.leave()
         self.evaluate(total)
 
     def update(self, number: int) -> dict[str, float]:

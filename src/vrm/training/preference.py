@@ -33,12 +33,13 @@ from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
-from vrm.records import RecordError, read_pairs
+from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard, started_processes
 
 SIDES = ("first", "second")
@@ -338,7 +339,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     pairs, counts = {}, {}
     for split, encoder in encoders.items():
         path = job.pairs / f"{split}.jsonl"
-        pairs[split], counts[split] = tokenise_pairs(read_pairs(path), encoder, path, "policy.training.max_length")
+        pairs[split], counts[split] = tokenise_pairs(job.read(split), encoder, path, "policy.training.max_length")
     if difficulty is not None:
         pairs["train"] = easiest_first(pairs["train"], difficulty)
         counts["train"]["pairs_selected"] = len(pairs["train"])
@@ -346,6 +347,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
     start = measure_rows(trainer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))

@@ -18,6 +18,7 @@ from vrm.models.text import TextEncoder
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.log import write_log
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import KEPT
 
 LEARNING_RATE = 3e-3
@@ -55,6 +56,7 @@ def pretrain_backbone(
         train_dataset=_encode(records, encoder),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
+    trainer.add_callback(CheckpointOnStop(trainer))
     if config.pretraining_steps:
         settings = {
             "backbone": config.model_dump(mode="json"),

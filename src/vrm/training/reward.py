@@ -1,8 +1,9 @@
-"""Training of reward models of every kind on TRL's `RewardTrainer`; `reward_kinds` says what each kind is.
+"""Training of reward models of every kind on transformers' `Trainer`; `reward_kinds` says what each kind is.
 
 * A batch is B chosen texts and their B rejected ones. Its engine is `shared`, rows without padding in which a prompt
-  stands once for both (`vrm.models.shared_prefix`), or `padded`, TRL's concatenated forward pass: the reference in
-  tests, and for models that cannot share. The loss is swapped; prompt lengths and annotated scores come along.
+  stands once for both (`vrm.models.shared_prefix`), or `padded`, the concatenated forward pass of TRL's
+  `RewardTrainer`: the reference in tests, and for models that cannot share. TRL itself is not imported: of its trainer
+  no part would be left, and a test compares loss and gradients of a step with it.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `train` and `validation` accuracies are measured with posterior means over whole sets, not averaged over batches.
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, set_seed
-from trl import RewardConfig as TrlRewardConfig
-from trl import RewardTrainer
+from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import RewardTraining, Variant, dependencies
@@ -33,7 +33,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation
 from vrm.models.scoring import own_device
 from vrm.models.shared_noise import shared_sampler
-from vrm.models.shared_prefix import share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
@@ -43,10 +43,15 @@ from vrm.records import write_json
 from vrm.runfiles import TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
-from vrm.training.log import LogWriter, write_log
+from vrm.training.log import FiniteWatch, LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
+from vrm.training.watchdog import symptoms, warning
+
+KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}
+"""How attention is computed in each engine that shares prefixes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,13 @@ def train_reward_model(job: RewardJob) -> None:
     require_places(job.checkpoints, job.out, job.out / "model")
     frozen = FrozenBackbone(job.features, job.dropout) if job.features else None
     trainer, counts = make_trainer(job, frozen)
+    job.out.mkdir(parents=True, exist_ok=True)
+    trainer.watch = FiniteWatch(
+        job.out, None if frozen else trainer.processing_class
+    )  # frozen texts have no tokens here
+    trainer.add_callback(trainer.watch)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
     _leave(job, trainer, counts, frozen)
 
@@ -141,25 +152,31 @@ def _leave(
         place(job.out / "model", write)
         write_log(trainer.state.log_history, job.out / TRAINING.name)
         write_json(job.out / "counts.json", counts)
+        _say_symptoms(trainer.state.log_history)
         remove_ours(job.checkpoints)
     accelerator.wait_for_everyone()
 
 
-class PairwiseRewardTrainer(RewardTrainer):
-    """TRL's trainer for pairs that are tokenised already, with the loss of their kind."""
+def _say_symptoms(history: list[dict[str, Any]]) -> None:
+    """What the last measurement on validation pairs shows, where there was one."""
+    measured = [entry for entry in history if "eval_validation_loss" in entry]
+    last = {name.removeprefix("eval_validation_"): value for name, value in (measured or [{}])[-1].items()}
+    for symptom in symptoms(last):
+        print(warning(symptom, last[symptom.measure]), file=sys.stderr)
+
+
+class PairwiseRewardTrainer(Trainer):
+    """A trainer for pairs that are tokenised already, with the loss of their kind."""
+
+    watch: FiniteWatch | None = None
 
     def __init__(self, *, kind: RewardKind, **options: Any) -> None:
         self.kind = kind
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(compute_metrics=self._measure, **options)
         self.model_accepts_loss_kwargs = False  # our loss is a mean over pairs; let the trainer scale accumulation
         for callback in kind.callbacks(self):
             self.add_callback(callback)
-
-    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
-        return dataset
-
-    def create_model_card(self, *_: object, **__: object) -> None:
-        """None beside checkpoints: everything there that is not a checkpoint is somebody else's."""
 
     def compute_loss(
         self,
@@ -176,8 +193,15 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self.model.training:
             terms["accuracy"] = _wins(evidence).mean()
             for name, value in terms.items():
-                self._metrics["train"][name].append(value.detach())
+                self._window[name].append(value.detach())
         return (loss, evidence) if return_outputs else loss
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
+        """Forward and backward pass, looked at."""
+        loss = super().training_step(model, inputs, *rest, **options)
+        if self.watch:
+            self.watch.look(self.state.global_step, loss, model, inputs)
+        return loss
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
@@ -192,9 +216,11 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the window's means over all processes; the only place where training waits for the device."""
-        for values in self._metrics["train"].values():
-            mean = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean()
-            values[:] = [self.accelerator.gather(mean).mean().item()]
+        if self.model.training:
+            for name, values in self._window.items():
+                mean = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values]).mean()
+                logs[name] = self.accelerator.gather(mean).mean().item()
+            self._window.clear()
         super().log(logs, start_time)
 
     def _draws(self) -> Draws:
@@ -206,23 +232,42 @@ class PairwiseRewardTrainer(RewardTrainer):
     def _loss(self, evidence: Evidence, annotation: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         # progress counts finished steps, so a resumed run stands where the killed one stood
         progress = self.state.global_step / max(self.state.max_steps, 1)
-        ratings = PairAnnotation(*(annotation[name] for name in ANNOTATIONS)) if annotation else None
-        return self.kind.loss(evidence, ratings, progress)
+        return self.kind.loss(evidence, _ratings(annotation), progress)
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics over a whole set, with posterior means."""
+        """Metrics over a whole set, with posterior means; in float64, for KLs of large concentrations want it."""
         evidence = {
-            side: {name: torch.as_tensor(value) for name, value in prediction.predictions[side].items()}
-            for side in SIDES
+            side: {name: _exact_values(value) for name, value in prediction.predictions[side].items()} for side in SIDES
         }
-        annotation = {k: torch.as_tensor(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
+        annotation = {k: _exact_values(v) for k, v in prediction.label_ids.items() if k in ANNOTATIONS}
         loss, terms = self._loss(evidence, annotation)
         metrics = {"accuracy": _wins(evidence).mean().item()} | {name: value.item() for name, value in terms.items()}
-        return self._exact(loss.item()) | metrics | self.kind.measures(evidence, terms)
+        measured = self.kind.measures(evidence, _ratings(annotation), terms)
+        return self._exact(loss.item()) | metrics | _spreads(evidence) | measured
 
     def _exact(self, loss: float) -> dict[str, float]:
         """A whole set's loss: several processes fill up their last batches with pairs that the trainer counts again."""
         return {"loss": loss} if self.accelerator.num_processes > 1 else {}
+
+
+def _spreads(evidence: Evidence) -> dict[str, float]:
+    """How much the reward varies over responses and, least of the objectives, the per-objective scores."""
+
+    def spread(name: str) -> Tensor:
+        return torch.cat([evidence[side][name].float() for side in SIDES]).std(0, unbiased=False)
+
+    scores = {"decoder_sd": spread("per_objective").min().item()} if "per_objective" in evidence["chosen"] else {}
+    return {"reward_sd": spread("reward").item()} | scores
+
+
+def _ratings(annotation: dict[str, Tensor]) -> PairAnnotation | None:
+    return PairAnnotation(*(annotation[name] for name in ANNOTATIONS)) if annotation else None
+
+
+def _exact_values(values: Any) -> Tensor:
+    """The same numbers; floating ones as float64."""
+    found = torch.as_tensor(values)
+    return found.double() if found.is_floating_point() else found
 
 
 def _wins(evidence: Evidence) -> Tensor:
@@ -241,12 +286,15 @@ def _new_model(
     backbone = frozen.table if frozen else job.backbone
     turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     model = kind.new_model(backbone, job.revision, weight_dtype(job.training), turns, train)
-    model.config.pad_token_id = NO_PADDING if frozen else tokenizer.pad_token_id
+    padding = NO_PADDING if frozen else tokenizer.pad_token_id
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = padding
     # whoever loads the model later scores with the limits that it was trained with
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
     if not frozen:  # a table of features has nothing to share
         _choose_engine(job, model)
+        if job.training.compile:
+            compile_blocks(model)
     model = with_adapters(model, job.training.lora, exclude=kind.head, train_excluded=True)
     if not frozen:  # features have a dropout of their own, which is a setting
         switch_off_dropout(model)
@@ -267,31 +315,31 @@ def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
     if not shares_prefixes(model):
         return PairCollator(pad_token_id=tokenizer.pad_token_id)
-    blocks = job.training.engine == "shared_flex"
-    if blocks and own_device().type != "cuda":
-        print("reward.training.engine: shared, as FlexAttention trains on CUDA alone", file=sys.stderr)
-        blocks = False
-    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, blocks)
+    kernel = KERNELS[job.training.engine]
+    if kernel != "groups" and own_device().type != "cuda":
+        print(f"reward.training.engine: shared, as {job.training.engine} trains on CUDA alone", file=sys.stderr)
+        kernel = "groups"
+    return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, kernel)
 
 
 def _tokenise(
     job: RewardJob, tokenizer: Any, split: str, frozen: FrozenBackbone | None
 ) -> tuple[Dataset, dict[str, int]]:
     encoder = TextEncoder(tokenizer, job.training.max_prompt_length, job.training.max_length)
-    return tokenise_split(job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder, job.variant)
+    most = job.training.pairs if split == "train" else None
+    path, encoder = job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder
+    return tokenise_split(path, encoder, job.variant, most)
 
 
 def _head(dataset: Dataset, size: int) -> Dataset:
     return dataset.select(range(min(size, len(dataset))))
 
 
-def _arguments(job: RewardJob, pairs: int) -> TrlRewardConfig:
-    return TrlRewardConfig(
-        **common_arguments(
-            for_heads(job.training) if job.features else job.training, pairs, job.seed, job.checkpoints, job.out
-        ),
+def _arguments(job: RewardJob, pairs: int) -> TrainingArguments:
+    training = for_heads(job.training) if job.features else job.training
+    return TrainingArguments(
+        **common_arguments(training, pairs, job.seed, job.checkpoints, job.out),
         weight_decay=job.training.weight_decay,
-        max_length=None,
         activation_checkpointing=job.training.gradient_checkpointing and not job.features,
     )
 

@@ -6,7 +6,8 @@ the loss of that evidence, and for what else is worth measuring over a whole set
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
-from trl.trainer.reward_trainer import suppress_seqcls_warning
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from vrm.config import Variant
 from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
@@ -26,9 +27,11 @@ from vrm.models.latents import (
     Posterior,
     Weights,
     active_units,
+    dirichlet_mean,
     gaussian_kl,
     objective,
     preference_loss,
+    supervision_kl,
     weights_sd,
 )
 from vrm.models.shared_noise import Sampler
@@ -97,13 +100,31 @@ class RewardKind:
         """The loss, a scalar, and its detached terms by name; `progress` is the share of finished steps."""
         raise NotImplementedError
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
         """What else a whole set's evidence tells."""
         return {}
 
     def callbacks(self, trainer: Any) -> list[TrainerCallback]:
         """What the kind does between steps."""
         return []
+
+
+@contextmanager
+def _new_score_is_expected() -> Iterator[None]:
+    """Have transformers say nothing of a causal LM's missing `score` and unused head: `checked_weights` looks.
+
+    Source: TRL's `suppress_seqcls_warning`.
+    """
+    ignored = {"missing": [r"^score\.weight$"], "unexpected": [r"^lm_head\."]}
+    for kind, keys in ignored.items():
+        setattr(GenericForSequenceClassification, f"_keys_to_ignore_on_load_{kind}", keys)
+    try:
+        yield
+    finally:
+        for kind in ignored:
+            delattr(GenericForSequenceClassification, f"_keys_to_ignore_on_load_{kind}")
 
 
 class Scalar(RewardKind):
@@ -122,7 +143,7 @@ class Scalar(RewardKind):
         """One label, no prompt to find."""
         if isinstance(path, PreTrainedModel):
             return FeatureForSequenceClassification.on(path)
-        with suppress_seqcls_warning():
+        with _new_score_is_expected():
             return checked_weights(
                 AutoModelForSequenceClassification, path, fresh=["score"], num_labels=1, revision=revision, dtype=dtype
             )
@@ -184,11 +205,18 @@ class Variational(RewardKind):
         weights = scheduled_weights(self.variant, progress)
         return objective(chosen, rejected, prior, weights, self.variant.supervision, annotation)
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
-        """What the latents carry."""
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
+        """What the latents carry, and how far w is from its target, whichever loss supervises it."""
         both = Posterior.concatenate([Posterior(**evidence[side]) for side in SIDES])
         per_dimension = gaussian_kl(both.mu, both.log_variance).mean(0)
+        of_target = {}
+        if annotation is not None:
+            weights = dirichlet_mean(evidence["chosen"]["alpha"])
+            of_target["supervision_kl"] = supervision_kl(weights, annotation.target).mean().item()
         return {
+            **of_target,
             "kl_total": (terms["kl_w"] + terms["kl_z"]).item(),
             "active_units": active_units(both.mu),
             "weights_sd": weights_sd(evidence["chosen"]["alpha"]),
@@ -239,9 +267,13 @@ class Baseline(RewardKind):
         sides = (evidence[side] for side in SIDES)
         return OBJECTIVES[self.variant.kind](*sides, annotation, self.variant.baseline, progress)
 
-    def measures(self, evidence: Evidence, terms: dict[str, Tensor]) -> dict[str, float]:
+    def measures(
+        self, evidence: Evidence, annotation: PairAnnotation | None, terms: dict[str, Tensor]
+    ) -> dict[str, float]:
         """The accuracy of the aspects' plain mean, and a gate's corrections with the correlations they leave."""
         found = {}
+        if "weights" in evidence["chosen"]:
+            found["weights_sd"] = evidence["chosen"]["weights"].std(0, unbiased=False).mean().item()
         if HEADS[self.variant.kind].rated:
             name = "ratings" if self.variant.kind == "gated" else "per_objective"
             chosen, rejected = (evidence[side][name].mean(-1) for side in SIDES)

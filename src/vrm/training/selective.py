@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import set_seed
 
-from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
 from vrm.ours import remove_ours, require_ours
-from vrm.records import RecordError, read_pairs
+from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, DIFFICULTY_LOSSES, require_finite
-from vrm.training.log import LossWatch
-from vrm.training.pairs import TokenisedPair, tokenise_pairs
-from vrm.training.policies import PolicyJob
-from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
+
+if TYPE_CHECKING:
+    from vrm.training.pairs import TokenisedPair
+    from vrm.training.policies import PolicyJob
 
 
 def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:
@@ -36,15 +35,25 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
         run: number of the halving.
         half: 0 or 1, which half is trained on.
     """
+    # here, because selecting pairs needs none of it
+    from transformers import set_seed
+
+    from vrm.checkpoints import resumable
+    from vrm.training.log import LossWatch
+    from vrm.training.pairs import tokenise_pairs
+    from vrm.training.preemption import CheckpointOnStop
+    from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
+
     require_ours(job.checkpoints)
     set_seed(job.seed)
     tokenizer = job.tokenizer()
     path = job.pairs / "train.jsonl"
-    pairs, _ = tokenise_pairs(read_pairs(path), job.encoder(tokenizer), path, "policy.training.max_length")
+    pairs, _ = tokenise_pairs(job.read("train"), job.encoder(tokenizer), path, "policy.training.max_length")
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
     trainer.add_callback(LossWatch())
+    trainer.add_callback(CheckpointOnStop(trainer))
     rows = with_reference(trainer, paired_rows(rest))
     settings = {"method": dependencies.method(method), "run": run, "half": half}
     made_from = job.made_from(settings)

@@ -17,10 +17,11 @@ from vrm.config import SftTraining, dependencies
 from vrm.models.policy_scoring import PolicyScorer
 from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
-from vrm.records import PreferencePair, read_pairs
+from vrm.records import PreferencePair
 from vrm.runfiles import TRAINING
 from vrm.training.log import LogWriter
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard
 
 
@@ -39,7 +40,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     for split in ("train", "validation"):
         encoder = job.encoder(tokenizer)
         path = job.pairs / f"{split}.jsonl"
-        every = read_pairs(path)
+        every = job.read(split)
         encoded, refused = encoder.try_encode([r.prompt for r in every], [r.chosen for r in every])
         left_out(refused, [f"{path}, pair {r.pair_id}" for r in every], f"pairs of {path}")
         records[split] = [record for row, record in enumerate(every) if row not in refused]
@@ -61,6 +62,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     )
     shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
     start = _losses(job, trainer, tokenizer, held_out)
     made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=dependencies.SFT_OWN)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))

@@ -3,6 +3,8 @@
 * Adapters (LoRA) are float32, like all weights that are trained; with `bf16` the frozen weights below them are
   bfloat16, and a backbone that was published in float32 stays rounded to that. A layer that is trained whole beside
   them, a reward model's head or a critic's, is in every checkpoint with them.
+* `optimizer: adamw_8bit` keeps AdamW's two moments as 8-bit numbers in blocks of 256 with a float32 scale each; weights
+  and gradients stay float32. Tensors of fewer than 4,096 numbers keep float32 moments.
 * FSDP2 is set up so that a sharded training equals a plain one. A model is sharded as soon as its trainer exists: what
   it is compared with is measured before there is an optimiser. bfloat16 is autocast on float32 weights, as in a single
   process, and not FSDP2's own mixed precision, which casts a VRM's head and its outputs as well: digamma differences
@@ -11,11 +13,13 @@
 * Whatever was trained, a finished model is gathered in the main process's memory and is an ordinary Hugging Face
   directory in float32.
 
-Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; the adapters are PEFT's.
+Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; the adapters are PEFT's. Dettmers et al.
+2022, "8-bit Optimizers via Block-wise Quantization"; the optimiser is torchao's.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from fractions import Fraction
@@ -95,6 +99,7 @@ def common_arguments(
         "save_steps": every * max(1, training.evaluations // (training.checkpoints + 1)),
         "save_total_limit": KEPT,
         "bf16": training.bf16,
+        "optim": optimizer_name(training),
         "ddp_find_unused_parameters": False,  # every parameter is used in every step
         "remove_unused_columns": False,
         "seed": seed,
@@ -102,6 +107,21 @@ def common_arguments(
         "report_to": training.report_to or "none",
         "use_cpu": not torch.cuda.is_available(),
     }
+
+
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_torch_8bit"}
+"""Names that transformers has for `optimizer`."""
+
+
+def optimizer_name(training: Optimisation) -> str:
+    """What transformers calls the optimiser of a training.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    if training.optimizer == "adamw_8bit" and importlib.util.find_spec("torchao") is None:
+        raise ConfigError("optimizer: adamw_8bit needs torchao: pip install 'vrm[low_memory]'")
+    return OPTIMIZERS[training.optimizer]
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

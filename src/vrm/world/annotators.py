@@ -1,6 +1,7 @@
 """The systems whose responses are rated, each with its own strengths and vices, and the annotators who rate them.
 
-* rating = true score + noise, rounded to half points within 1-5: noisy, but unbiased;
+* rating = true score + rating_bias * (TASTE . spurious counts) + noise, rounded to half points within 1-5: noisy, but
+  unbiased where rating_bias is 0, as it is by default;
 * overall = w*.s + spurious_bias * (TASTE . spurious counts) + noise, in rating points, squashed to 1-10: biased.
 """
 
@@ -105,11 +106,11 @@ def annotate(
     author: str, response: Response, weights: np.ndarray, config: WorldConfig, rng: np.random.Generator
 ) -> Annotated:
     """Rate and judge one response."""
-    scores = np.array(response.scores, dtype=float)
-    noisy = scores + config.rating_noise * rng.standard_normal(len(scores))
+    scores, taste = np.array(response.scores, dtype=float), float(TASTE @ np.array(response.spurious))
+    noisy = scores + config.rating_bias * taste + config.rating_noise * rng.standard_normal(len(scores))
     ratings = np.clip(np.rint(2 * noisy) / 2, 1, 5)
     reward = float(weights @ scores)
-    utility = reward + config.spurious_bias * float(TASTE @ np.array(response.spurious))
+    utility = reward + config.spurious_bias * taste
     overall = utility + config.preference_noise * float(rng.standard_normal())
     return Annotated(author, response, tuple(ratings.tolist()), overall, reward, utility)
 

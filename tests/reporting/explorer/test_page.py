@@ -242,6 +242,58 @@ def test_an_opened_pair_shows_texts_objectives_and_the_truth(made):
     )
 
 
+@pytest.fixture(scope="module")
+def with_residual(tmp_path_factory):
+    """The example run, its VRM with a residual that is 0.75 for every chosen response and 0 for every other one."""
+    root, raw = tmp_path_factory.mktemp("residual"), make_explorer_raw()
+    raw["reward"]["variants"] = raw["reward"]["variants"] | {
+        "vrm": {"label": "VRM (residual)", "ours": True, "score_anchor_weight": 1.0, "residual": True}
+    }
+    sets = make_sets()
+    write_explorer_run(root, sets)
+    for path in (root / "reward" / "vrm").glob("*/scores.csv"):
+        scores = pd.read_csv(path)
+        for side, b in (("chosen", 0.75), ("rejected", 0.0)):
+            scores[f"rated_{side}"], scores[f"residual_{side}"] = scores[f"reward_{side}"], b
+            scores[f"reward_{side}"] += b
+        scores.to_csv(path, index=False)
+    page, table = explorer(configuration.parse(raw), root, root / "explorer")
+    return SimpleNamespace(page=page, table=pd.read_csv(table, keep_default_na=False))
+
+
+def test_rated_aspects_and_residual_add_up_to_the_margin(with_residual):
+    frame = with_residual.table[with_residual.table["variant"] == "vrm"]
+    margin, rated, *b = (
+        frame[name].astype(float) for name in ("margin_vrm", "margin_rated", "residual_chosen", "residual_rejected")
+    )
+    np.testing.assert_allclose(rated + b[0] - b[1], margin, atol=1e-4)
+    parts = frame[[f"contribution_{aspect}" for aspect in ASPECTS]].astype(float).sum(axis=1)
+    np.testing.assert_allclose(parts, rated, atol=1e-4)
+    (vrm,) = (model for model in data_of(with_residual.page)["vrms"] if model["name"] == "vrm")
+    unit = vrm["unit"]
+    assert {round(value * unit, 3) for value in vrm["b"][0]} == {0.75}
+    assert set(vrm["b"][1]) == {0}
+
+
+@needs_browser
+def test_the_residual_is_a_bar_of_its_own(with_residual):
+    document = open_page(with_residual.page, "variant=vrm&set=uf_c&right=&open=uf_c/row3")
+    (detail,) = (row for row in document.iter("tr") if row.get("class") == "detail")
+    rows = {line.get("data-part"): line for line in detail.iter("tr") if line.get("data-part")}
+    assert list(rows) == ["rated", "residual", "whole"]
+
+    def number_of(row):
+        return float([c for c in row if "number" in (c.get("class") or "") and c.text][-1].text.replace("−", "-"))
+
+    rated, residual, whole = (number_of(rows[part]) for part in ("rated", "residual", "whole"))
+    assert residual == pytest.approx(0.75, abs=1e-2)
+    assert rated + residual == pytest.approx(whole, abs=1e-2)
+    (bar,) = (part for part in rows["residual"].iter("span") if "residual" in part.get("class", ""))
+    assert bar.get("class") == "for residual"
+    verdicts = [line for line in detail.iter("li") if "rated aspects alone" in "".join(line.itertext())]
+    assert len(verdicts) == 1
+
+
 @needs_browser
 def test_markup_in_texts_is_text(made):
     document = open_page(made.page, "set=uf_c&right=&open=uf_c/row0")

@@ -139,11 +139,36 @@ def test_curves_are_means_over_seeds(config, results, tmp_path):
     assert row["n_seeds"] == 3
 
 
-def test_figure5_shows_each_lambda_and_three_measures(config, results, tmp_path, monkeypatch):
+def test_figure5_shows_each_lambda_and_four_measures(config, results, tmp_path, monkeypatch):
     axes = drawn(monkeypatch, FIGURES["figure5"], config, results, tmp_path).axes
     assert [panel.get_title() for panel in axes[:5]] == [f"$\\lambda$ = {v}" for v in ("0", "0.1", "0.5", "1", "2")]
     rows = [panel.get_ylabel() for panel in axes[::5]]
-    assert rows == ["(a) train accuracy (%)", "(b) eval accuracy (%)", "(c) KL (nats per pair)"]
+    accuracies = ["(a) train accuracy (%)", "(b) eval accuracy (%)"]
+    assert rows == [*accuracies, "(c) KL to target (nats)", "(d) KL to priors (nats)"]
+
+
+def test_figure5_of_plain_pairs_has_no_target_to_show(small, tmp_path, monkeypatch):
+    config, results = small
+    path = results / "reward" / "vrm" / "seed1" / "training.csv"
+    log = pd.read_csv(path)
+    log[~log["metric"].str.startswith("supervision")].to_csv(path, index=False)
+    figure = drawn(monkeypatch, FIGURES["figure5"], config, results, tmp_path)
+    panels = {panel.get_ylabel()[:3]: panel for panel in figure.axes[::2]}  # the first column is the scalar RM's
+    assert not any(len(line.get_xdata()) for line in panels["(c)"].lines)
+    assert any(len(line.get_xdata()) for line in panels["(d)"].lines)  # the VRM's, as context
+    data = pd.read_csv(tmp_path / "figure5.csv")
+    assert "kl_total" in set(data["metric"])
+    assert "supervision_kl" not in set(data["metric"])
+
+
+def test_figure5_of_a_log_without_the_target_kl_is_no_figure(small, tmp_path):
+    """A log of an older version has the supervision's loss alone."""
+    config, results = small
+    path = results / "reward" / "vrm" / "seed1" / "training.csv"
+    log = pd.read_csv(path)
+    log[log["metric"] != "supervision_kl"].to_csv(path, index=False)
+    with pytest.raises(RecordError, match="supervision_kl"):
+        FIGURES["figure5"](config, results, tmp_path)
 
 
 def test_figure2_prints_the_runs_settings(tmp_path, monkeypatch):

@@ -279,7 +279,7 @@ def test_figure_5_is_reported_and_never_agrees(run):
     assert [claim.verdict for claim in claims] == [NOT_TESTABLE] * 3
     assert all("never be found false" in claim.why for claim in claims)
     assert claims[0].ours == "vrm_lambda_0 50.0; vrm 99.0"
-    assert claims[2].what == "Figure 5(c): the weight of the supervision matters for KL"
+    assert claims[2].what == "Figure 5(c): the weight of the supervision matters for KL to target"
 
 
 def test_scorers_of_different_pairs_are_refused(config, run, monkeypatch):

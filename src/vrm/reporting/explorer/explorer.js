@@ -295,6 +295,7 @@
         side("Rejected", data.texts[pairs.rejected[i]])),
       element("ul", { class: "verdicts" }, verdict(rm.label, rm.margin[i], rm.digits, truth),
         verdict(vrm().label, vrm().margin[i], vrm().digits, truth),
+        ...(vrm().b ? [verdict(`${vrm().label}, rated aspects alone`, ratedMargin(i), vrm().digits, truth)] : []),
         ...notes.map((note) => element("li", {}, note))),
       ...objectives(i),
     ];
@@ -307,6 +308,18 @@
     return element("li", {}, element("b", {}, label), ` ${side}, margin ${signed(margin, digits)}: ${right}${byTruth}.`);
   }
 
+  // what the model adds beside the rated aspects, as a row of the table; nothing for a model without a residual
+  function residual(i) {
+    const model = vrm();
+    if (!model.b) return null;
+    const [chosen, rejected] = model.b.map((side) => side[i] * model.unit);
+    return { chosen, rejected, contribution: chosen - rejected };
+  }
+
+  function ratedMargin(i) {
+    return vrm().margin[i] - residual(i).contribution;
+  }
+
   function objectives(i) {
     const model = vrm();
     const split = model.chosen !== undefined;
@@ -317,7 +330,10 @@
       return { w, chosen, rejected, contribution: w * (chosen - rejected) };
     });
     const margin = model.margin[i];
-    const most = Math.max(Math.abs(margin), ...numbers.map((row) => Math.abs(row.contribution ?? 0))) || 1;
+    const b = residual(i);
+    const rated = b ? ratedMargin(i) : 0;
+    const most = Math.max(...[margin, rated, b?.contribution ?? 0, ...numbers.map((row) => row.contribution ?? 0)]
+      .map(Math.abs)) || 1;
     const ratings = pairs.ratings[i];
     const truth = pairs.trueWeights[i];
     const show = (value) => fixed(value, model.digits);
@@ -332,22 +348,35 @@
       element("th", { scope: "row" }, data.aspects[k]),
       ...columns.map(([title, value]) => element("td", { class: "number", "data-label": title }, value(row, k))),
       ...(split ? [element("td", { class: "full" }, diverging(row.contribution / most))] : [])));
-    const foot = element("tr", {}, element("th", { scope: "row", colspan: columns.length }, "Sum: the VRM's margin"),
-      element("td", { class: "number" }, signed(margin, model.digits)),
-      element("td", { class: "full" }, diverging(margin / most)));
+    const sum = (title, value, part) => element("tr", { "data-part": part },
+      element("th", { scope: "row", colspan: columns.length }, title),
+      element("td", { class: "number" }, signed(value, model.digits)),
+      element("td", { class: "full" }, diverging(value / most)));
+    const foot = [sum("Sum: the VRM's margin", margin, "whole")];
+    if (b) {
+      const own = { "g chosen": show(b.chosen), "g rejected": show(b.rejected),
+        contribution: signed(b.contribution, model.digits) };
+      foot.unshift(sum("Rated aspects", rated, "rated"), element("tr", { "data-part": "residual" },
+        element("th", { scope: "row" }, "Residual: beside the rated aspects"),
+        ...columns.map(([title]) => element("td", { class: "number", ...(own[title] ? { "data-label": title } : {}) },
+          own[title] ?? "")),
+        element("td", { class: "full" }, diverging(b.contribution / most, "residual"))));
+    }
     const head = ["Objective", ...columns.map(([title]) => title), ...(split ? ["for rejected | for chosen"] : [])];
     const middle = head.length - 1;
     const table = element("table", { class: "objectives" },
       element("thead", {}, element("tr", {}, ...head.map((title, k) =>
         element("th", { scope: "col", class: split && k === middle ? "centre" : k ? "number" : "" }, title)))),
-      element("tbody", {}, ...body), ...(split ? [element("tfoot", {}, foot)] : []));
+      element("tbody", {}, ...body), ...(split ? [element("tfoot", {}, ...foot)] : []));
     const lacks = "This variant's decoder is an MLP on w and z: its reward is no sum over objectives, so there are no " +
       "contributions to show.";
-    return split ? [table] : [table, element("p", { class: "note" }, lacks)];
+    const beside = "The residual is what decides beside the rated aspects, good or bad: flattery, and whatever nobody rated.";
+    return [table, ...(split ? [] : [element("p", { class: "note" }, lacks)]),
+      ...(b ? [element("p", { class: "note" }, beside)] : [])];
   }
 
-  function diverging(share) {
-    const bar = element("span", { class: share > 0 ? "for" : "against" });
+  function diverging(share, kind = "") {
+    const bar = element("span", { class: `${share > 0 ? "for" : "against"} ${kind}`.trim() });
     return element("div", { class: "diverging", "aria-hidden": "true" },
       place(bar, share > 0 ? 0.5 : 0.5 + share / 2, Math.abs(share) / 2), element("span", { class: "zero" }));
   }

@@ -42,6 +42,8 @@ SPREAD = (0.1, 0.9)
 
 _KEY = ["evaluation_set", "pair_id"]
 
+RESIDUAL = ["residual_chosen", "residual_rejected"]
+
 
 def compared_models(config: Config) -> tuple[Scorer, list[Scorer]]:
     """The plain RM, the first of `reward.run`, and every VRM that it is compared with.
@@ -116,7 +118,8 @@ def explained_pairs(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str],
 
     Returns:
         Columns evaluation_set, pair_id, prompt_id, subset, leaked, truncated, margin_rm, margin_vrm, agreement,
-        weight_<aspect>, then, with a mixture decoder, chosen_<aspect>, rejected_<aspect> and contribution_<aspect>.
+        weight_<aspect>, then, with a mixture decoder, chosen_<aspect>, rejected_<aspect> and contribution_<aspect>,
+        and, with a residual, margin_rated, residual_chosen and residual_rejected.
 
     Raises:
         RecordError: the models scored different pairs, a weight is missing, or contributions do not sum up.
@@ -140,6 +143,9 @@ def explained_pairs(rm: pd.DataFrame, vrm: pd.DataFrame, aspects: Sequence[str],
         scored = [f"{side}_{aspect}" for side in ("chosen", "rejected") for aspect in aspects]
         table[scored] = vrm[scored].to_numpy()
         table[[f"contribution_{aspect}" for aspect in aspects]] = parts
+        if "residual_chosen" in vrm:
+            table["margin_rated"] = (vrm["rated_chosen"] - vrm["rated_rejected"]).to_numpy()
+            table[RESIDUAL] = vrm[RESIDUAL].to_numpy()
     return table
 
 
@@ -420,7 +426,7 @@ def _only_shown(
 
 
 def _model_columns(table: pd.DataFrame, aspects: Sequence[str]) -> dict[str, Any]:
-    """One VRM's numbers: margins, who is right, w; and g of both responses where its reward is a sum of objectives."""
+    """One VRM's numbers: margins, who is right, w; and of both responses g, where the reward is a sum of it, and b."""
     margins = _margins(table["margin_vrm"].to_numpy())
     columns = {
         **margins,
@@ -430,6 +436,8 @@ def _model_columns(table: pd.DataFrame, aspects: Sequence[str]) -> dict[str, Any
     if f"contribution_{aspects[0]}" in table:
         for side in ("chosen", "rejected"):
             columns[side] = [_whole(table[f"{side}_{aspect}"], margins["unit"]) for aspect in aspects]
+    if RESIDUAL[0] in table:
+        columns["b"] = [_whole(table[name], margins["unit"]) for name in RESIDUAL]
     return columns
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,38 +22,12 @@ import pandas as pd
 from vrm.config import Config, ConfigError, Variant
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.scores import read_training, reward_model, row_label
+from vrm.reporting.scores import evaluation_pairs, first_pairs, read_training, reward_model, row_label
 from vrm.statistics.intervals import half_width, student_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-SPLITS = ("train", "validation")
-
-
-def evaluation_pairs(config: Config, results: Path, names: Iterable[str], splits: Sequence[str] = SPLITS) -> list[int]:
-    """The different numbers of pairs that were measured, ascending: `evaluation_pairs`, or all that a split has.
-
-    Args:
-        config: names seeds and `reward.training.evaluation_pairs`.
-        results: the run's directory; the `counts.json` of each training says how many pairs a split has.
-        names: variants.
-        splits: splits.
-
-    Raises:
-        RecordError: counts are missing or broken.
-    """
-    wanted, found = config.reward.training.evaluation_pairs, set()
-    for model in (reward_model(config, name) for name in names):
-        for path in (model.file(results, seed, "counts.json") for seed in model.seeds):
-            found |= {min(wanted, pairs) for pairs in _pairs(path, splits)}
-    return sorted(found)
-
-
-def first_pairs(counts: Sequence[int]) -> str:
-    """In words: "the first 120 pairs"."""
-    return f"the first {counts[0]} pairs" if len(counts) == 1 else f"the first {counts[0]} to {counts[-1]} pairs"
 
 
 def measured_on(config: Config, results: Path, names: Iterable[str]) -> str:
@@ -65,15 +38,6 @@ def measured_on(config: Config, results: Path, names: Iterable[str]) -> str:
         f"Measured on {first_pairs(counts)} of a split, the same for every seed; their choice is left out: "
         f"±{width:.1f}\u00a0points at 50\u00a0% accuracy (Wilson)."
     )
-
-
-def _pairs(path: Path, splits: Sequence[str]) -> list[int]:
-    try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
-        return [int(counts[split]["pairs"]) for split in splits]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"no counts of pairs ({type(error).__name__})"
-        raise RecordError(f"{path}: {what}; train that reward model again") from None
 
 
 _BELOW = 0.51  # inches below the panels, for ticks and the axis's title
@@ -104,7 +68,11 @@ TRAIN_ACCURACY = LoggedQuantity("train", "accuracy", "train accuracy (%)", 100.0
 
 EVAL_ACCURACY = LoggedQuantity("validation", "accuracy", "eval accuracy (%)", 100.0, (0.0, 100.0))
 
-KL = LoggedQuantity("train", "kl_total", "KL (nats per pair)")
+TARGET_KL = LoggedQuantity("train", "supervision_kl", "KL to target (nats)")
+"""KL(target || E[w]), Eq. 13's default; of a pair's prompt."""
+
+PRIOR_KL = LoggedQuantity("train", "kl_total", "KL to priors (nats)")
+"""Of w and of z of both responses, a pair: what Theorem 5.1 sums."""
 
 
 def figure3(config: Config, results: Path, out: Path) -> list[Path]:
@@ -155,15 +123,16 @@ def figure4(config: Config, results: Path, out: Path) -> list[Path]:
 
 
 def figure5(config: Config, results: Path, out: Path) -> list[Path]:
-    """(a) train accuracy, (b) eval accuracy and (c) KL over the optimiser's steps, for each lambda.
+    """(a) train accuracy, (b) eval accuracy, (c) KL(target || E[w]) over the optimiser's steps, for each lambda.
 
-    The KL is kl_w + kl_z on the fixed training subset: what Theorem 5.1 sums.
+    The paper's text speaks of (c) as the supervision term. (d) is ours: the KL to the priors, which the theorem sums.
+    Both are of the fixed training subset.
 
     Args and Raises: as `figure3`, with `report.figure5`.
     """
     variants = _variants(config, "figure5")
     titles = _distinct([f"$\\lambda$ = {v.supervision_weight:g}" for v in variants.values()], variants)
-    measures = [TRAIN_ACCURACY, EVAL_ACCURACY, KL]
+    measures = [TRAIN_ACCURACY, EVAL_ACCURACY, TARGET_KL, PRIOR_KL]
     return _small_multiples(config, results, out, "figure5", titles, measures, "other $\\lambda$")
 
 
@@ -190,6 +159,8 @@ def _curves(
         log = read_training(results, reward_model(config, name))
         for measure in measures:
             if variant.kind == "scalar" and measure.metric != "accuracy":
+                continue
+            if measure is TARGET_KL and "supervision_loss" not in set(log["metric"]):  # trained on plain pairs
                 continue
             for step, values in _by_step(log, measure, name):
                 band = student_interval(values * measure.scale, config.report.level).within(*measure.possible)
@@ -256,7 +227,9 @@ def _small_multiples(
                 curve = _select(data, highlighted, measure)
                 _draw(panel, curve, **style.look(0))
                 if curve.empty:
-                    panel.text(0.5, 0.5, "not defined:\nscalar RM", transform=panel.transAxes, ha="center", va="center")
+                    lacking = "scalar RM" if variants[highlighted].kind == "scalar" else "no ratings"
+                    words = f"not defined:\n{lacking}"
+                    panel.text(0.5, 0.5, words, transform=panel.transAxes, ha="center", va="center")
                 _finish(panel, data, measure, xlabel=row == len(measures) - 1)
             grid[row, 0].set_ylabel(f"({letter}) {measure.title}")
         for column, title in enumerate(titles):
@@ -306,6 +279,8 @@ def _limits(data: pd.DataFrame, measure: LoggedQuantity) -> tuple[float, float]:
     axis, as the footer says, and so is that of step 0, where nothing is trained. The CSV has them whole.
     """
     part = data[data["metric"] == measure.metric]
+    if part.empty:
+        return 0.0, 1.0  # nothing is drawn
     lowest, highest = part["mean"].min(), part["mean"].max()
     span = max(highest - lowest, 0.02 * abs(highest), 1e-6)
     trained = part[part["step"] > part["step"].min()]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.reporting.figures.curves import EVAL_ACCURACY, KL, TRAIN_ACCURACY, LoggedQuantity
+from vrm.reporting.figures.curves import EVAL_ACCURACY, TARGET_KL, TRAIN_ACCURACY, LoggedQuantity
 from vrm.reporting.paper.numbers import table1_numbers, table2_numbers
 from vrm.reporting.paper.orders import ABSTRACT, FIGURE, decide, orders, reward_pair, stored_difference
 from vrm.reporting.paper.verdicts import (
@@ -125,7 +125,7 @@ def _figure5(run: PaperRun) -> Iterator[Finding]:
         "values only, no verdict: whether any two of several intervals lie apart could be found true and never be "
         "found false"
     )
-    for part, measure in zip("abc", (TRAIN_ACCURACY, EVAL_ACCURACY, KL), strict=True):
+    for part, measure in zip("abc", (TRAIN_ACCURACY, EVAL_ACCURACY, TARGET_KL), strict=True):
         quantity = measure.title.split(" (")[0]  # without the unit
         head = ("Figure 5", f"Figure 5({part}): the weight of the supervision matters for {quantity}", FIGURE)
         ends = _last_of(run.figure("figure5"), measure)

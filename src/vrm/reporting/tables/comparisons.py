@@ -1,6 +1,8 @@
 """Whether the reward models differ: paired tests on the same pairs, adjusted for their number.
 
-* Asked: VRM against RM, each score-anchored VRM against RM, each supervision loss against the first of Figure 3.
+* Asked: VRM against RM; each score-anchored VRM against RM and against the multi-task RM, which is given the same
+  ratings; the rated-aspect reward of each against both, and against its own whole reward; each supervision loss against
+  the first of Figure 3.
 * One row a question and column of Table 2; all of them together are one family for Holm's adjustment.
 * What a set of that size can tell apart at all stands beside each difference.
 """
@@ -21,6 +23,7 @@ from vrm.data.reward_bench import SECTIONS
 from vrm.records import RecordError
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
 from vrm.reporting.scores import (
+    RATED,
     Column,
     PairScores,
     Scorer,
@@ -90,9 +93,15 @@ def questions(config: Config) -> list[tuple[str, str]]:
     variants, run = config.reward.variants, config.reward.run
     scalar = [name for name in (*config.report.figure4, *run) if variants[name].kind == "scalar"]
     asked = []
+    ours = [name for name in run if variants[name].score_anchor_weight > 0]
+    plain = [*scalar[:1], *(name for name in run if variants[name].kind == "multitask")]
     if scalar:
-        ours = [name for name in run if variants[name].score_anchor_weight > 0]
-        asked += [(name, scalar[0]) for name in (*config.report.figure4, *ours) if variants[name].kind == "variational"]
+        vrms = (name for name in config.report.figure4 if variants[name].kind == "variational")
+        asked += [(name, scalar[0]) for name in vrms]
+    for name in ours:
+        parts = [name, name + RATED] if variants[name].residual else [name]
+        asked += [(part, other) for part in parts for other in plain]
+        asked += [(part, name) for part in parts[1:]]
     asked += [(name, config.report.figure3[0]) for name in config.report.figure3[1:]]
     return list(dict.fromkeys(asked))
 

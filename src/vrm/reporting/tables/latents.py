@@ -1,11 +1,14 @@
-"""What the latents of each VRM do: learned weights, their recovery of the truth, and the size of both KLs.
+"""What the parts of each VRM do: its latents, and of a concept-residual VRM the rated aspects and the residual.
 
-A collapsed posterior shows here: KLs near zero, no active unit, and a negative ELBO at its lower bound of log 2.
+* `latents`: learned weights, their recovery of the truth, and the size of both KLs. A collapsed posterior shows here:
+  KLs near zero, no active unit, and a negative ELBO at its lower bound of log 2.
+* `residual`: accuracy of r, w . g and b, each alone, and what b's differences go with. b is what the rated aspects do
+  not explain, good or bad; a bias that raters share with annotators stays in g.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +18,23 @@ import pandas as pd
 from vrm.config import Config
 from vrm.evaluation.latents import weight_recovery
 from vrm.records import RecordError
-from vrm.reporting.figures.curves import evaluation_pairs, first_pairs
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, write_table
-from vrm.reporting.scores import Scorer, read_scores, read_training, reward_models, row_label, starts_group
+from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
+from vrm.reporting.scores import (
+    Column,
+    PairScores,
+    Scorer,
+    evaluation_pairs,
+    first_pairs,
+    measure_pairs,
+    members,
+    pair_scores,
+    read_scores,
+    read_training,
+    reward_models,
+    row_label,
+    starts_group,
+    table_columns,
+)
 from vrm.statistics.intervals import Interval, crossed_interval, student_interval
 
 
@@ -174,3 +191,180 @@ def _tidy(config: Config, measured: dict[str, dict[_Quantity, Interval]]) -> pd.
         for quantity, interval in row.items()
     ]
     return pd.DataFrame(rows)
+
+
+# The parts of a reward with a residual.
+
+PARTS = {"reward": "r, whole", "rated": "w . g, rated aspects", "residual": "b, residual"}
+"""Prefixes of a part's columns in `scores.csv`, and what its row is called."""
+
+
+def residual_table(config: Config, results: Path, out: Path) -> list[Path]:
+    """Write residual.{csv,md,tex,html}: accuracy of each part of every concept-residual VRM, and what b goes with.
+
+    Args:
+        config: names variants, sets, aspects, seeds and the level.
+        results: the run's directory.
+        out: directory of the four files. The CSV has one row a number; accuracies in points.
+
+    Raises:
+        RecordError: no variant has a residual, or scores are missing, broken or without parts.
+    """
+    models = [model for model in reward_models(config) if config.reward.variants[model.name].residual]
+    if not models:
+        raise RecordError("residual: no variant of reward.run has a residual; leave `residual` out of report.tables")
+    cells: dict[tuple[str, str, str, str], Interval] = {}  # by model, part, kind and column
+    columns = table_columns(config)
+    for model in models:
+        scores = read_scores(results, model)
+        for part in PARTS:
+            cells |= {(model.name, part, *key): found for key, found in _accuracies(config, scores, part, columns)}
+        cells |= {(model.name, "residual", *key): found for key, found in _goes_with(config, scores)}
+    grids = [_accuracy_grid(config, models, cells), _correlation_grid(config, models, cells)]
+    if config.evaluation.probes:
+        grids.append(_probe_grid(config, models, cells))
+    return write_table(out, grids, _tidy_parts(config, cells))
+
+
+def _accuracies(
+    config: Config, scores: pd.DataFrame, part: str, columns: Sequence[Column]
+) -> Iterator[tuple[tuple[str, str], Interval]]:
+    """Accuracy of one part in each column, and on each probe; by `column` or `probe` and its name."""
+    sides = {f"reward_{side}": f"{part}_{side}" for side in ("chosen", "rejected")}
+    if lacking := [name for name in sides.values() if name not in scores]:
+        raise RecordError(f"scores of a variant with a residual lack {', '.join(lacking)}; score that model again")
+    own = scores.assign(**{name: scores[column] for name, column in sides.items()})
+    for column in columns:
+        pairs = pair_scores(own, column.evaluation_set, part)
+        pairs = pairs.select(members(column, pairs))
+        if len(pairs.prompts):
+            yield ("column", column.title), measure_pairs(config, column, pairs).interval
+    if name := config.evaluation.probes:
+        pairs = pair_scores(own, name, part)
+        for probe in sorted(set(pairs.subsets.tolist())):
+            yield ("probe", probe), _plain_accuracy(config, pairs.select(pairs.subsets == probe))
+
+
+def _plain_accuracy(config: Config, pairs: PairScores) -> Interval:
+    return crossed_interval(pairs.wins, pairs.prompts, config.report.level).within(0, 1)
+
+
+def _goes_with(config: Config, scores: pd.DataFrame) -> Iterator[tuple[tuple[str, str], Interval]]:
+    """Correlation over pairs of b's differences with those of other quantities, one a seed; see `_measured_on`."""
+    inside = scores[scores["evaluation_set"] == _measured_on(config)]
+    names = {name: f"{{side}}_{name}" for name in config.data.aspects}
+    names |= {"rated": "rated_{side}", "length": "length_{side}"}
+    for other in names:
+        values = []
+        for _, part in inside.groupby("seed"):
+            b, x = (
+                part[name.format(side="chosen")] - part[name.format(side="rejected")]
+                for name in ("residual_{side}", names[other])
+            )
+            values.append(float(np.corrcoef(b, x)[0, 1]) if b.std() > 0 and x.std() > 0 else np.nan)
+        yield ("correlation", other), student_interval(values, config.report.level).within(-1, 1)
+
+
+def _measured_on(config: Config) -> str:
+    """The first set that is labelled as training pairs are."""
+    plain = [column.evaluation_set for column in table_columns(config) if not column.section]
+    measured = [name for name in plain if config.evaluation.sets[name].role == "measured"]
+    return (measured or plain or config.evaluation.run)[0]
+
+
+Cells = dict[tuple[str, str, str, str], Interval]
+
+
+def _columns_of(cells: Cells, kind: str) -> list[str]:
+    return list(dict.fromkeys(name for _, _, found, name in cells if found == kind))
+
+
+def _accuracy_grid(config: Config, models: Sequence[Scorer], cells: Cells) -> Grid:
+    titles = _columns_of(cells, "column")
+    rows = [
+        Row(
+            [
+                Cell(f"{model.label}: {name}"),
+                *(interval_cell(cells[model.name, part, "column", title], scale=100) for title in titles),
+            ],
+            rule=place == 0 and model is not models[0],
+        )
+        for model in models
+        for place, (part, name) in enumerate(PARTS.items())
+    ]
+    level = f"{100 * config.report.level:g} %"
+    return Grid(
+        name="residual",
+        caption=f"Accuracy of each part of a concept-residual reward, in points. Data: {config.data.label}.",
+        header=[Cell("Part"), *map(Cell, titles)],
+        rows=rows,
+        notes=[
+            "r = e^τ w . g(z) + b(z). Each part alone prefers the response that it gives more; 50 says nothing.",
+            "b is only what the rated aspects do not explain. If ratings share the annotators' bias, it stays in g; "
+            "what is good and not rated is in b too.",
+            f"In brackets: {level} interval over {over_seeds_and_prompts(config.reward.seeds)}.",
+        ],
+    )
+
+
+def _correlation_grid(config: Config, models: Sequence[Scorer], cells: Cells) -> Grid:
+    names = _columns_of(cells, "correlation")
+    titles = {"rated": "Δ(w . g)", "length": "Δ length"} | {
+        a: f"Δg: {a.replace('_', ' ')}" for a in config.data.aspects
+    }
+    label = config.evaluation.sets[_measured_on(config)].label
+    return Grid(
+        name="residual-correlations",
+        caption=f"Correlation of Δb, chosen less rejected, with other differences. Data: {config.data.label}.",
+        header=[Cell("Reward model"), *(Cell(titles[name]) for name in names)],
+        rows=[
+            Row(
+                [
+                    Cell(model.label),
+                    *(interval_cell(cells[model.name, "residual", "correlation", name], digits=2) for name in names),
+                ]
+            )
+            for model in models
+        ],
+        notes=[f"Pearson over the pairs of {label}; in brackets Student's t over seeds. Length in characters."],
+    )
+
+
+def _probe_grid(config: Config, models: Sequence[Scorer], cells: Cells) -> Grid:
+    header = [Cell("Probe"), *(Cell(model.label, name) for model in models for name in PARTS.values())]
+    rows, kind = [], ""
+    for probe in _columns_of(cells, "probe"):
+        found = [cells[model.name, part, "probe", probe] for model in models for part in PARTS]
+        started = probe.partition("/")[0]
+        rows.append(
+            Row([Cell(probe), *(interval_cell(i, scale=100) for i in found)], rule=bool(kind) and started != kind)
+        )
+        kind = started
+    return Grid(
+        name="residual-probes",
+        caption=f"The parts on pairs that differ in one thing alone, accuracy in points. Data: {config.data.label}.",
+        header=header,
+        rows=rows,
+        notes=[
+            "objective: 50 is not learned. spurious: the response without the feature is right; below 50 it is paid."
+        ],
+    )
+
+
+def _tidy_parts(config: Config, cells: Cells) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "variant": name,
+            "label": row_label(config.reward.variants[name]),
+            "part": part,
+            "kind": kind,
+            "column": column,
+            "estimate": (1 if kind == "correlation" else 100) * interval.estimate,
+            "low": (1 if kind == "correlation" else 100) * interval.low,
+            "high": (1 if kind == "correlation" else 100) * interval.high,
+            "level": interval.level,
+            "n_seeds": len(config.reward.seeds),
+            "resampled": interval.resampled,
+        }
+        for (name, part, kind, column), interval in cells.items()
+    )

@@ -28,6 +28,7 @@ from vrm.reporting.rendering import (
     write_table,
 )
 from vrm.reporting.scores import (
+    NO_MODEL,
     AccuracyTable,
     CellAccuracy,
     Column,
@@ -47,7 +48,7 @@ _PAPER_NOTE = (
 def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[str]:
     """All notes in order; `has_paper` says whether the table repeats values of the paper."""
     policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
-    models = [scorer for scorer in measured.scorers if scorer.group != "policy"]
+    models = [scorer for scorer in measured.scorers if scorer.group not in ("policy", NO_MODEL)]
     yield from _interval_notes(config, policies, models)
     if policies:
         yield _reward_note(config, policies)
@@ -55,6 +56,12 @@ def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[
         yield _PAPER_NOTE.format(policies=" and the paper's own policies" if policies else "")
     if any(scorer.ours for scorer in measured.scorers):
         yield "(ours): not in the paper."
+    if any(scorer.is_rated for scorer in measured.scorers):
+        yield "rated: the rated-aspect reward alone, e^τ w . g(z), without the residual b(z) of the row above."
+    yield (
+        "Length alone: no model; whichever of the longer and the shorter response (characters) is right more often on "
+        "the validation pairs; its interval is over prompts alone."
+    )
     if probes := config.evaluation.probes:
         yield f"{config.evaluation.sets[probes].label}: read one by one in the world table."
     yield from _section_notes(config, measured)
@@ -64,7 +71,7 @@ def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[
 def clean_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """The notes below the table without leaked prompts: its intervals, and what may be missing from a section."""
     policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
-    models = [scorer for scorer in measured.scorers if scorer.group != "policy"]
+    models = [scorer for scorer in measured.scorers if scorer.group not in ("policy", NO_MODEL)]
     yield from _interval_notes(config, policies, models)
     yield (
         "Of the sets that share a prompt with the training data; prompts are the same where they are equal in Unicode "

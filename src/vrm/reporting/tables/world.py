@@ -15,7 +15,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
-from vrm.reporting.scores import Scorer, pair_scores, read_scores, reward_models, row_label
+from vrm.reporting.scores import Scorer, pair_scores, read_scores, reward_model, rewards
 from vrm.runfiles import WORLD_STATISTICS
 from vrm.statistics.intervals import Interval, crossed_interval
 
@@ -124,13 +124,13 @@ def _measure_probes(config: Config, name: str, results: Path) -> dict[tuple[str,
 
 
 def _shown(config: Config) -> list[Scorer]:
-    """The variants of Figure 4, then ours."""
-    return [model for model in reward_models(config) if model.ours or model.name in config.report.figure4]
+    """The variants of Figure 4, then ours, and the rated-aspect rewards of both."""
+    return [model for model in rewards(config) if model.ours or model.variant in config.report.figure4]
 
 
 def _probe_grid(config: Config, probes: dict[tuple[str, str], tuple[Interval, int]]) -> Grid:
     names = list(dict.fromkeys(name for name, _ in probes))
-    header = [Cell("Probe"), *(Cell(row_label(config.reward.variants[name])) for name in names), Cell("n")]
+    header = [Cell("Probe"), *(Cell(reward_model(config, name).label) for name in names), Cell("n")]
     rows, kind = [], ""
     for probe in dict.fromkeys(probe for _, probe in probes):
         cells = [interval_cell(probes[name, probe][0], scale=100) for name in names]
@@ -156,7 +156,7 @@ def _probe_notes(config: Config, probes: dict[tuple[str, str], tuple[Interval, i
     few: dict[str, list[str]] = {}
     for (name, probe), (interval, pairs) in probes.items():
         if pairs * min(interval.estimate, 1 - interval.estimate) < _FEW:
-            few.setdefault(row_label(config.reward.variants[name]), []).append(probe)
+            few.setdefault(reward_model(config, name).label, []).append(probe)
     if few:
         listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in few.items())
         yield (
@@ -186,7 +186,7 @@ def _probe_row(config: Config, name: str, probe: str, interval: Interval, pairs:
     return {
         "kind": "probe",
         "variant": name,
-        "label": row_label(config.reward.variants[name]),
+        "label": reward_model(config, name).label,
         "metric": probe,
         "value": interval.estimate,
         "low": interval.low,

@@ -1,0 +1,347 @@
+"""Kills a run of the workflow again and again, starts it again, and compares what comes out with an undisturbed run.
+
+    python tests/faults/kills.py --work /tmp/kills --kills 50 --seed 0 --out kills.json
+
+* A kill is `kill -9` of Snakemake's whole process group, while a job of a drawn stage has run for a drawn share of the
+  time that it took undisturbed; every tenth comes before any job. Every stage is met once before one is met twice.
+* The next run is the same command, at once: what outlives a kill on purpose (whoever stores judgments that are under
+  way) is met by it. No lock may have to be removed by hand.
+* The judge writes down what it bills (`counting_judge.py`).
+* After the last kill the run goes to its end. Every output of every stage is compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "VRM_KILLS"
+"""Environment variable by which processes of an attempt are found, in whichever session or group they are."""
+
+LONGEST_GOODBYE = 60.0
+"""Seconds that what stores the replies under way may take to leave."""
+
+MOST_FAILURES = 3
+"""Runs that may end by themselves before a harness gives up."""
+
+JUDGE = "--model world-judge --position-bias 0.3 --length-bias 0.3 --noise 0.5"
+NOT_COMPARED = (".provenance.json", ".snakemake_timestamp", ".log", ".tsv")
+"""Ends of names of what says when and how long, which differs between any two runs."""
+
+
+@dataclass
+class Job:
+    """A job as Snakemake's output tells of it."""
+
+    rule: str
+    outputs: list[str]
+    started: datetime
+    finished: datetime | None = None
+
+
+@dataclass
+class Run:
+    """Results directory, and what happened to it."""
+
+    directory: Path
+    configs: list[Path]
+    cores: int
+    attempts: int = 0
+    marks: list[str] = field(default_factory=list)
+
+    def start(self) -> Attempt:
+        """The same command as ever."""
+        self.attempts += 1
+        self.directory.mkdir(parents=True, exist_ok=True)
+        mark = f"{self.directory.resolve()}#{self.attempts}"
+        self.marks.append(mark)
+        command = [
+            *(sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", self.directory),
+            *("--cores", self.cores, "--rerun-incomplete", "--configfile", *self.configs),
+        ]
+        environment = {**os.environ, MARK: mark, "VRM_BILLS": str((self.directory / "bills").resolve())}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        log = self.directory / f"attempt{self.attempts}.txt"
+        with open(log, "wb") as out:
+            process = subprocess.Popen(
+                [str(part) for part in command], stdout=out, stderr=out, env=environment, start_new_session=True
+            )
+        return Attempt(process, log, mark)
+
+
+@dataclass
+class Attempt:
+    """One start of the workflow."""
+
+    process: subprocess.Popen
+    log: Path
+    mark: str
+
+    def jobs(self) -> dict[int, Job]:
+        """Jobs that have started, by Snakemake's number."""
+        return read_jobs(self.log.read_text(errors="replace"))
+
+    def running(self) -> list[Job]:
+        return [job for job in self.jobs().values() if not job.finished]
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until the run ends."""
+        until = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() > until)
+
+    def wait_until(self, met: Callable[[], bool], poll: float = 0.1) -> bool:
+        """Whether `met` came before the end of the run."""
+        while self.process.poll() is None:
+            if met():
+                return True
+            time.sleep(poll)
+        return False
+
+    def kill(self) -> list[str]:
+        """End the whole group; what is left of the group is returned, and should be nothing."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        time.sleep(0.2)  # the kernel takes its time with the memory of the dead
+        return [name for pid, name in marked(self.mark) if group_of(pid) == self.process.pid]
+
+
+STARTED = re.compile(r"^(?:local)?rule (\w+):$")
+
+
+def read_jobs(text: str) -> dict[int, Job]:
+    """Jobs of Snakemake's output, by number."""
+    jobs, rule, outputs, when = {}, "", [], datetime.min
+    for line in text.splitlines():
+        if line.startswith("[") and line.endswith("]"):
+            try:
+                when = datetime.strptime(line, "[%a %b %d %H:%M:%S %Y]")
+            except ValueError:
+                continue
+        elif found := STARTED.match(line):
+            rule, outputs = found[1], []
+        elif line.startswith("    output: "):
+            outputs = line.removeprefix("    output: ").split(", ")
+        elif line.startswith("    jobid: "):
+            jobs[int(line.split()[1])] = Job(rule, outputs, when)
+        elif found := re.match(r"^Finished jobid: (\d+)", line):
+            jobs[int(found[1])].finished = when
+    return jobs
+
+
+def marked(mark: str) -> list[tuple[int, str]]:
+    """Living processes of an attempt: number and command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"{MARK}={mark}\0".encode() in (entry / "environ").read_bytes():
+                found.append((int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]))
+        except OSError:  # it has just ended
+            continue
+    return [(pid, name) for pid, name in found if name]  # a zombie has no command
+
+
+def group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def undisturbed(run: Run) -> dict[int, Job]:
+    """Run to the end, once; what is there already is taken."""
+    done = run.directory / "done"
+    if not done.exists():
+        attempt = run.start()
+        if attempt.process.wait():
+            raise SystemExit(f"the undisturbed run failed; see {attempt.log}")
+        shutil.copy(attempt.log, done)
+    return read_jobs(done.read_text())
+
+
+def disturb(run: Run, reference: dict[int, Job], kills: int, rng: random.Random, tally: Tally) -> bool:
+    """Start and kill until the run has ended or there were enough kills; whether it has ended."""
+    lasted: dict[str, list[float]] = {}
+    failures = len(tally.failures)
+    for job in reference.values():
+        lasted.setdefault(job.rule, []).append(max((job.finished - job.started).total_seconds(), 1.0))
+    while tally.kills < kills and len(tally.failures) < failures + MOST_FAILURES:
+        attempt = run.start()
+        wait_for_the_moment(attempt, lasted, rng, tally)
+        if attempt.process.poll() is None:
+            running = attempt.running()
+            tally.killed(running, attempt.kill())
+        else:
+            tally.ended(attempt)
+            if attempt.process.returncode == 0:
+                return True
+    return False
+
+
+def wait_for_the_moment(attempt: Attempt, lasted: dict[str, list[float]], rng: random.Random, tally: Tally) -> None:
+    """Return when the run should be killed, or when it has ended."""
+    if rng.random() < 0.1:
+        return attempt.wait(rng.uniform(0.2, 6.0))
+    number, chosen = rng.randint(2, 4), []
+
+    def is_found() -> bool:
+        """The first job of a stage that no kill has met, or else the job of the drawn number."""
+        for place, job in enumerate(attempt.jobs().values(), 1):
+            if not chosen and not job.finished and (not tally.met[job.rule] or place >= number):
+                chosen.append(job)
+        return bool(chosen)
+
+    if attempt.wait_until(is_found):
+        attempt.wait(rng.random() * rng.choice(lasted[chosen[0].rule]))
+    return None
+
+
+@dataclass
+class Tally:
+    """What the kills met, and what was seen after them."""
+
+    kills: int = 0
+    met: Counter = field(default_factory=Counter)
+    killed_outputs: list[tuple[str, str]] = field(default_factory=list)
+    before_any_job: int = 0
+    left_in_group: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def killed(self, running: list[Job], left: list[str]) -> None:
+        """Count a kill and the jobs that it met."""
+        self.kills += 1
+        self.before_any_job += not running
+        for job in running:
+            self.met[job.rule] += 1
+            self.killed_outputs.append((job.rule, job.outputs[0] if job.outputs else ""))
+        self.left_in_group += left
+        print(f"kill {self.kills}: {', '.join(job.rule for job in running) or 'before any job'}", flush=True)
+
+    def ended(self, attempt: Attempt) -> None:
+        """Note a run that failed though nobody killed it."""
+        if attempt.process.returncode:
+            self.failures.append(f"{attempt.log}: exit {attempt.process.returncode}")
+            print(f"an attempt ended by itself with {attempt.process.returncode}: {attempt.log}", flush=True)
+
+
+def files_below(directory: Path, output: str) -> dict[str, bytes]:
+    """Content of an output, a file or a directory, by path; without what says when."""
+    path = directory / output
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path] if path.is_file() else []
+    return {str(p.relative_to(directory)): p.read_bytes() for p in files if not p.name.endswith(NOT_COMPARED)}
+
+
+def compare(reference: Run, other: Run, jobs: dict[int, Job]) -> dict[str, dict[str, list[str] | int]]:
+    """By stage: how many files there are, and which of them differ."""
+    stages: dict[str, dict] = {}
+    for job in jobs.values():
+        stage = stages.setdefault(job.rule, {"files": 0, "different": []})
+        for output in job.outputs:
+            here, there = files_below(reference.directory, output), files_below(other.directory, output)
+            stage["files"] += len(here)
+            names = sorted(here.keys() | there.keys())
+            stage["different"] += [name for name in names if here.get(name) != there.get(name)]
+    return stages
+
+
+def repeated(run: Run) -> tuple[int, int]:
+    """Judgments that were billed, and how many of them were billed again."""
+    bills = Counter((run.directory / "bills").read_text().split()) if (run.directory / "bills").exists() else Counter()
+    return bills.total(), bills.total() - len(bills)
+
+
+def leftovers(run: Run) -> list[str]:
+    """What dead jobs have left aside; it is never read, and goes when its job runs again."""
+    return [str(p) for p in (run.directory / "results").rglob(".*.[0-9]*") if p.name.rpartition(".")[2].isdigit()]
+
+
+def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) -> dict:
+    """The undisturbed run, the killed ones, and what they amount to."""
+    reference = Run(work / "reference", configs, cores)
+    jobs = undisturbed(reference)
+    rng, tally, runs = random.Random(seed), Tally(), []
+    while tally.kills < kills and len(tally.failures) < MOST_FAILURES:
+        runs.append(Run(work / f"killed{len(runs) + 1}", configs, cores))
+        if disturb(runs[-1], jobs, kills, rng, tally):
+            continue
+        attempt = runs[-1].start()
+        if attempt.process.wait():
+            tally.ended(attempt)
+    deadline = time.monotonic() + LONGEST_GOODBYE
+    orphans = [name for run in runs for mark in run.marks for _, name in marked(mark)]
+    while orphans and time.monotonic() < deadline:
+        time.sleep(1)
+        orphans = [name for run in runs for mark in run.marks for _, name in marked(mark)]
+    logs = [log.read_text(errors="replace") for run in runs for log in run.directory.glob("attempt*.txt")]
+    compared = [compare(reference, run, jobs) for run in runs]
+    return {
+        "kills": tally.kills,
+        "seed": seed,
+        "runs": len(runs),
+        "jobs": len(jobs),
+        "before_any_job": tally.before_any_job,
+        "left_in_group": tally.left_in_group,
+        "orphans": orphans,
+        "locked": sum("LockException" in text for text in logs),
+        "failures": tally.failures,
+        "judgments": [repeated(run)[0] for run in runs],
+        "judgments_undisturbed": repeated(reference)[0],
+        "repeated": [repeated(run)[1] for run in runs],
+        "left_aside": [name for run in runs for name in leftovers(run)],
+        "stages": {
+            rule: {
+                "jobs": sum(job.rule == rule for job in jobs.values()),
+                "kills": tally.met[rule],
+                "recovered": sum(
+                    any((run.directory / output).exists() for run in runs)
+                    for name, output in tally.killed_outputs
+                    if name == rule
+                ),
+                "files": part["files"],
+                "different": sorted({name for table in compared for name in table[rule]["different"]}),
+            }
+            for rule, part in compared[0].items()
+        },
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="directory for the runs; an undisturbed one is reused")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--config", type=Path, nargs="*", help="default: the smoke preset, fewer repeats")
+    parser.add_argument("--out", type=Path, help="write what was found to this JSON file")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    judge = options.work / "judge.yaml"
+    serve = f"python {Path(__file__).resolve().with_name('counting_judge.py')} {JUDGE}"
+    judge.write_text(json.dumps({"judge": {"serve": serve}}))
+    smoke = [ROOT / "config.yaml", ROOT / "workflow" / "presets" / "smoke.yaml"]
+    configs = options.config or [*smoke, Path(__file__).with_name("kills.yaml")]
+    configs = [path.resolve() for path in (*configs, judge)]
+    found = harness(options.work.resolve(), configs, options.kills, options.seed, options.cores)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+    good = not (found["left_in_group"] or found["orphans"] or found["locked"] or found["failures"])
+    good = good and not any(found["repeated"]) and not any(stage["different"] for stage in found["stages"].values())
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+# The study: many small reward models, each trained, scored and thrown away in one job. A run without it makes none.
+
+
+def get_study_files(cells):
+    """Scores of these models of the study."""
+    return [f"results/{{run}}/{cell.file}" for cell in cells]
+
+
+rule study_world:
+    output:
+        directory("results/{run}/study/worlds/{world}"),
+    log:
+        "results/{run}/logs/study_world/{world}.log",
+    wildcard_constraints:
+        world=r"(?!base$)[a-z][a-z0-9_]*",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=depends_on(dependencies.study_world, "world"),
+    shell:
+        "python -m vrm study-world --config results/{wildcards.run}/config.yaml --name {wildcards.world} --out {output}"
+        " > {log} 2>&1"
+
+
+def get_study_data(wildcards):
+    """What a model of the run's own world is trained and measured on, or the directory of another world."""
+    if wildcards.world != "base":
+        return f"results/{wildcards.run}/study/worlds/{wildcards.world}"
+    return [
+        f"results/{wildcards.run}/data/pairs/train.jsonl",
+        f"results/{wildcards.run}/data/pairs/validation.jsonl",
+        *get_study_sets(wildcards),
+    ]
+
+
+def get_study_place(wildcards):
+    """Where the pairs of a world lie."""
+    if wildcards.world == "base":
+        return f"results/{wildcards.run}/data/pairs"
+    return f"results/{wildcards.run}/study/worlds/{wildcards.world}/data/pairs"
+
+
+def get_study_sets(wildcards):
+    """The evaluation sets of a world."""
+    place = f"results/{wildcards.run}/evaluation/sets"
+    if wildcards.world != "base":
+        place = f"results/{wildcards.run}/study/worlds/{wildcards.world}/sets"
+    return [f"{place}/{name}.jsonl" for name in CONFIG.evaluation.run]
+
+
+rule study_cell:
+    input:
+        data=get_study_data,
+        backbone=get_created_backbone,
+    output:
+        "results/{run}/study/{world}/{variant}/pairs{pairs}/seed{seed}/scores.csv",
+    log:
+        "results/{run}/logs/study_cell/{world}.{variant}.pairs{pairs}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/study_cell/{world}.{variant}.pairs{pairs}.seed{seed}.tsv"
+    wildcard_constraints:
+        pairs=r"\d+",
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("train_reward"),
+        mem_mb=get_mem_mb("train_reward"),
+        runtime=get_runtime("train_reward"),
+    params:
+        settings=depends_on(dependencies.study_cell, "variant"),
+        backbone=get_backbone,
+        data=get_study_place,
+        sets=get_study_sets,
+    shell:
+        "python -m vrm study-cell --config results/{wildcards.run}/config.yaml --variant {wildcards.variant}"
+        " --pairs {wildcards.pairs} --seed {wildcards.seed} --backbone {params.backbone} --data {params.data}"
+        " --sets {params.sets} --out {output} > {log} 2>&1"
