@@ -55,5 +55,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert v >= (3, 11), "Python 3.11 or newer is needed, this is %d.%d; name another: make PYTHON=python3.12" % v[:2]'
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,report,slurm,serve,docs,low_memory]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,workflow,judge,report,slurm,serve,docs,tensorboard]'
 	@touch $@

@@ -31,7 +31,7 @@ HEAD = """# Files as people have them: what happens to each
 
 Small made-up inputs in the shapes and with the faults that public complaints are about; `tools/cases.py` makes this
 page from them. `scored` and `own` are read as training data (`vrm read-scored`; aspects helpfulness and honesty,
-default range), `pairs` as evaluation sets (`vrm score-file`, `vrm evaluation-set`). *Before* is commit 33d33da.
+default range), `pairs` as evaluation sets (`vrm score`, `vrm evaluation-set`). *Before* is commit 33d33da.
 
 | file | before | after |
 |---|---|---|

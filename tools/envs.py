@@ -33,9 +33,6 @@ TARGET = {
 }
 """Where the environments are used; requirements may depend on it."""
 
-JUDGE = ("alpaca-eval", "scikit-learn", "setuptools")
-"""Dependencies that only judging has."""
-
 LIGHT = ("numpy", "pandas", "pydantic", "pyyaml", "tqdm")
 """What every stage imports."""
 
@@ -86,13 +83,12 @@ def environment(name: str, roots: Iterable[str]) -> str:
 
 
 def environments() -> dict[str, str]:
-    """All of them by path: what the package itself depends on less the judge's own, and what judging needs."""
+    """By path: what training and drawing need, and what judging needs. Snakemake runs them and is in neither."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    judge = [root for root in project["dependencies"] if canonicalize_name(Requirement(root).name) in JUDGE]
-    train = [root for root in project["dependencies"] if root not in judge]
+    extras = project["optional-dependencies"]
     return {
-        "envs/train.yaml": environment("train", train),
-        "envs/judge.yaml": environment("judge", [*LIGHT, *judge]),
+        "envs/train.yaml": environment("train", [*project["dependencies"], *extras["plots"]]),
+        "envs/judge.yaml": environment("judge", [*LIGHT, *extras["judge"]]),
     }
 
 

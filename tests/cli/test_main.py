@@ -21,7 +21,7 @@ def test_help_imports_nothing_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name in shown for name in COMMANDS)
-    assert shown.index("score-file") < shown.index("stages of the workflow") < shown.index("train-reward")
+    assert shown.index("  score ") < shown.index("stages of the workflow") < shown.index("train-reward")
 
 
 def test_help_answers_at_once():
@@ -94,7 +94,7 @@ def test_models_of_a_wrong_form_are_the_users_mistake(capsys, tmp_path):
 
 
 def test_an_unknown_shape_is_named_before_anything_is_read(capsys):
-    assert main(["score-file", "--model", "owner/name", "--pairs", "absent.jsonl", "--shape", "sharegpt2"]) == 1
+    assert main(["score", "--model", "owner/name", "--data", "absent.jsonl", "--shape", "sharegpt2"]) == 1
     shown = capsys.readouterr().err
     assert "sharegpt2" in shown
     assert "helpsteer3" in shown

@@ -136,7 +136,7 @@ def test_a_file_to_score(tmp_path, capsys):
     system = [{"role": "system", "content": "be good"}, {"role": "user", "content": "alpha"}]
     rows += [{"prompt": system, "chosen": "good", "rejected": "bad"}]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
-    arguments = ["score-file", "--model", str(path), "--pairs", str(tmp_path / "pairs.jsonl")]
+    arguments = ["score", "--model", str(path), "--data", str(tmp_path / "pairs.jsonl")]
     assert main(arguments) == 0
     shown = capsys.readouterr()
     assert "1 pairs" in shown.out

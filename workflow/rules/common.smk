@@ -6,12 +6,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# `python -m vrm` must work in conda environments, where the package itself is not installed
+# `python -m vrm` must work in conda environments, where the package itself is not installed. What `vrm init` has laid out
+# has no source beside it: there the installed package is used
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 # variables that every job gets
 EXPORTS = {
-    "PYTHONPATH": str(SOURCE),
+    **({"PYTHONPATH": str(SOURCE)} if SOURCE.is_dir() else {}),
     # where the rules find accelerate's files; in a rule's parameters a path would retrain everything in a moved checkout
     "VRM_ACCELERATE": str(Path(workflow.basedir) / "workflow" / "accelerate"),
     # glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the

@@ -61,7 +61,7 @@ rule score:
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
     shell:
-        "python -m vrm score --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
+        "python -m vrm score-reward --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
         " --pairs {params.train} {params.features} --seed {wildcards.seed} --out {output.scores} > {log} 2>&1"
 
 

@@ -87,6 +87,7 @@ def stage(example: str, models: bool = False) -> Callable[[F], F]:
 def _declare(example: str, is_stage: bool, models: bool) -> Callable[[F], F]:
     def declare(function: F) -> F:
         command = Command(function, example, is_stage, models)
+        assert command.name not in COMMANDS, f"two commands are called {command.name}"
         COMMANDS[command.name] = command
         return function
 

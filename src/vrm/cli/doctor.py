@@ -116,14 +116,18 @@ def _requirements() -> dict[str, str]:
     """Version ranges by package, from the repository's pyproject.toml or else from the installed package."""
     pyproject = Path(__file__).parents[3] / "pyproject.toml"
     if pyproject.is_file():
-        lines = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        lines = [
+            *project["dependencies"],
+            *(line for extra in project["optional-dependencies"].values() for line in extra),
+        ]
     else:
         try:
             lines = metadata.requires("vrm") or []
         except metadata.PackageNotFoundError:
             lines = []
-    parts = [re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)(;.*extra.*)?", line) for line in lines]
-    return {part[1].lower(): part[2].strip() for part in parts if part and not part[3]}
+    parts = [re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines]
+    return {part[1].lower(): part[2].strip() for part in parts if part and part[2].strip()}
 
 
 def _gpus() -> dict[str, Any]:

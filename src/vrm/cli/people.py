@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import config_error, installed, known_shape, local_or_hub
+from vrm.cli.given import config_error, installed, known_shape, local, local_or_hub
 
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 
@@ -65,30 +66,93 @@ def train(
 
 
 @person(
-    "vrm score-file --model results/demo/reward/vrm/seed1/model --pairs my_pairs.jsonl --out scores.csv", models=True
+    "vrm score --model my_vrm --data prompts.jsonl --out scores.csv\n"
+    "cat pairs.jsonl | vrm score --model my_vrm --data -",
+    models=True,
 )
-def score_file(
-    model: Annotated[str, Option("directory or hub id of a trained reward model")],
-    pairs: Annotated[Path, Option("a file or directory of preference pairs: JSONL, CSV or Parquet")],
+def score(
+    model: Model,
+    data: Annotated[str, Option("pairs, or prompts with responses: JSONL, JSON, CSV, Parquet; - is standard input")],
+    out: Annotated[
+        str | None, Option(".jsonl, .csv or .parquet; - is standard output (default: the summary alone)")
+    ] = None,
+    rows: Annotated[Literal["pairs", "responses"] | None, Option("what the rows are (default: recognised)")] = None,
+    pick: Annotated[bool, Option("write the best response of each prompt alone")] = False,
     shape: Annotated[
         str | None, Option("which public data's columns the rows have, e.g. helpsteer3 (default: recognised)")
     ] = None,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    samples: Annotated[int, Option("posterior samples for the standard deviation, 0 for none (default: 64)")] = 64,
     max_prompt_length: Annotated[int | None, Option("tokens kept of a prompt (default: as trained)")] = None,
     max_length: Annotated[int | None, Option("tokens kept in all (default: as trained)")] = None,
-    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
-    posterior_samples: Annotated[
-        int, Option("draws of a VRM's posterior behind std and probability (default: 0, its means)")
-    ] = 0,
-    seed: Annotated[int, Option("of those draws (default: 0)")] = 0,
-    out: Annotated[Path | None, Option("also write one row a pair to this CSV")] = None,
+    seed: Annotated[int, Option("of those samples (default: 0)")] = 0,
+    resume: Annotated[bool, Option("go on where a killed job stood")] = False,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
-    """Score a file of pairs with a trained reward model; prints a table."""
+    """Score pairs, or prompts with responses: files and pipes of any length."""
     known_shape(shape)
     model = local_or_hub(model, "--model")
+    typed = dict(locals())
 
-    from vrm.evaluation.score_sets import score_file  # takes seconds: what was typed is checked before
+    from vrm.people.score import ScoreOptions
+    from vrm.people.score import score as run
 
-    score_file(model, pairs, max_prompt_length, max_length, out, reward, shape, posterior_samples, seed)
+    run(ScoreOptions(**typed))
+
+
+@person(
+    "vrm explain --model my_vrm --prompt 'What is basil good for?' --responses 'Soup.' 'It goes with tomatoes.'\n"
+    "vrm explain --model my_vrm --data pairs.jsonl --row 3 --html pair.html",
+    models=True,
+)
+def explain(
+    model: Model,
+    prompt: Annotated[str | None, Option("what was asked; - reads it from standard input")] = None,
+    responses: Annotated[list[str] | None, Option("the answers to it")] = None,
+    data: Annotated[Path | None, Option("instead: a file with prompts and responses, or with pairs")] = None,
+    row: Annotated[int, Option("which row of it, counted from 1 (default: 1)")] = 1,
+    reward: Annotated[Literal["full", "rated"], Option("rated: w . g alone, no residual (default: full)")] = "full",
+    html: Annotated[Path | None, Option("also write it as a page")] = None,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
+) -> None:
+    """Say which of some responses wins, by which aspects, and how sure that is."""
+    if (data is None) == (prompt is None) or (prompt is not None and not responses):
+        raise config_error("give --prompt and --responses, or --data FILE with a --row")
+    model = local_or_hub(model, "--model")
+
+    from vrm.models.scoring import load_reward_model
+    from vrm.people.explain import as_text, read_question, write_page
+    from vrm.people.explain import explain as ask
+
+    question = read_question(data, row) if data else (sys.stdin.read() if prompt == "-" else prompt, responses)
+    scorer = load_reward_model(model, posterior_samples=64, reward=reward, trust_remote_code=trust_remote_code)
+    found = ask(scorer, *question, model)
+    print(as_text(found), end="")
+    if html:
+        write_page(found, model, html)
+
+
+@person(
+    "vrm export --model my_vrm --out my_vrm_hub\nvrm export --model my_vrm --out my_vrm_hub --push me/my-vrm --private",
+    models=True,
+)
+def export(
+    model: Annotated[Path, Option("directory of a trained reward model")],
+    out: Make,
+    push: Annotated[str | None, Option("also put it on the hub, as owner/name (default: never)")] = None,
+    private: Annotated[bool, Option("with --push: a new repository is for its owner alone")] = False,
+) -> None:
+    """Write a directory that transformers loads without this package, with a model card."""
+    local(model, "--model")
+    if push is not None and push.count("/") != 1:
+        raise config_error(f"--push {push}: a repository's name is owner/name")
+
+    from vrm.people.export import export as write
+    from vrm.people.export import push as send
+
+    print(write(model, out))
+    if push is not None:
+        print(send(out, push, private))
 
 
 @person("vrm serve --model results/demo/reward/vrm/seed1/model --port 8000", models=True)
@@ -153,6 +217,16 @@ def plan(
         from vrm.planning.progress import progress_text  # may import AlpacaEval's package, which takes seconds
 
         print(f"\n{progress_text(settings, results)}", end="")
+
+
+@person("vrm init my_study")
+def init(
+    out: Annotated[Path, Option("directory to make", positional=True)],
+) -> None:
+    """Lay out the workflow in a directory of your own: Snakefile, rules, configuration."""
+    from vrm.people.layout import lay_out
+
+    print(lay_out(out), end="")
 
 
 @person("vrm doctor")

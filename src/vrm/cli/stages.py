@@ -220,12 +220,12 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
 
 
 @stage(
-    "vrm score --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
+    "vrm score-reward --config config.yaml --model results/demo/reward/vrm/seed1/model \\\n"
     "  --sets results/demo/evaluation/sets/reward_bench.jsonl --pairs results/demo/data/pairs \\\n"
     "  --out scores.csv",
     models=True,
 )
-def score(
+def score_reward(
     config: ConfigFiles,
     model: TrainedModel,
     sets: Sets,

@@ -124,21 +124,43 @@ def audit(pairs: Iterable[PreferencePair], training: set[str]) -> dict[str, int]
     return {"training_prompts": len(training), "leaked_prompts": len(set(leaked)), "leaked_pairs": len(leaked)}
 
 
-def _read_compared(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], shape: Shape, aspects: Sequence[str], form: str, refused: Quarantine
-) -> tuple[list[PreferencePair], dict[str, Any]]:
-    """The pairs of rows that are comparisons, and how many rows were used."""
-    pairs: list[PreferencePair] = []
-    ids: set[str] = set()
+def compared_pairs(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    shape: Shape,
+    aspects: Sequence[str],
+    form: str,
+    refused: Quarantine,
+    ids: set[str],
+) -> Iterator[tuple[str, list[PreferencePair]]]:
+    """The pairs of each row that is a comparison, with the row's id.
+
+    Args:
+        rows: (number, row) of each row.
+        shape: how they are read.
+        aspects: names of the K aspects; with none, scores are not read.
+        form: `reward_bench` needs a subset.
+        refused: takes the rows that can't be used.
+        ids: those that are taken; gets each row's.
+    """
     for number, row in rows:
         try:
             if form == "reward_bench":
                 parse_text(row.get("subset"), "subset")
             row_id = _row_id(row, number, ids)
-            pairs += _pairs_of(shape.compare(row, aspects), row_id)
-            ids.add(row_id)
+            found = list(_pairs_of(shape.compare(row, aspects), row_id))
         except Unusable as error:
             refused.add(number, str(error), row)
+            continue
+        ids.add(row_id)
+        yield row_id, found
+
+
+def _read_compared(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], shape: Shape, aspects: Sequence[str], form: str, refused: Quarantine
+) -> tuple[list[PreferencePair], dict[str, Any]]:
+    """The pairs of rows that are comparisons, and how many rows were used."""
+    ids: set[str] = set()
+    pairs = [pair for _, found in compared_pairs(rows, shape, aspects, form, refused, ids) for pair in found]
     return pairs, {"rows_used": len(ids)}
 
 

@@ -1,4 +1,4 @@
-"""A trained reward model on preference pairs: one row a pair, one file a model; or one file of pairs, with a summary.
+"""A trained reward model on preference pairs: one row a pair, one file a model.
 
 The file holds what the tables and figures need and nothing is aggregated here: rewards of both responses, how long they
 are, the chance that the chosen one wins, whether the prompt also occurs in training, whether a text was cut, and, for a
@@ -8,35 +8,19 @@ VRM, the learned weights and per-objective scores.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from vrm.config import EvaluationSet
-from vrm.config.base import ShapeName
-from vrm.data.preference_sets import read_preference_set, training_prompt_ids
-from vrm.data.reward_bench import SUBSETS
-from vrm.data.sources import read_rows
-from vrm.evaluation import several_responses
-from vrm.evaluation.accuracy import grouped, length_correlation, missing_subsets, section_scores, wins
+from vrm.data.preference_sets import training_prompt_ids
+from vrm.evaluation.accuracy import length_correlation
 from vrm.evaluation.calibration import pair_probability
 from vrm.models.base import RewardModel, RewardOutput
-from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable, left_out
-from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_jsonl, write_whole
-from vrm.runfiles import (
-    CHOSEN,
-    LEARNED_WEIGHT,
-    NINE_DIGITS,
-    REFUSED_PAIRS,
-    REJECTED,
-    SCORES,
-    TRUE_WEIGHT,
-    VALIDATION_SCORES,
-)
+from vrm.records import PreferencePair, read_pairs, write_jsonl
+from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
 from vrm.training.watchdog import LENGTH_CORRELATION, symptoms, warning
 
 VALIDATION = ""
@@ -157,62 +141,3 @@ def _table(
             columns[f"{part}_chosen"], columns[f"{part}_rejected"] = values[chosen], values[rejected]
         columns["rated_probability"] = pair_probability(output, chosen, rejected, rated=True)
     return pd.DataFrame(columns)
-
-
-def score_file(
-    model_path: str | Path,
-    pairs_path: Path,
-    max_prompt_length: int | None,
-    max_length: int | None,
-    out: Path | None,
-    reward: str = "full",
-    shape: ShapeName | None = None,
-    posterior_samples: int = 0,
-    seed: int = 0,
-) -> None:
-    """Score a file of pairs and print what it was read as and the accuracy, by subset.
-
-    For RewardBench's subsets the sections follow, for RewardBench 2 and RM-Bench what upstream reports.
-
-    Args:
-        model_path: directory or hub id of a trained reward model.
-        pairs_path: a file or directory in one of the shapes of `vrm.data.shapes`.
-        max_prompt_length, max_length: limits in tokens; None takes those the model was trained with.
-        out: CSV for one row a pair; None writes none.
-        reward: `full`, or `rated` for the rated-aspect reward alone.
-        shape: how the rows are to be read; None recognises it.
-        posterior_samples: draws of a VRM's posterior behind standard deviations and probabilities; 0 takes its means.
-        seed: of those draws.
-
-    Raises:
-        RecordError: there is no such model, its rewards are not finite, or the pairs can't be used.
-    """
-    source = EvaluationSet(label=pairs_path.stem, path=str(pairs_path), shape=shape)
-    next(read_rows(source, Quarantine(str(pairs_path))), None)  # a file that can't be read is known before a model is
-    options = {"max_prompt_length": max_prompt_length, "max_length": max_length, "reward": reward}
-    draws = {"posterior_samples": posterior_samples, "seed": seed}
-    model = load_reward_model(model_path, **options, **draws, progress=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        read_preference_set("pairs", source, None, Path(scratch), model.aspects)
-        table = score_pairs(model, read_pairs(Path(scratch) / "pairs.jsonl"), set())
-    try:
-        won = pd.Series(wins(table.reward_chosen, table.reward_rejected))
-    except ValueError as error:
-        raise RecordError(f"{model_path}: {error}") from None
-    print(f"\n{len(table)} pairs, {int(table.truncated.sum())} of them cut, accuracy {100 * won.mean():.2f}")
-    by_subset = won.groupby(table.subset).agg(["mean", "size"])
-    for subset, row in by_subset.iterrows():
-        print(f"  {subset or '(no subset)':32s} {100 * row['mean']:6.2f}   n = {int(row['size'])}")
-    if several := several_responses.metrics(grouped(table)):
-        print("\nRows with several responses, as RewardBench 2 and RM-Bench count them (best_of: mean of its subsets)")
-        for name, (value, n) in several.items():
-            print(f"  {name:32s} {100 * value:6.2f}   n = {n}")
-    present = {subset: share for subset, share in by_subset["mean"].items() if subset in SUBSETS}
-    if present:
-        print("\nRewardBench sections (weighted by RewardBench's official subset sizes; math-prm counts 984)")
-        for section, value in section_scores(present).items():
-            print(f"  {section:12s} {100 * value:6.2f}")
-        for section, absent in missing_subsets(present).items():
-            print(f"  missing in {section}: {', '.join(absent)}")
-    if out:
-        write_whole(out, table.to_csv(index=False, float_format=NINE_DIGITS, lineterminator="\n"))

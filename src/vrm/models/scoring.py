@@ -98,7 +98,7 @@ class HuggingFaceRewardModel:
         self.seed = seed
         self.progress = progress
         self.reward = reward
-        self.aspects: list[str] = list(getattr(model.config, "aspects", None) or [])
+        self.aspects: list[str] = list(getattr(model.config, "aspects", None) or _labels(model.config))
 
     @property
     def _variational(self) -> bool:
@@ -179,6 +179,12 @@ class HuggingFaceRewardModel:
         return self.reward == "rated" and self._variational
 
     @property
+    def _foreign(self) -> bool:
+        """Whether the model brings code of its own and says what it says in its own output, as ArmoRM does."""
+        known = (VrmForSequenceClassification, BaselineForSequenceClassification)
+        return not isinstance(self.model, known) and not isinstance(getattr(self.model, "score", None), torch.nn.Module)
+
+    @property
     def _shares(self) -> bool:
         # asked anew each time, as a model's backbone can be exchanged for stored features
         return self.engine != "padded" and shares_prefixes(self.model)
@@ -215,6 +221,8 @@ class HuggingFaceRewardModel:
         inputs = self.inputs(texts)
         if isinstance(self.model, BaselineForSequenceClassification):
             return _baseline_parts(self.model(**inputs))
+        if self._foreign:
+            return _foreign_parts(self.model, self.model(**{n: inputs[n] for n in ("input_ids", "attention_mask")}))
         if not self._variational:
             return {"mean": _numpy(self._scalar_rewards(inputs))}
         found = self.model(**inputs).posterior
@@ -237,8 +245,6 @@ class HuggingFaceRewardModel:
         if "layout" in inputs:
             return self.model(**inputs).logits.squeeze(-1)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        if not hasattr(self.model, "score"):  # code of its own
-            return self.model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B,T,H)
         read = last_token(mask if self._unread is None else mask * (ids != self._unread))
         return self.model.score(hidden[torch.arange(len(ids), device=ids.device), read]).squeeze(-1)
@@ -283,7 +289,8 @@ def load_reward_model(
     """Load a trained reward model, scalar or variational, from a directory or the hub.
 
     Args:
-        path: what `vrm train-reward` made, or any sequence classifier with one label on a causal language model.
+        path: what we have trained, or any sequence classifier with one label on a causal language model; with
+            `trust_remote_code` also one with code of its own, as ArmoRM.
         max_prompt_length, max_length: limits in tokens; None takes those the model was trained with, and 1024 and 2048
             for a model that does not say, or what it has positions for.
         features: directories that `vrm features` made of all texts to score, for a model on a frozen backbone; it then
@@ -301,7 +308,8 @@ def load_reward_model(
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = checked_config(path, **source)
-    if config.num_labels != 1:
+    own_code = trust_remote_code and bool(getattr(config, "auto_map", None))  # it may have a label an aspect
+    if config.num_labels != 1 and not own_code:
         raise RecordError(
             f"{path}: a reward model has one label, this one has {config.num_labels}: it is a policy, or another "
             "classifier"
@@ -382,6 +390,31 @@ def _baseline_parts(output: BaselineOutput) -> dict[str, np.ndarray]:
         parts["std"] = _numpy(output.parts["variance"].sqrt())
     parts["mean"] = _numpy(output.logits.squeeze(-1))
     return parts | {"rated": parts["mean"]} if "weights" in parts else parts
+
+
+def _labels(config: PreTrainedConfig) -> list[str]:
+    """Names of the aspects of a model with code of its own, which are its labels; none of a model with one label."""
+    return [str(config.id2label[k]) for k in sorted(config.id2label)] if config.num_labels > 1 else []
+
+
+def _foreign_parts(model: PreTrainedModel, output: Any) -> dict[str, np.ndarray]:
+    """What a model with code of its own says.
+
+    Its reward is `score`, else `logits`. ArmoRM and models like it have a gate's weights over aspects as well, and raw
+    scores of these, from which `reward_transform_matrix` takes length; weights x scores then are the reward.
+
+    Source: RLHFlow/ArmoRM-Llama3-8B-v0.1, modeling_custom.py, `LlamaForRewardModelWithGating.forward`.
+    """
+    reward = getattr(output, "score", None)
+    parts = {"mean": _numpy((output.logits if reward is None else reward).reshape(-1))}
+    weights, scores = (getattr(output, name, None) for name in ("gating_output", "rewards"))
+    if weights is None or scores is None:
+        return parts
+    matrix = getattr(model, "reward_transform_matrix", None)
+    scores = scores.float() if matrix is None else scores.float() @ matrix.float()
+    if not torch.allclose((weights.float() * scores).sum(-1), torch.tensor(parts["mean"]).to(scores), atol=1e-2):
+        return parts  # its reward is made in another way, and weights beside it would explain nothing
+    return parts | {"weights": _numpy(weights), "per_objective": _numpy(scores), "rated": parts["mean"]}
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

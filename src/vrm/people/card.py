@@ -31,7 +31,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("{name}"{trust}).eval()
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 turns = [
     {{"role": "user", "content": "What is basil good for?"}},
     {{"role": "assistant", "content": "It goes well with tomatoes."}},

@@ -47,6 +47,7 @@ from vrm.runfiles import SCORES
 from vrm.statistics.intervals import Interval, crossed_interval
 from vrm.training.frozen import make_features
 from vrm.training.reward import RewardJob, train_reward_model
+from vrm.training.trainer import TRACKED
 
 LEARNING_RATES = {"whole": 1e-5, "lora": 1e-4, "frozen": 2e-3}
 """Peak learning rates: of all weights, of adapters, of a head on a frozen backbone."""
@@ -423,6 +424,8 @@ def _leave(out: Path, work: Path, results: Mapping[str, Any], scores: pd.DataFra
                 if not (folder / name).stat().st_size:  # nothing was set aside; an empty file is no part of a model
                     continue
                 shutil.copyfile(folder / name, directory / name)
+        if (work / "reward" / TRACKED).is_dir():
+            shutil.copytree(work / "reward" / TRACKED, directory / TRACKED)
         counts = {name: json.loads((work / "data" / f"{name}.json").read_text()) for name in ("counts", "pair_counts")}
         counts["texts"] = json.loads((work / "reward" / "counts.json").read_text())
         write_json(directory / "counts.json", counts)

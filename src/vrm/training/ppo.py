@@ -57,7 +57,7 @@ from vrm.training.rollout import (
     token_log_probs,
     token_values,
 )
-from vrm.training.trainer import KEPT
+from vrm.training.trainer import KEPT, TRACKED
 from vrm.training.watchdog import TrainingError, Watchdog
 
 
@@ -97,7 +97,14 @@ class PpoRun:
         set_seed(job.seed)
         self.job, self.ppo = job, ppo
         precision = "bf16" if job.training.bf16 else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=not torch.cuda.is_available(),
+            log_with=list(job.training.report_to) or None,
+            project_dir=str(job.out),
+        )
+        if job.training.report_to:
+            self.accelerator.init_trackers(TRACKED)
         processes = self.accelerator.num_processes
         self.local_batch = ppo.local_batch(processes)
         self.tokenizer = job.tokenizer()
@@ -220,6 +227,8 @@ class PpoRun:
                 lambda directory: save_policy(self.models.policy, self.tokenizer, directory),
             )
             remove_ours(self.job.checkpoints)
+        for tracker in self.accelerator.trackers:  # not end_training, which takes the other processes down too
+            tracker.finish()
         self.accelerator.wait_for_everyone()
 
     def _experience(self, answers: Answers) -> tuple[Experience, Tensor]:
@@ -285,6 +294,7 @@ class PpoRun:
     def _log(self, step: int, split: str, measures: dict[str, float]) -> None:
         epoch = round(step * self.ppo.prompts_per_update / len(self.questions), 6)
         self.history += [(step, epoch, split, name, value) for name, value in measures.items()]
+        self.accelerator.log({f"{split}/{name}": value for name, value in measures.items()}, step=step)
 
     def _write(self, directory: Path | None = None) -> None:
         directory = directory or self.job.out

@@ -384,7 +384,7 @@ def make_trainer(
         method=method,
         model=load_policy(job, tokenizer, "log_sum_sq_probs"),
         args=TrainingArguments(
-            **common_arguments(training, len(rows), job.seed, job.checkpoints),
+            **common_arguments(training, len(rows), job.seed, job.checkpoints, job.out),
             **sequential,
             max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,

@@ -335,8 +335,9 @@ def _head(dataset: Dataset, size: int) -> Dataset:
 
 
 def _arguments(job: RewardJob, pairs: int) -> TrainingArguments:
+    training = for_heads(job.training) if job.features else job.training
     return TrainingArguments(
-        **common_arguments(for_heads(job.training) if job.features else job.training, pairs, job.seed, job.checkpoints),
+        **common_arguments(training, pairs, job.seed, job.checkpoints, job.out),
         weight_decay=job.training.weight_decay,
         activation_checkpointing=job.training.gradient_checkpointing and not job.features,
     )

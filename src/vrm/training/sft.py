@@ -51,7 +51,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     trainer = _Trainer(
         model=load_policy(job, tokenizer),
         args=SFTConfig(
-            **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints),
+            **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints, job.out),
             max_length=None,
             max_grad_norm=MAX_GRAD_NORM,
             activation_checkpointing=training.gradient_checkpointing,

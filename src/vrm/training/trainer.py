@@ -34,6 +34,8 @@ from transformers import PreTrainedModel
 from vrm.checkpoints import started_processes
 from vrm.config import ConfigError, Lora, Optimisation
 
+TRACKED = "tensorboard"
+"""Directory of TensorBoard's files below a training's results."""
 KEPT = 2
 """Checkpoints that are kept: the newest, and the one before it, should the newest turn out to be damaged."""
 
@@ -53,7 +55,9 @@ def optimiser_steps(epochs: float, rows: int, per_step: int) -> int:
     return max(1, whole * math.ceil(Fraction(rows, per_step)) + math.ceil(part * rows / per_step))
 
 
-def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: Path) -> dict[str, Any]:
+def common_arguments(
+    training: Optimisation, rows: int, seed: int, checkpoints: Path, out: Path | None = None
+) -> dict[str, Any]:
     """Keyword arguments of `TrainingArguments` and its subclasses.
 
     Args:
@@ -61,6 +65,7 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
         rows: training rows, of which `training.batch_size` go through a device at once.
         seed: seeds the order of the rows.
         checkpoints: where resumable state goes.
+        out: where results go, TensorBoard's files among them: checkpoints are removed at the end.
 
     Raises:
         ConfigError: several GPUs are visible, and no launcher started a process for each.
@@ -70,6 +75,8 @@ def common_arguments(training: Optimisation, rows: int, seed: int, checkpoints: 
             f"{torch.cuda.device_count()} GPUs are visible to one process, which would spread each batch over them; "
             "make one visible (CUDA_VISIBLE_DEVICES=0), or start one process a GPU with accelerate launch"
         )
+    if out is not None and "tensorboard" in training.report_to:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / TRACKED)  # the only way in which transformers is told
     per_step = training.batch_size * training.gradient_accumulation * started_processes()
     steps = optimiser_steps(training.epochs, rows, per_step)
     every = math.ceil(steps / training.evaluations)  # rounded up, or the last two measurements all but coincide

@@ -1,0 +1,85 @@
+"""What is declared is what is imported, and what the wheel lays out runs outside of the repository."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from paths import ROOT
+
+from vrm.cli import main
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CALLED = {"yaml": "pyyaml", "alpaca_eval": "alpaca-eval", "sklearn": "scikit-learn"}
+"""Packages whose import has another name."""
+OPTIONAL = {"flash_attn", "vllm"}
+"""What is looked for and done without."""
+
+NOT_LOCKED = {"low_memory"}
+"""Extras whose packages depend on the card."""
+
+
+def declared(lines):
+    return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in lines}
+
+
+def imported():
+    """Packages by the files that import them."""
+    found = {}
+    for path in sorted((ROOT / "src" / "vrm").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vrm"}:
+                package = CALLED.get(name, name).lower().replace("_", "-")
+                found.setdefault(package, set()).add(path.relative_to(ROOT / "src" / "vrm").as_posix())
+    return {package: files for package, files in found.items() if package not in OPTIONAL}
+
+
+def test_every_import_is_declared():
+    extras = PROJECT["optional-dependencies"]
+    known = declared(PROJECT["dependencies"]) | declared(line for lines in extras.values() for line in lines)
+    assert not imported().keys() - known
+
+
+def test_what_people_need_does_not_need_the_extras():
+    base = declared(PROJECT["dependencies"])
+    beyond = {package: files for package, files in imported().items() if package not in base}
+    rooms = {file.split("/")[0] for files in beyond.values() for file in files}
+    assert rooms <= {"reporting", "judged", "judging", "planning", "world", "serving"}
+    assert "snakemake" not in base
+
+
+def test_torch_and_trl_are_ranges():
+    for line in PROJECT["dependencies"]:
+        assert "==" not in line
+
+
+def test_the_lock_is_inside_of_the_ranges():
+    from packaging.requirements import Requirement
+
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in NOT_LOCKED]
+    for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
+        wanted = Requirement(line)
+        if wanted.name == "vrm":
+            continue
+        assert wanted.specifier.contains(pins[wanted.name.lower().replace("_", "-")]), line
+
+
+@pytest.mark.slow
+def test_the_workflow_runs_where_it_was_laid_out(tmp_path, capsys):
+    out = tmp_path / "study"
+    assert main(["init", str(out)]) == 0
+    assert "snakemake" in capsys.readouterr().out
+    command = ["snakemake", "-n", "--quiet", "all", "--configfile", "config.yaml", "workflow/presets/smoke.yaml"]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert main(["init", str(out)]) == 1
+    assert "study" in capsys.readouterr().err
