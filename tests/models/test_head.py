@@ -134,16 +134,6 @@ def test_the_gain_multiplies_b_and_its_first_step():
     torch.testing.assert_close(moved[5.0], 5 * moved[1.0], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("gain", [1.0, 5.0])
-def test_the_scale_is_learned_gain_times_as_fast(gain):
-    torch.manual_seed(0)
-    made, given = head(scale=True, scale_gain=gain), states()
-    adam = torch.optim.Adam([made.scalars], lr=1e-3)
-    made(*given).reward.square().sum().backward()
-    adam.step()
-    assert made.tau.item() == pytest.approx(-gain * 1e-3, rel=1e-3)
-
-
 @pytest.mark.parametrize("option", ["scale", "residual"])
 def test_what_the_mlp_decoder_has_no_scores_for_is_refused(option):
     with pytest.raises(ValueError, match="mixture decoder"):

@@ -67,11 +67,6 @@ class Variant(Section):
         description="r = e^tau w . g(z) with a learned number tau, so that scores keep the ratings' unit and rewards "
         "have their own; not in the paper. null: with `residual` and not otherwise.",
     )
-    scale_gain: PositiveFloat = Field(
-        1.0,
-        description="tau = gain t, t learned from 0: how many times as fast as other layers the scale learns. Where a "
-        "training has few steps, at 1 it stays near 1, and b(z) takes over what w . g(z) can't say loudly enough.",
-    )
     residual: bool = Field(
         False,
         description="Concept-residual VRM, r = e^tau w . g(z) + b(z); not in the paper. b, linear in z, may take what "

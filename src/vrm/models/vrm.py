@@ -53,7 +53,6 @@ class VrmConfig(PreTrainedConfig):
         prompt_pooling: q(w|x) reads the `last` prompt token's state, or `attention` over all of the prompt's.
         concentration: alpha = `softplus`(f(h)) + 0.01, or `scaled`: c softmax(f(h)) + 0.01 with c learned.
         scale: r = e^tau w . g(z) with tau learned, from 0; needs the mixture decoder, as the next two do. Ours.
-        scale_gain: tau = gain t, t learned: under Adam the scale learns so many times as fast as other layers.
         residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
         residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
@@ -73,7 +72,6 @@ class VrmConfig(PreTrainedConfig):
     concentration: Literal["softplus", "scaled"] = "softplus"
     scale: bool = False
     residual: bool = False
-    scale_gain: float = 1.0  # of models that were saved before it was a setting
     residual_gain: float = 5.0
     residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
@@ -141,7 +139,7 @@ class VrmHead(nn.Module):
         num_objectives: K.
         latent_dim: d.
         decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
-        prompt_pooling, concentration, scale, scale_gain, residual, residual_gain, residual_detached: see `VrmConfig`.
+        prompt_pooling, concentration, scale, residual, residual_gain, residual_detached: see `VrmConfig`.
 
     Raises:
         ValueError: there is no objective, or the decoder has no per-objective scores to scale or to add to.
@@ -157,7 +155,6 @@ class VrmHead(nn.Module):
         prompt_pooling: str = "last",
         concentration: str = "softplus",
         scale: bool = False,
-        scale_gain: float = 1.0,
         residual: bool = False,
         residual_gain: float = 5.0,
         residual_detached: bool = False,
@@ -168,7 +165,7 @@ class VrmHead(nn.Module):
         if decoder != "mixture" and (scale or residual):
             raise ValueError("scale and residual need the mixture decoder")
         self.kind = decoder
-        self.scale_gain, self.residual_gain, self.residual_detached = scale_gain, residual_gain, residual_detached
+        self.residual_gain, self.residual_detached = residual_gain, residual_detached
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
         self.weight_encoder = _mlp(hidden_size, hidden_size, num_objectives)
@@ -202,7 +199,7 @@ class VrmHead(nn.Module):
     @property
     def tau(self) -> Tensor | None:
         """Logarithm of the reward's scale, shape (1,)."""
-        return self.scale_gain * self.scalars[1:] if self.has_scale else None
+        return self.scalars[1:] if self.has_scale else None
 
     def forward(self, prompt_state: Tensor, final_state: Tensor, sampler: Sampler | None = None) -> Posterior:
         """Posteriors and rewards of N texts from their pooled states.
@@ -289,7 +286,6 @@ class VrmForSequenceClassification(PreTrainedModel):
             concentration=config.concentration,
             scale=config.scale,
             residual=config.residual,
-            scale_gain=config.scale_gain,
             residual_gain=config.residual_gain,
             residual_detached=config.residual_detached,
         ).float()

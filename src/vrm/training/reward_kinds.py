@@ -187,7 +187,6 @@ class Variational(RewardKind):
             concentration=self.variant.concentration,
             scale=self.variant.has_scale,
             residual=self.variant.residual,
-            scale_gain=self.variant.scale_gain,
             residual_gain=self.variant.residual_gain,
             residual_detached=self.variant.residual_detached,
             **turns,
