@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
         RecordError: scores are missing or broken.
     """
     data = placed(config, measure(config, results, config.study.power_cells()))
-    metrics = {column.paper: f"{column.title} (%)" for column in shown_columns(config)}
+    metrics = {column.paper: textwrap.fill(f"{column.title} (%)", 16) for column in shown_columns(config)}
     metrics |= {CORRELATION: "correlation\nwith true w"}
     axes = [axis for axis in AXES if axis == "pairs" or data[f"at_{axis}"].nunique() > 1]
     with style.styled():
@@ -67,7 +68,7 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
         over = counted_seeds_and_prompts(config.study.seeds)
         statement = (
             f"Bars: {100 * config.report.level:g}\u00a0% interval over {over}; of the correlation: over seeds. "
-            f"Middle and right: {config.study.worlds_pairs:,} pairs."
+            + (f"Against bias: {config.study.worlds_pairs:,} pairs." if len(axes) > 1 else "")
         )
         style.footer(figure, statement, config.data.label)
         return style.save(figure, out, "power", data)
@@ -99,6 +100,7 @@ def _draw(panel: Axes, config: Config, data: pd.DataFrame, axis: str, scale: flo
     if axis == "pairs":
         panel.set_xscale("log")
         ticks = sorted(config.study.pairs)
+        panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
         panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         panel.minorticks_off()
 
