@@ -155,6 +155,10 @@ def parse(raw: dict[str, Any]) -> Config:
 def _fault(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a line that says what to do."""
     key = ".".join(map(str, error["loc"])) or "config"
+    if error["type"] == "union_tag_not_found":  # the key that says what kind of section it is
+        tag = error["ctx"]["discriminator"].strip("'")
+        typos = get_close_matches(tag, [str(name) for name in error["input"] if name != tag], n=1)
+        return f"  {key}.{typos[0]}: there is no such key; did you mean {tag}?" if typos else f"  {key}: lacks {tag}"
     if error["type"] != "extra_forbidden":
         return f"  {key}: {error['msg'].removeprefix('Value error, ')}"
     schema, name = Config.model_json_schema(), str(error["loc"][-1])
