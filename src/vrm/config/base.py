@@ -16,7 +16,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 def _fill_run(path: str, info: ValidationInfo) -> str:
     run = (info.context or {}).get("run")
-    return path.replace("{run}", run) if run else path
+    return path.replace("{run}", run) if run and isinstance(run, str) else path
 
 
 RunPath = Annotated[str, AfterValidator(_fill_run)]

@@ -53,7 +53,7 @@ class DataConfig(Source):
     @classmethod
     def _shape_names_its_aspects(cls, values: Any) -> Any:
         """The aspects of a shape that has its own, where none are named."""
-        if isinstance(values, dict) and values.get("shape") in SHAPE_ASPECTS and values.get("aspects") is None:
+        if isinstance(values, dict) and values.get("shape") in tuple(SHAPE_ASPECTS) and values.get("aspects") is None:
             return {**values, "aspects": list(SHAPE_ASPECTS[values["shape"]])}
         return values
 
