@@ -134,6 +134,14 @@ def test_the_gain_multiplies_b_and_its_first_step():
     torch.testing.assert_close(moved[5.0], 5 * moved[1.0], rtol=1e-3, atol=1e-6)
 
 
+def test_the_scale_starts_where_it_is_told():
+    made, given = head(scale=True, scale_start=4.0), states()
+    assert made.tau.exp().item() == pytest.approx(4.0)
+    posterior = made(*given)
+    weights = posterior.alpha / posterior.alpha.sum(-1, keepdim=True)
+    torch.testing.assert_close(posterior.rated, 4 * (weights * posterior.per_objective).sum(-1))
+
+
 @pytest.mark.parametrize("option", ["scale", "residual"])
 def test_what_the_mlp_decoder_has_no_scores_for_is_refused(option):
     with pytest.raises(ValueError, match="mixture decoder"):

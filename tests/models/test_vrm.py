@@ -241,7 +241,16 @@ def test_a_model_saved_before_the_options_existed_loads_as_it_was(model, tokeniz
     model.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
-    for name in ("prompt_pooling", "concentration", "scale", "residual", "residual_gain", "residual_detached"):
+    added = (
+        "prompt_pooling",
+        "concentration",
+        "scale",
+        "scale_start",
+        "residual",
+        "residual_gain",
+        "residual_detached",
+    )
+    for name in added:
         del config[name]
     file.write_text(json.dumps(config))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()

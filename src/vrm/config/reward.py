@@ -67,6 +67,11 @@ class Variant(Section):
         description="r = e^tau w . g(z) with a learned number tau, so that scores keep the ratings' unit and rewards "
         "have their own; not in the paper. null: with `residual` and not otherwise.",
     )
+    scale_start: PositiveFloat = Field(
+        1.0,
+        description="e^tau before training. Where preferences are sharper than ratings and steps are few, a start of "
+        "about 4 lets w . g(z) speak loudly enough from the first step; at 1, b(z) takes over its part.",
+    )
     residual: bool = Field(
         False,
         description="Concept-residual VRM, r = e^tau w . g(z) + b(z); not in the paper. b, linear in z, may take what "

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -52,8 +53,8 @@ class VrmConfig(PreTrainedConfig):
         prior_concentration: alpha_0 of the Dirichlet prior, per objective.
         prompt_pooling: q(w|x) reads the `last` prompt token's state, or `attention` over all of the prompt's.
         concentration: alpha = `softplus`(f(h)) + 0.01, or `scaled`: c softmax(f(h)) + 0.01 with c learned.
-        scale: r = e^tau w . g(z) with tau learned, from 0; needs the mixture decoder, as the next two do. Ours.
-        residual: add b(z), linear in z and 0 at the start: the concept-residual VRM. Ours.
+        scale: r = e^tau w . g(z) with tau learned, from log scale_start; needs the mixture decoder. Ours.
+        residual: add b(z), linear in z and 0 at the start: the concept-residual VRM; needs that decoder. Ours.
         residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
         generation_prompt_ids: tokens that begin every response, and
@@ -72,6 +73,7 @@ class VrmConfig(PreTrainedConfig):
     concentration: Literal["softplus", "scaled"] = "softplus"
     scale: bool = False
     residual: bool = False
+    scale_start: float = 1.0
     residual_gain: float = 5.0
     residual_detached: bool = False
     generation_prompt_ids: list[int] | None = None
@@ -139,7 +141,7 @@ class VrmHead(nn.Module):
         num_objectives: K.
         latent_dim: d.
         decoder: `mixture` or `mlp`, see `VrmConfig.reward_decoder`.
-        prompt_pooling, concentration, scale, residual, residual_gain, residual_detached: see `VrmConfig`.
+        prompt_pooling, concentration, scale, scale_start, residual, residual_gain, residual_detached: see `VrmConfig`.
 
     Raises:
         ValueError: there is no objective, or the decoder has no per-objective scores to scale or to add to.
@@ -155,6 +157,7 @@ class VrmHead(nn.Module):
         prompt_pooling: str = "last",
         concentration: str = "softplus",
         scale: bool = False,
+        scale_start: float = 1.0,
         residual: bool = False,
         residual_gain: float = 5.0,
         residual_detached: bool = False,
@@ -165,7 +168,7 @@ class VrmHead(nn.Module):
         if decoder != "mixture" and (scale or residual):
             raise ValueError("scale and residual need the mixture decoder")
         self.kind = decoder
-        self.residual_gain, self.residual_detached = residual_gain, residual_detached
+        self.scale_start, self.residual_gain, self.residual_detached = scale_start, residual_gain, residual_detached
         # hidden states of pretrained models differ in scale by orders of magnitude; the head should not care
         self.norm = nn.LayerNorm(hidden_size)
         self.weight_encoder = _mlp(hidden_size, hidden_size, num_objectives)
@@ -188,7 +191,7 @@ class VrmHead(nn.Module):
             if parameter is not None:
                 nn.init.zeros_(parameter)
         if self.scalars is not None:
-            start = torch.tensor([INITIAL_LOG_CONCENTRATION, 0.0])
+            start = torch.tensor([INITIAL_LOG_CONCENTRATION, math.log(self.scale_start)])
             init.copy_(self.scalars, start)
 
     @property
@@ -286,6 +289,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             concentration=config.concentration,
             scale=config.scale,
             residual=config.residual,
+            scale_start=config.scale_start,
             residual_gain=config.residual_gain,
             residual_detached=config.residual_detached,
         ).float()

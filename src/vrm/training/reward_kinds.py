@@ -187,6 +187,7 @@ class Variational(RewardKind):
             concentration=self.variant.concentration,
             scale=self.variant.has_scale,
             residual=self.variant.residual,
+            scale_start=self.variant.scale_start,
             residual_gain=self.variant.residual_gain,
             residual_detached=self.variant.residual_detached,
             **turns,

@@ -36,7 +36,7 @@ def ablation_table(config: Config, results: Path, out: Path) -> list[Path]:
         header=[Cell("Reward model"), *(Cell(title) for _, title, _, _ in columns)],
         rows=rows,
         notes=[
-            f"Accuracies in per cent. In brackets: {100 * config.report.level:g} % intervals "
+            f"Accuracies in per cent. In brackets: {100 * config.report.level:g} % intervals over "
             f"{over_seeds_and_prompts(study.seeds)}; of both columns of w: Student's t over seeds.",
             "Correlation with the true w: Pearson over the prompts of "
             f"{config.evaluation.sets[config.evaluation.run[0]].label}, mean of the objectives.",
