@@ -4,7 +4,7 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
-.PHONY: demo report docs test test-all lint clean lock help
+.PHONY: demo report docs test test-all lint reliability audit clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -36,6 +36,13 @@ lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 docs: $(READY)   ## the documentation site from docs/: results/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "Open results/site/index.html in a browser"
+
+reliability: $(READY) ## kills, faults, fuzz, load, soak and audit again: docs/reliability.md (an hour)
+	@$(VENV)/bin/python tools/reliability.py
+
+audit: $(READY)  ## known weaknesses of the locked packages, where the database can be reached
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || echo "pip-audit can't be had here" >&2
+	@$(VENV)/bin/python tools/reliability.py --only audit && sed -n '/^## Packages/,$$p' docs/reliability.md
 
 lock: $(READY)   ## write envs/*.yaml from requirements.lock
 	@$(VENV)/bin/python tools/envs.py

@@ -1,6 +1,7 @@
 """Everything that a GPU has to show, in one call: kernels against the padded reference, then the other scripts.
 
-    python benchmarks/gpu.py --out results/gpu                  # one card of 80 GB or more, a quarter of an hour
+    python benchmarks/gpu.py --out results/gpu                  # one card of 140 GB, a quarter of an hour
+    python benchmarks/gpu.py --out results/gpu --batch 4        # one card of 80 GB
     python benchmarks/gpu.py --out results/gpu --minutes 6      # as far as it gets, the most important parts first
     python benchmarks/gpu.py --out /tmp/gpu --shape tiny        # minutes on a laptop's CPU: do all parts run?
     python benchmarks/gpu.py --kernels                          # the first part by itself
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=("qwen3-4b", "qwen3-0.6b", "tiny"), default="qwen3-4b")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
+    parser.add_argument("--batch", type=int, default=16, help="pairs a forward pass; a step has 32")
     parser.add_argument("--minutes", type=float, default=30.0, help="no part begins later, and none runs longer")
     parser.add_argument("--only", nargs="+", help="parts by name")
     parser.add_argument("--pairs", type=Path, help="real pairs for one more measurement: prompt, chosen, rejected")
@@ -56,7 +58,8 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     cuda = ["--bf16"] if card else []
     ours = ["ours_rm+varlen", "ours_rm+varlen+compile"] if card else ["ours_rm", "ours_rm+compile"]
     training = ["reward_training.py", *model, *cuda, "--checkpointing", *lines]
-    sizes = ["--batch", "2", "--accumulation", "2"] if tiny else ["--batch", "16", "--accumulation", "2"]
+    batch = 2 if tiny else options.batch
+    sizes = ["--batch", str(batch), "--accumulation", str(2 if tiny else max(1, 32 // batch))]
     rounds = ["--steps", "1", "--rounds", "1" if tiny else "5"]
     few = [*sizes, "--steps", "1", "--rounds", "1" if tiny else "3"]
     vrm = ours[-1].replace("ours_rm", "ours_vrm")

@@ -83,7 +83,7 @@ TINY = {
 }
 SHAPES = {
     "qwen2.5-7b": Shape((Qwen2Config, QWEN25_7B), (Qwen3Config, QWEN3_4B), prompt=512, response=512),
-    "tiny": Shape((Qwen2Config, TINY), (Qwen3Config, TINY | {"head_dim": 32}), prompt=32, response=32),
+    "tiny": Shape((Qwen2Config, TINY), (Qwen3Config, TINY | {"head_dim": 32}), prompt=64, response=32),
 }
 
 

@@ -189,6 +189,8 @@ class Contestant:
 
     def profile(self) -> dict[str, float]:
         """Milliseconds of a turn by kind of kernel; {} without a GPU."""
+        if not torch.cuda.is_available():
+            return {}
         activities = [torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profiler:
             self._train(Clock())

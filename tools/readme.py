@@ -22,7 +22,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
 SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_concept_residual")
-IMAGES = ("figure4.png", "figure6.png", "overoptimisation.png", "win_rate_length.png")
+IMAGES = (
+    "calibration.png",
+    "figure4.png",
+    "figure6.png",
+    "overoptimisation.png",
+    "residual.png",
+    "win_rate_length.png",
+)
 
 
 def table() -> str:
@@ -63,6 +70,53 @@ def numbers() -> str:
             line += f"; its weights correlate {latents[variant, 'weight_correlation/mean']:.2f} with the true ones"
         lines.append(line + ".")
     return "\n- ".join(lines).replace("- ", "\n- ", 1)
+
+
+def probabilities() -> str:
+    """How sure each reward model is and how right, and the figure of it."""
+    cells = pd.read_csv(RUN / "tables" / "calibration.csv")
+    shown = {
+        "nll": "NLL",
+        "ece": "ECE, points",
+        "accuracy": "accuracy",
+        "accuracy_at_50": "surest half",
+        "aurc": "AURC",
+    }
+    lines = []
+    for column, part in cells[cells.variant.str.removesuffix(":rated").isin(SHOWN)].groupby("column", sort=False):
+        lines += [
+            f"**{column}**",
+            "",
+            "| Reward model | " + " | ".join(shown.values()) + " |",
+            "|:--" + "|--:" * 5 + "|",
+        ]
+        for (_, method), own in part.groupby(["variant", "method"], sort=False):
+            values = own.set_index("metric")
+            found = [
+                _interval(_scaled(values.loc[name], 1 if name == "nll" else 100), 2 if name == "nll" else 1)
+                for name in shown
+            ]
+            label = own.label.iloc[0] + ("" if method == "as trained" else f": {method}")
+            lines.append(f"| {label} | " + " | ".join(found) + " |")
+        lines.append("")
+    return "\n".join(
+        [*lines, "![How sure each reward model is, and how right, synthetic world](images/calibration.png)"]
+    )
+
+
+def residual() -> str:
+    """What rated aspects and residual hold, as the run wrote it: accuracy and correlations; the probes stay there."""
+    grids = (RUN / "tables" / "residual.md").read_text(encoding="utf-8").split("\n**The parts on pairs")
+    return grids[0].strip() + "\n\n![What is substance and what is flattery, synthetic world](images/residual.png)"
+
+
+def health() -> str:
+    """How many trainings show a fault, and which."""
+    rows = pd.read_csv(RUN / "tables" / "health.csv")
+    models = rows.groupby(["variant", "seed"])
+    faults = rows[rows.fault.notna()].groupby(["label", "fault"], sort=False)["seed"].nunique()
+    found = "; ".join(f"{label}: {fault} ({n} of {rows.seed.nunique()} seeds)" for (label, fault), n in faults.items())
+    return f"Of {len(models)} trainings of reward models, `tables/health.md` finds: {found or 'nothing wrong'}."
 
 
 def policies() -> str:
@@ -183,6 +237,11 @@ def _run_config() -> dict:
     return yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))
 
 
+def _scaled(cell: pd.Series, factor: float) -> pd.Series:
+    ends = ["estimate", "low", "high"]
+    return pd.Series({name: factor * cell[name] if name in ends else cell[name] for name in cell.index})
+
+
 def _interval(cell: pd.Series, digits: int = 1) -> str:
     if math.isnan(cell.low):  # nothing varies
         return f"{cell.estimate:.{digits}f}"
@@ -196,6 +255,9 @@ PAGES = {
         "JUDGED": judged,
         "CLAIMS": claims,
         "NUMBERS": numbers,
+        "PROBABILITIES": probabilities,
+        "RESIDUAL": residual,
+        "HEALTH": health,
         "POLICIES": policies,
         "PROVENANCE": provenance,
     },

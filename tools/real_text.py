@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from vrm.evaluation.preference_accuracy import wins
-from vrm.reporting.provenance import provenance
-from vrm.reporting.stats import Interval, student_interval
-from vrm.reporting.variance_components import crossed_interval
 
 from vrm.config import Config, dump, load
+from vrm.evaluation.accuracy import wins
+from vrm.provenance import provenance
 from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_json, write_whole
+from vrm.statistics.intervals import Interval, crossed_interval, student_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
@@ -89,6 +88,10 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
     won = np.array([wins(table.reward_chosen, table.reward_rejected) for table in scores], dtype=float)
     accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
     yield label, "accuracy", accuracy, seeds, prompts, len(first)
+    if "rated_chosen" in first:
+        won = np.array([wins(table.rated_chosen, table.rated_rejected) for table in scores], dtype=float)
+        accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
+        yield f"{label}, rated", "accuracy", accuracy, seeds, prompts, len(first)
     for k, aspect in enumerate(config.data.aspects):
         if f"chosen_{aspect}" in first:
             values = [_follows(table, aspect, k, held_out) for table in scores]

@@ -2,7 +2,8 @@
 
 * `reference/commands.md`: every command with its options, from the argument parser.
 * `reference/configuration.md`: every key of config.yaml, from its JSON schema.
-* `contributing.md`, `changelog.md`: the files at the root, which readers on the site want too.
+* `contributing.md` and others: files at the root, which readers on the site want too. Links between them and docs/ are
+  those that the repository has, and are turned here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
+AT_ROOT = {name: name.lower() for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
+"""Files at the root, and the pages that they become."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,12 +31,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "reference/commands.md": commands(),
         "reference/configuration.md": configuration(),
-        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        **{page: (ROOT / name).read_text(encoding="utf-8") for name, page in AT_ROOT.items()},
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to a file at the root lead to its page, and those of such a file into docs/ to theirs."""
+    for name, target in AT_ROOT.items():
+        markdown = markdown.replace(f"](../{name}", f"]({target}")
+    return re.sub(r"\]\(docs/", "](", markdown) if page.file.src_uri in AT_ROOT.values() else markdown
 
 
 def commands() -> str:

@@ -12,16 +12,19 @@ variants before the next seed. What is there is not made again; when time is up,
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vrm.cli import main as vrm
 from vrm.config import Config, dump, load
 from vrm.config.study import BASE, Cell
-from vrm.records import write_whole
+from vrm.provenance import provenance
+from vrm.records import write_json, write_whole
 
 READY = "{}.provenance.json"
 """What a finished world of the study has, by its name."""
@@ -145,11 +148,27 @@ def report(config: Config, results: Path, out: Path | None) -> None:
         "ablation": [name for name in study.ablation if whole(BASE, study.ablation_pairs, [name])],
     }
     config = config.model_copy(update={"study": study.model_copy(update=found)})
-    print({key: list(value) for key, value in found.items()})
+    write_json((out or results) / "study.provenance.json", record(config, results))
     if found["pairs"]:
         power_figure(config, results, out or results / "figures")
     if found["ablation"]:
         ablation_table(config, results, out or results / "tables")
+
+
+def record(config: Config, results: Path) -> dict[str, Any]:
+    """What was finished, and what the models' own records say of where they come from."""
+    cells = list(ordered(config))
+    made = [json.loads((results / cell.file).with_suffix(".provenance.json").read_text("utf-8")) for cell in cells]
+    backbone = json.loads((results / "backbone/backbone.provenance.json").read_text("utf-8"))
+    extra = {
+        "models": len(cells),
+        "trained_at": sorted({each["commit"] for each in made}),
+        "backbone_at": backbone["commit"],
+        "seconds": round(sum(each["seconds"] for each in made)),
+        "finished": sorted({f"{c.world}: {c.variant}, {c.pairs} pairs" for c in cells}),
+        "config": config.model_dump(mode="json"),
+    }
+    return provenance(dump(config), Path(__file__).resolve().parents[1], extra)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vrm.records import write_json
-
 ALIVE = "VRM_ALIVE"
 """Environment variable by which a job finds its run's file."""
 
@@ -73,6 +71,8 @@ def begin(folder: Path) -> str:
 
 def started(folder: Path, run: str, is_local: bool) -> None:
     """Write down who makes a run, for whoever comes second."""
+    from vrm.records import write_json  # a job, which only joins, need not wait for it
+
     write_json(_owner(folder / ".snakemake" / NAME), _myself() | {"run": run, "is_local": is_local})
 
 

@@ -27,7 +27,7 @@ MADE_FROM = "made_from.json"
 """In a working directory: what it is made from; see `vrm.checkpoints.fingerprint`."""
 
 WORKING = re.compile(
-    r"(damaged-)?checkpoint-\d+|answers\.jsonl|training\.csv|samples\.jsonl|made_from\.json|\.made_from\.json\.\d+"
+    r"(damaged-)?checkpoint-\d+|answers\.jsonl|training\.csv|samples\.jsonl|losses-\d+\.npy|made_from\.json|\.made_from\.json\.\d+"
 )
 """Names that we give in a working directory."""
 

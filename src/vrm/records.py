@@ -16,10 +16,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Container, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 
 class RecordError(ValueError):
@@ -169,16 +170,26 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     Raises:
         OSError: the disk is full or may not be written; names the file, and nothing is left of the attempt.
     """
+    with _aside(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _aside(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write, which is moved to its place when everything is in it; otherwise nothing is left of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with aside.open("wb") as file:
+            yield file
         aside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk's error names no file
+        if isinstance(error, OSError) and error.filename in (None, str(aside)):  # a full disk's error names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -188,9 +199,19 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
     """Write dataclass records or mappings, one a line; returns how many."""
-    lines = [json.dumps(_plain(row), ensure_ascii=False) for row in rows]
-    write_whole(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    count = 0
+    with _aside(path) as file:  # a line at a time: three copies of a large file in memory would be the stage's peak
+        for row in rows:
+            file.write(_line(row))
+            count += 1
+    return count
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _line(row: Any) -> bytes:
+    return (_ENCODE(_plain(row)) + "\n").encode()
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -199,14 +220,18 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         RecordError: a line is not a JSON object; names the file and the row.
     """
-    with open(path, encoding="utf-8") as handle:
+    with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
+            except UnicodeDecodeError:
+                raise RecordError(f"{path}, row {number}: not UTF-8; make the file again") from None
             except json.JSONDecodeError as error:
                 raise RecordError(f"{path}, row {number}: not valid JSON ({error.msg})") from None
+            except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+                raise RecordError(f"{path}, row {number}: can't be read ({error})") from None
             if not isinstance(row, dict):
                 raise RecordError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
             yield number, row
@@ -248,5 +273,12 @@ def _plain(row: Any) -> Any:
     if isinstance(row, (str, float, int)):  # nearly all values: asked first, it halves the time
         return row
     if is_dataclass(row):
-        return {f.name: _plain(getattr(row, f.name)) for f in fields(row) if getattr(row, f.name) is not None}
+        values = ((name, getattr(row, name)) for name in _names(type(row)))
+        return {name: _plain(value) for name, value in values if value is not None}
     return [_plain(item) for item in row] if isinstance(row, list) else row
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Names of a dataclass's fields."""
+    return tuple(field.name for field in fields(kind))

@@ -360,7 +360,7 @@ def _of_seed(results: Path, run: PolicyRun, seed: int, frame: pd.DataFrame, gold
     return frame.assign(gold=rewards["gold"].to_numpy(), seed=seed)
 
 
-# --- judged/<benchmark>.{csv,items.csv,draws.csv,json} ----------------------------------------------------------------
+# --- judged/<benchmark>.{csv,items.csv,draws.csv,terms.csv,json} ------------------------------------------------------
 
 POLICY_KEYS = ("base", "method", "seed")
 """Which policy a row of the judged benchmarks is of; the fields of `JudgedPolicy`."""
@@ -387,8 +387,12 @@ JUDGED_DRAWS = RunTable(".draws.csv", ("draw",), "run `vrm judged-scores`", floa
 """LC and SC, which are fits and no means, of each draw of the questions; a column is named by `draw_column`."""
 
 
+JUDGED_TERMS = RunTable(".terms.csv", ("item_id",), "run `vrm judged-scores`", text=("item_id",), floats="%.6g")
+"""Fits that are taken apart, one row an item: terms whose mean is the fit; columns as those of the draws."""
+
+
 def draw_column(policy: str, metric: str) -> str:
-    """What the draws of a policy's metric are called."""
+    """What the draws and the terms of a policy's metric are called."""
     return f"{policy}/{metric}"
 
 
@@ -399,36 +403,40 @@ class JudgedTables(NamedTuple):
         scores: as `JUDGED_SCORES`.
         items: as `JUDGED_ITEMS`.
         draws: as `JUDGED_DRAWS`.
+        terms: as `JUDGED_TERMS`.
         record: what the numbers depend on: the judge, the set of models, what has no judgment.
     """
 
     scores: pd.DataFrame
     items: pd.DataFrame
     draws: pd.DataFrame
+    terms: pd.DataFrame
     record: dict[str, Any]
 
 
+_JUDGED = (JUDGED_SCORES, JUDGED_ITEMS, JUDGED_DRAWS, JUDGED_TERMS)
+
+
 def judged_path(results: Path, benchmark: str) -> Path:
-    """The scores of one benchmark; items, draws and record lie beside them."""
+    """The scores of one benchmark; items, draws, terms and record lie beside them."""
     return Path(results) / "judged" / f"{benchmark}.csv"
 
 
 def write_judged(out: Path, tables: JudgedTables) -> None:
-    """Write `out`, and items, draws and record beside it."""
-    parts = (JUDGED_SCORES, tables.scores), (JUDGED_ITEMS, tables.items), (JUDGED_DRAWS, tables.draws)
-    for kind, table in parts:
+    """Write `out`, and items, draws, terms and record beside it."""
+    for kind, table in zip(_JUDGED, tables[: len(_JUDGED)], strict=True):
         kind.write(out.with_suffix(kind.name), table)
     write_json(out.with_suffix(".json"), tables.record)
 
 
 def read_judged(source: Path) -> JudgedTables:
-    """Read the scores `source`, and items, draws and record beside them.
+    """Read the scores `source`, and items, draws, terms and record beside them.
 
     Raises:
-        RecordError: one of the four is missing, broken, lacks a column, or has text where a number belongs.
+        RecordError: one of the five is missing, broken, lacks a column, or has text where a number belongs.
     """
     made_by = f"run `vrm judged-scores --name {source.stem}`"
-    kinds = [replace(kind, made_by=made_by) for kind in (JUDGED_SCORES, JUDGED_ITEMS, JUDGED_DRAWS)]
+    kinds = [replace(kind, made_by=made_by) for kind in _JUDGED]
     tables = [_read_numbers(kind, source.with_suffix(kind.name)) for kind in kinds]
     return JudgedTables(*tables, _read_record(source.with_suffix(".json"), made_by))
 

@@ -20,6 +20,8 @@ def config(tmp_path):
         "data": {"validation_fraction": 0.2, "test_fraction": 0.0},
         "evaluation": {"run": ["uf_c", "noise_free"]},
         "reward": {"run": ["rm"], "training": {"epochs": 1, "max_prompt_length": 64, "max_length": 96}},
+        "policy": {"run_bases": [], "scorers_from": None},
+        "benchmarks": {"run": []},
         "report": {"tables": [], "figures": []},
         "study": {
             "worlds": {
@@ -53,9 +55,8 @@ def test_worlds_differ_in_what_they_change_and_in_nothing_else(config, tmp_path)
         make_study_world(config, name, tmp_path / name)
         assert len(read_pairs(tmp_path / name / "data/pairs/train.jsonl")) > 30
         assert len(read_pairs(tmp_path / name / "sets/uf_c.jsonl")) == 20
-    own, fair, shared = (
-        list(read_jsonl(tmp_path / place / "ultrafeedback.jsonl")) for place in ("own", "fair/world", "shared/world")
-    )
+    places = ("own", "fair/world", "shared/world")
+    own, fair, shared = ([row for _, row in read_jsonl(tmp_path / p / "ultrafeedback.jsonl")] for p in places)
     assert texts(own) == texts(fair) == texts(shared)
     assert ratings(own) == ratings(fair) != ratings(shared)
     assert overall(own) == overall(shared) != overall(fair)

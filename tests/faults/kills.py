@@ -17,7 +17,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -161,26 +160,43 @@ def group_of(pid: int) -> int:
         return -1
 
 
-def undisturbed(run: Run) -> dict[int, Job]:
-    """Run to the end, once; what is there already is taken."""
-    done = run.directory / "done"
-    if not done.exists():
-        attempt = run.start()
-        if attempt.process.wait():
-            raise SystemExit(f"the undisturbed run failed; see {attempt.log}")
-        shutil.copy(attempt.log, done)
-    return read_jobs(done.read_text())
+class Undisturbed:
+    """The run that nobody kills, beside the others; one that is under way or finished is taken as it is."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.log = run, run.directory / "attempt1.txt"
+        self.mark = f"{run.directory.resolve()}#1"
+        if not self.log.exists():
+            run.start()
+
+    def jobs(self) -> dict[int, Job]:
+        """Its jobs so far."""
+        return read_jobs(self.log.read_text(errors="replace"))
+
+    def lasted(self, rule: str) -> list[float]:
+        """Seconds that jobs of a rule have taken, at least one."""
+        found = [(job.finished - job.started).total_seconds() for job in self.jobs().values() if job.finished]
+        of_rule = [
+            (job.finished - job.started).total_seconds()
+            for job in self.jobs().values()
+            if job.finished and job.rule == rule
+        ]
+        return of_rule or found or [5.0]
+
+    def wait(self) -> None:
+        """Until it has ended well."""
+        while "(100%) done" not in self.log.read_text(errors="replace"):
+            if not marked(self.mark):
+                raise SystemExit(f"the undisturbed run failed; see {self.log}")
+            time.sleep(1)
 
 
-def disturb(run: Run, reference: dict[int, Job], kills: int, rng: random.Random, tally: Tally) -> bool:
+def disturb(run: Run, reference: Undisturbed, kills: int, rng: random.Random, tally: Tally) -> bool:
     """Start and kill until the run has ended or there were enough kills; whether it has ended."""
-    lasted: dict[str, list[float]] = {}
     failures = len(tally.failures)
-    for job in reference.values():
-        lasted.setdefault(job.rule, []).append(max((job.finished - job.started).total_seconds(), 1.0))
     while tally.kills < kills and len(tally.failures) < failures + MOST_FAILURES:
         attempt = run.start()
-        wait_for_the_moment(attempt, lasted, rng, tally)
+        wait_for_the_moment(attempt, reference, rng, tally)
         if attempt.process.poll() is None:
             running = attempt.running()
             tally.killed(running, attempt.kill())
@@ -191,7 +207,7 @@ def disturb(run: Run, reference: dict[int, Job], kills: int, rng: random.Random,
     return False
 
 
-def wait_for_the_moment(attempt: Attempt, lasted: dict[str, list[float]], rng: random.Random, tally: Tally) -> None:
+def wait_for_the_moment(attempt: Attempt, reference: Undisturbed, rng: random.Random, tally: Tally) -> None:
     """Return when the run should be killed, or when it has ended."""
     if rng.random() < 0.1:
         return attempt.wait(rng.uniform(0.2, 6.0))
@@ -205,7 +221,7 @@ def wait_for_the_moment(attempt: Attempt, lasted: dict[str, list[float]], rng: r
         return bool(chosen)
 
     if attempt.wait_until(is_found):
-        attempt.wait(rng.random() * rng.choice(lasted[chosen[0].rule]))
+        attempt.wait(rng.random() * rng.choice(reference.lasted(chosen[0].rule)))
     return None
 
 
@@ -271,11 +287,11 @@ def leftovers(run: Run) -> list[str]:
 def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) -> dict:
     """The undisturbed run, the killed ones, and what they amount to."""
     reference = Run(work / "reference", configs, cores)
-    jobs = undisturbed(reference)
+    undisturbed = Undisturbed(reference)
     rng, tally, runs = random.Random(seed), Tally(), []
     while tally.kills < kills and len(tally.failures) < MOST_FAILURES:
         runs.append(Run(work / f"killed{len(runs) + 1}", configs, cores))
-        if disturb(runs[-1], jobs, kills, rng, tally):
+        if disturb(runs[-1], undisturbed, kills, rng, tally):
             continue
         attempt = runs[-1].start()
         if attempt.process.wait():
@@ -285,6 +301,8 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
     while orphans and time.monotonic() < deadline:
         time.sleep(1)
         orphans = [name for run in runs for mark in run.marks for _, name in marked(mark)]
+    undisturbed.wait()
+    jobs = undisturbed.jobs()
     logs = [log.read_text(errors="replace") for run in runs for log in run.directory.glob("attempt*.txt")]
     compared = [compare(reference, run, jobs) for run in runs]
     return {

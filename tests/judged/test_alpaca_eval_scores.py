@@ -39,7 +39,7 @@ def published():
 @needs_shared
 def test_published_numbers_of_alpaca_7b(config, tmp_path):
     rows = published()
-    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
+    table, items, *_, record = alpaca_eval_scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(2.591451, abs=1e-6)
     assert table.n["win_rate"] == 805
@@ -134,7 +134,7 @@ def test_failures_are_named_and_in_no_mean(config, tmp_path):
     kept = [row["preference"] - 1 for row in rows[5:]]
     for row in rows[:5]:
         row |= {"preference": None, "failure": "timed out" if row["instruction"] < "instruction 3" else "refused"}
-    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
+    table, items, *_, record = alpaca_eval_scores(config, place(tmp_path, rows))
     table = by_metric(table)
     assert table.value["win_rate"] == pytest.approx(100 * np.mean(kept))
     assert table.value["standard_error"] == pytest.approx(100 * np.std(kept, ddof=1) / np.sqrt(55))
@@ -207,7 +207,7 @@ def test_win_rate_interval_has_the_width_of_its_standard_error(config, tmp_path)
 
 def test_what_the_table_and_the_record_hold(config, tmp_path):
     rows = random_judgments()
-    table, items, _, record = alpaca_eval_scores(config, place(tmp_path, rows))
+    table, items, *_, record = alpaca_eval_scores(config, place(tmp_path, rows))
     assert table.columns.tolist() == ["base", "method", "seed", "metric", "value", "low", "high", "n", "note"]
     assert items.columns.tolist() == ["base", "method", "seed", "item_id", "part", "value", "weight"]
     assert table["metric"].tolist() == METRICS

@@ -1,5 +1,7 @@
 """Both length-controlled win rates on resamples: against the same fit of rows that are repeated, and the package."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +11,11 @@ from paths import ROOT
 from vrm.config import JudgedPolicy, load
 from vrm.judged import length_control as alpaca_lc
 from vrm.judged.alpaca_eval import alpaca_eval_scores, package
-from vrm.judged.length_control import at_equal_length, official
+from vrm.judged.length_control import Fitted, at_equal_length, official, terms
 from vrm.records import write_json
 from vrm.statistics.draws import percentiles, question_draws
+from vrm.statistics.logistic import fit_logistic, sigmoid
+from vrm.statistics.paired_tests import sign_flip
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_draws_are_the_same_instructions_of_every_policy(config, tmp_path):
     place(tmp_path, rows)
     write_seed(tmp_path, rows, 2)
     write_seed(tmp_path, fewer, 3)
-    table, _, draws, _ = alpaca_eval_scores(config, tmp_path)
+    table, _, draws, *_ = alpaca_eval_scores(config, tmp_path)
     first, second, third = (draws[f"qwen3.ppo_vrm.seed{seed}/lc_without_difficulty"] for seed in (1, 2, 3))
     assert draws["draw"].to_list() == list(range(1, 41))
     pd.testing.assert_series_equal(first, second, check_names=False)
@@ -81,6 +85,60 @@ def test_the_official_fit_of_every_row_once_is_the_official_fit(tmp_path, monkey
     assert found.draws[1:].mean() == pytest.approx(found.value, abs=2)
     assert 1 < found.draws[1:].std() < 8
     assert found.n == 199
+
+
+def test_terms_are_what_the_fit_loses_without_an_instruction(tmp_path, monkeypatch):
+    """Against the package's own fit of all rows but one, at the same penalty; their mean is LC."""
+    rows = random_judgments(100)
+    rows[7] |= {"preference": None, "failure": "timed out"}
+    accept(monkeypatch, rows, gamed(rows), tmp_path)
+    file, frame = tmp_path / "judged" / "sets" / "alpaca_eval" / "df_gamed.csv", as_frame(rows)
+    without = np.ones((12, 100), dtype=int) - np.eye(100, dtype=int)[:12]
+    with package():
+        found = official(frame, file, without, "")
+    lost = 99 * (found.value - found.draws)
+    assert found.terms.mean() == pytest.approx(found.value, abs=1e-9)
+    assert np.corrcoef(found.terms[:12], lost)[0, 1] > 0.99
+    np.testing.assert_allclose(found.terms[:12] - found.value, lost, atol=4)
+
+
+def simulated(length_shift, rng, number=120):
+    """Terms of a policy that wins by a logistic law, fitted without a penalty; u is shared by both policies."""
+
+    def policy(u, difficulty, gamed):
+        difference = 60 * rng.normal(size=number) + length_shift
+        length = np.tanh(difference / difference.std(ddof=1))
+        x = np.stack([length, difficulty, np.ones(number)], axis=1)
+        own = NormalDist().cdf
+        mixed = np.array([own(value) for value in np.sqrt(0.5) * (u + rng.normal(size=number))])
+        wins = (np.log(mixed / (1 - mixed)) + x @ TRUE > 0).astype(float)
+        every, won = np.concatenate([x, gamed[0]]), np.concatenate([wins, gamed[1]])
+        weights = np.concatenate([np.ones(number), np.full(len(gamed[1]), 0.1)])
+        beta = fit_logistic(every[None, None], *((weights * part)[None, None] for part in (won, 1 - won)), RIDGE)[0]
+        fitted = Fitted(every, won, weights, beta[1:], np.inf)
+        at_equal = np.stack([0 * length, difficulty, np.ones(number)], axis=1)
+        value = sigmoid(at_equal @ beta[1:]).mean()
+        return value + terms(fitted, difference, difficulty, np.ones(number, dtype=bool))
+
+    return policy
+
+
+TRUE = np.array([-1.0, 0.5, -0.8])
+
+RIDGE = np.diag([1e9, 1e-6, 1e-6, 1e-6])  # the intercept, which `fit_logistic` always has, is held at 0
+
+
+@pytest.mark.parametrize("shift", [0.0, 60.0])
+def test_two_equal_policies_differ_at_the_tests_level(shift):
+    """Simulated: the same law, the second as long or longer by a standard deviation of the length differences."""
+    rng, rejected, times = np.random.default_rng(8), 0, 300
+    for _ in range(times):
+        difficulty, u = rng.normal(size=(2, 120))
+        x = np.stack([np.tanh(rng.normal(size=240)), np.tile(difficulty, 2), np.zeros(240)], axis=1)
+        gamed_rows = x, sigmoid(x @ TRUE)
+        first, second = (simulated(s, rng)(u, difficulty, gamed_rows) for s in (0.0, shift))
+        rejected += sign_flip(first - second, rng, 199) <= 0.05
+    assert 0.02 <= rejected / times <= 0.085  # 5 % of 300, give or take 2.7 standard errors
 
 
 def test_a_row_keeps_its_difficulty_in_every_draw(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from paths import ROOT
 from vrm.config import ConfigError, JudgedPolicy, load
 from vrm.judged import stages
 from vrm.judged.arena_scores import UNSTATED
-from vrm.judged.base import draws_table
+from vrm.judged.base import draws_table, terms_table
 from vrm.judged.stages import write_scores
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
 from vrm.reporting.judged import read_benchmark
@@ -182,6 +182,7 @@ def test_draws_of_sc_are_joint_and_its_interval_is_theirs(results):
     assert len(once) <= 10  # so many samples of three questions are different; drawn apart, most of 30 would be
     score(results, "mt_bench")
     assert (results / "judged" / "mt_bench.draws.csv").read_text() == "draw\n"
+    assert (results / "judged" / "mt_bench.terms.csv").read_text() == "item_id\n"
 
 
 def test_style_control_is_over_all_policies(results):
@@ -294,6 +295,7 @@ def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
             pd.DataFrame([[*SFT, "win_rate", 50.0, np.nan, np.nan, 2, ""]], columns=list(JUDGED_SCORES.columns)),
             pd.DataFrame([[*SFT, 1, "", 0.5, 1.0]], columns=list(JUDGED_ITEMS.columns)),
             draws_table({"qwen3.sft.seed1/lc_win_rate": np.array([1 / 3, np.nan])}),
+            terms_table([1, 2], {"qwen3.sft.seed1/lc_win_rate": np.array([20.0, 140 / 3])}),
             {"benchmark": "alpaca_eval"},
         )
 
@@ -305,6 +307,8 @@ def test_alpaca_eval_is_scored_by_its_own_module(results, monkeypatch):
     assert record == {"benchmark": "alpaca_eval"}
     text = (results / "judged" / "alpaca_eval.draws.csv").read_text()
     assert text == "draw,qwen3.sft.seed1/lc_win_rate\n1,0.333333\n2,\n"
+    text = (results / "judged" / "alpaca_eval.terms.csv").read_text()
+    assert text == "item_id,qwen3.sft.seed1/lc_win_rate\n1,20\n2,46.6667\n"
 
 
 def test_a_run_that_judges_nothing_is_refused(results):

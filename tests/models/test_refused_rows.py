@@ -1,5 +1,6 @@
 """A conversation that a chat template refuses is a row's fault: left out, counted and named, wherever rows are read."""
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -7,13 +8,13 @@ import pytest
 from families import make_tokenizer, save_backbone, save_reward_model
 
 from vrm.cli import main
-from vrm.config import PolicyTraining, SftTraining
+from vrm.config import PolicyTraining, SftTraining, Variant
 from vrm.evaluation.score_sets import score_sets
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable
 from vrm.models.text import PolicyEncoder, TextEncoder, prepare_tokenizer
 from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_jsonl
-from vrm.training.pairs import tokenise_pairs
+from vrm.training.pairs import tokenise_pairs, tokenise_split
 from vrm.training.policies import PolicyJob
 from vrm.training.rollout import read_questions
 from vrm.training.sft import train_sft
@@ -97,6 +98,36 @@ def test_pairs_to_score(pairs, tmp_path, kind):
         *(("one", "row3"), ("one", "row7"), ("two", "row3"), ("two", "row7")),
     ]
     assert "no system turn" in refused[0]["reason"]
+
+
+def test_a_set_that_is_refused_as_a_whole_leaves_the_others(pairs, tmp_path):
+    model = load_reward_model(save_reward_model("scalar", "gemma", tmp_path / "model"), **LIMITS)
+    write_jsonl(tmp_path / "odd.jsonl", [read_pairs(pairs / "train.jsonl")[row] for row in (3, 7)])
+    sets = {"odd": tmp_path / "odd.jsonl", "two": pairs / "validation.jsonl"}
+    score_sets(model, sets, pairs / "train.jsonl", tmp_path / "scores.csv")
+    assert set(pd.read_csv(tmp_path / "scores.csv").evaluation_set) == {"two"}
+    refused = [row for _, row in read_jsonl(tmp_path / "refused.jsonl") if row["evaluation_set"] == "odd"]
+    assert [row["pair_id"] for row in refused] == ["row3", "row7"]
+
+
+@pytest.mark.parametrize(("kind", "left"), [("scalar", 10), ("variational", 9), ("gated", 9)])
+def test_a_prompt_whose_end_is_unknown_is_a_rows_fault_where_prompts_are_read(tmp_path, kind, left, monkeypatch):
+    rows = [pair(number, [{"role": "user", "content": f"alpha {number}"}]) for number in range(10)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    encoder = TextEncoder(prepare_tokenizer(make_tokenizer("gemma")), 64, 128)
+    encode = encoder.try_encode
+
+    def without_header(prompts, responses):
+        texts, refused = encode(prompts, responses)
+        texts[4] = dataclasses.replace(texts[4], prompt_length=0)
+        return texts, refused
+
+    monkeypatch.setattr(encoder, "try_encode", without_header)
+    variant = Variant(label=kind, kind=kind) if kind != "variational" else Variant(label=kind, supervision_weight=0)
+    if kind == "gated":
+        monkeypatch.setattr(Variant, "needs_scores", property(lambda _: False))
+    found, counts = tokenise_split(tmp_path / "train.jsonl", encoder, variant)
+    assert len(found) == left == 10 - counts["refused_by_template"]
 
 
 def test_a_file_to_score(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Packed batches against padded ones: states, rewards and gradients of every family, and the packing itself."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -387,6 +389,17 @@ def test_a_model_that_cannot_share_says_why():
     kernels = build("qwen3", None)
     kernels.config._attn_implementation = "flash_attention_2"
     assert "flash_attention_2" in unsupported(kernels)
+
+
+def test_a_copy_computes_with_its_own_weights():
+    texts, model = draw(), build("llama", None)
+    share_prefixes(model)
+    with torch.no_grad():
+        before = model(**packed_inputs(texts)).logits
+        other = copy.deepcopy(model)
+        other.score.weight.zero_()
+        assert other(**packed_inputs(texts)).logits.abs().max() == 0
+        torch.testing.assert_close(model(**packed_inputs(texts)).logits, before)
 
 
 def test_a_saved_model_does_not_know_of_it(tmp_path):

@@ -38,7 +38,7 @@ def test_failures_are_summed_over_policies_and_lengths_over_seeds(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["alpaca_eval.csv", "alpaca_eval.items.csv", "alpaca_eval.draws.csv", "alpaca_eval.json"]
+    "name", [f"alpaca_eval.{end}" for end in ("csv", "items.csv", "draws.csv", "terms.csv", "json")]
 )
 def test_a_missing_file_is_named_with_the_command_that_makes_it(run, name):
     config, results = run

@@ -7,7 +7,13 @@ from strata_layout import layout
 
 from vrm.data.reward_bench import SECTIONS
 from vrm.evaluation.accuracy import section_scores
-from vrm.statistics.intervals import ALL_ALIKE, crossed_interval, stratify, variance_components
+from vrm.statistics.intervals import (
+    ALL_ALIKE,
+    crossed_interval,
+    resampled_intervals,
+    stratify,
+    variance_components,
+)
 
 
 def outcomes(rng, seeds, prompts, per_prompt=1, seed_sd=0.0):
@@ -213,3 +219,24 @@ def test_strata_refuse_what_they_cannot_weigh():
 def test_without_stratum_weights_a_stratum_counts_as_its_pairs_weigh():
     parts = stratify([1.0, 1.0, 1.0], [0, 1, 2], strata=["a", "a", "b"], item_weights=[1.0, 1.0, 6.0])
     assert [part.share for part in parts] == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_drawing_prompts_anew_gives_a_mean_the_interval_that_its_formula_has(seeds):
+    values, prompts, _ = outcomes(np.random.default_rng(2), seeds, 200, per_prompt=2, seed_sd=0.4)
+
+    def measure(places):
+        return np.stack([values[:, places].mean(axis=1), values[:, places].mean(axis=1) ** 2], axis=1)
+
+    mean, square = resampled_intervals(measure, prompts, 0.95, np.random.default_rng(3), draws=4000)
+    formula = crossed_interval(values, prompts)
+    assert mean.estimate == pytest.approx(formula.estimate)
+    assert (mean.low, mean.high) == pytest.approx((formula.low, formula.high), abs=0.03 * (formula.high - formula.low))
+    assert square.low < square.estimate < square.high
+
+
+def test_a_statistic_that_never_varies_has_no_ends():
+    (interval,) = resampled_intervals(lambda places: np.ones((2, 1)), np.arange(9), 0.95, np.random.default_rng(0))
+    assert interval.estimate == 1
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.resampled == ALL_ALIKE

@@ -9,7 +9,7 @@ from example_policies import BASES, METHODS, make_policies
 from example_run import VARIANTS, make_raw
 
 from vrm import config as configuration
-from vrm.judged.base import draws_table
+from vrm.judged.base import draws_table, terms_table
 from vrm.runfiles import draw_column
 
 QUESTIONS = {"alpaca_eval": 60, "arena_hard": 40, "mt_bench": 20}
@@ -47,11 +47,11 @@ def rewrite(path, change, **options):
 
 
 def write_judged(config, root: Path, official_lc=False) -> Path:
-    """Write judged/<benchmark>.{csv,items.csv,draws.csv,json} of every benchmark of the configuration."""
+    """Write judged/<benchmark>.{csv,items.csv,draws.csv,terms.csv,json} of every benchmark of the configuration."""
     folder = root / "judged"
     folder.mkdir(parents=True, exist_ok=True)
     for name in config.benchmarks.run:
-        scores, items, policies, draws = [], [], {}, {}
+        scores, items, policies, draws, terms = [], [], {}, {}, {}
         for number, policy in enumerate(config.judged_policies):
             rng = np.random.default_rng([number, len(name)])
             judged = _items(name, number, rng)
@@ -61,9 +61,12 @@ def write_judged(config, root: Path, official_lc=False) -> Path:
             measures = _measures(name, judged, number, rng, official_lc)
             scores += [{**policy._asdict(), "metric": metric, **row} for metric, row in measures.items()]
             draws |= _draws(name, policy, measures)
+            terms |= _terms(policy, measures, rng)
             policies[policy.name] = {"failed": failed, "reference": ["world-reference"]}
         pd.DataFrame(scores).to_csv(folder / f"{name}.csv", index=False)
         draws_table(draws).to_csv(folder / f"{name}.draws.csv", index=False)
+        numbers = range(1, QUESTIONS[name] + 1)
+        terms_table(numbers, terms).to_csv(folder / f"{name}.terms.csv", index=False)
         columns = ["base", "method", "seed", "item_id", "part", "value", "weight"]
         pd.concat(items)[columns].to_csv(folder / f"{name}.items.csv", index=False)
         record = _record(config, name, policies)
@@ -117,6 +120,16 @@ def _draws(name, policy, measures):
         knots = [-1.5 * below, -below, 0.0, above, 1.5 * above]
         found[draw_column(policy.name, metric)] = row["value"] + np.interp(share, [0, 0.025, 0.5, 0.975, 1], knots)
     return found
+
+
+def _terms(policy, measures, rng):
+    """What each question adds to an official LC, in part the same for all policies."""
+    fit = measures.get("lc_win_rate")
+    if fit is None or fit["value"] is None:
+        return {}
+    alike = np.random.default_rng(0).normal(0, 25, QUESTIONS["alpaca_eval"])
+    parts = alike + rng.normal(0, 20, len(alike))
+    return {draw_column(policy.name, "lc_win_rate"): fit["value"] + parts - parts.mean()}
 
 
 def _row(value=None, low=None, high=None, n=0, note=""):

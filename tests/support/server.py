@@ -31,6 +31,11 @@ def score(text):
     return 1 + int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 128  # or the kernel resets connections that nobody wanted to fail
+    daemon_threads = True
+
+
 class Server:
     """Context manager; the endpoint is at `url`.
 
@@ -67,8 +72,8 @@ class Server:
         return self.billed.total() + self.in_vain.total()
 
     def __enter__(self):
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads, self.http.behaviour = True, self
+        self.http = _Http(("127.0.0.1", 0), Handler)
+        self.http.behaviour = self
         self.http.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

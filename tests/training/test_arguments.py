@@ -78,3 +78,45 @@ def test_a_missing_package_is_an_error_that_names_it(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="torchao"):
         common_arguments(RewardTraining(optimizer="adamw_8bit"), 10, 0, tmp_path)
     common_arguments(RewardTraining(), 10, 0, tmp_path)
+
+
+class Regression(torch.nn.Module):
+    """Two layers, whose larger one has enough numbers to be kept in 8 bits."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.out = torch.nn.Linear(128, 64), torch.nn.Linear(64, 1)
+
+    def forward(self, x, labels):
+        return {"loss": (self.out(torch.relu(self.hidden(x))).squeeze(-1) - labels).square().mean()}
+
+
+def test_eight_bit_moments_train_like_whole_ones_and_a_killed_training_continues(tmp_path, monkeypatch):
+    pytest.importorskip("torchao.optim")
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # torchao's step: a minute of C++ on a CPU
+    torch.manual_seed(1)
+    x = torch.randn(64, 128)
+    rows = Dataset.from_dict({"x": x.tolist(), "labels": (2 * x[:, 0]).tolist()})
+
+    def trained(optimizer, resume=None):
+        training = RewardTraining(
+            optimizer=optimizer, learning_rate=1e-2, batch_size=16, epochs=6, evaluations=6, checkpoints=2
+        )
+        arguments = common_arguments(training, 64, 0, tmp_path / optimizer)
+        arguments |= {"eval_strategy": "no", "eval_on_start": False, "disable_tqdm": True}
+        run = Trainer(Regression(), TrainingArguments(**arguments), train_dataset=rows)
+        run.train(resume_from_checkpoint=resume)
+        return run
+
+    whole, eight = trained("adamw"), trained("adamw_8bit")
+    moments = eight.optimizer.state[eight.model.hidden.weight]["exp_avg"]
+    assert type(moments).__name__ == "OptimState8bit"
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, eight)]
+    assert losses[0][-1] < losses[0][0] / 10
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    first = min((tmp_path / "adamw_8bit").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert int(first.name.split("-")[1]) < eight.state.max_steps
+    continued = trained("adamw_8bit", str(first))
+    for name, weight in eight.model.state_dict().items():
+        torch.testing.assert_close(continued.model.state_dict()[name], weight)

@@ -1,5 +1,6 @@
 """Dropout of every kind is off in every training, so that its first numbers are exact."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,9 +12,9 @@ from ppo_settings import LENGTH, PPO, SHORT
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, PreTrainedConfig
 
-from vrm.config import PreferenceMethod, RewardTraining, Variant
+from vrm.config import Lora, PreferenceMethod, RewardTraining, Variant
 from vrm.records import read_pairs
-from vrm.training.dropout import switch_off_dropout
+from vrm.training.dropout import drop_adapters, switch_off_dropout
 from vrm.training.pairs import tokenise_pairs
 from vrm.training.policies import load_policy
 from vrm.training.ppo import PpoRun
@@ -136,3 +137,21 @@ def test_gpt2s_policy_keeps_its_other_settings(toy_pairs, tiny_backbone, tmp_pat
     changed = {name for name in before if before[name] != after[name]}
     assert {"resid_pdrop", "embd_pdrop", "attn_pdrop"} <= changed
     assert changed <= {"resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "pad_token_id", "dtype"}
+
+
+def test_adapters_of_reference_runs_have_dropout_and_only_in_training(tiny_backbone, toy_pairs, tmp_path):
+    job = policy_job(tiny_backbone, toy_pairs, tmp_path)
+    job = dataclasses.replace(job, training=job.training.model_copy(update={"lora": Lora(rank=4, alpha=8)}))
+    trainer, batch = first_batch(job)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:  # zero at the start, so that dropout would change nothing
+            nn.init.normal_(parameter)
+
+    def losses(model):
+        return {trainer.compute_loss(model, batch).item() for _ in range(3)}
+
+    assert len(losses(trainer.model.train())) == 1
+    drop_adapters(trainer.model, 0.05)
+    assert {m.p for m in trainer.model.modules() if isinstance(m, nn.Dropout)} == {0.05}
+    assert len(losses(trainer.model.train())) == 3
+    assert len(losses(trainer.model.eval())) == 1

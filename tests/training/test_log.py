@@ -11,7 +11,8 @@ import torch
 from policy_jobs import policy_job
 from reward_jobs import ASPECTS, SCALAR, TRAINING
 from safetensors.torch import load_file
-from trl import RewardTrainer, SFTTrainer
+from transformers import Trainer
+from trl import SFTTrainer
 
 from vrm.config import PreferenceMethod, SftTraining, Variant
 from vrm.records import read_pairs
@@ -95,7 +96,7 @@ def reward_job(tiny_backbone, toy_pairs, tmp_path):
 
 def poison(monkeypatch, at, what):
     """Makes the loss, or a gradient alone, of one step a number that is not finite."""
-    step = RewardTrainer.training_step
+    step = Trainer.training_step
 
     def training_step(self, model, inputs, *rest, **options):
         loss = step(self, model, inputs, *rest, **options)
@@ -105,7 +106,7 @@ def poison(monkeypatch, at, what):
             next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = torch.inf
         return loss
 
-    monkeypatch.setattr(RewardTrainer, "training_step", training_step)
+    monkeypatch.setattr(Trainer, "training_step", training_step)
 
 
 @pytest.mark.parametrize("engine", ["shared", "padded"])

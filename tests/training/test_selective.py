@@ -10,6 +10,9 @@ from policy_jobs import policy_job
 
 from vrm.config import PreferenceMethod
 from vrm.records import RecordError, read_pairs, write_jsonl
+from vrm.training import preference, selective
+from vrm.training.policies import PolicyJob
+from vrm.training.preference import LossesAlong
 from vrm.training.selective import select_pairs, split_in_half, train_difficulty_run
 
 
@@ -52,6 +55,33 @@ def test_a_mislabelled_pair_is_among_the_hardest(tiny_backbone, toy_pairs, tmp_p
     assert table.difficulty.is_monotonic_increasing
     assert table.kept.sum() == 48
     assert not wrong & set(table.pair_id[table.kept == 1])
+
+
+def test_losses_are_averaged_along_the_training_and_survive_a_restart(tmp_path, monkeypatch):
+    found = {2: [1.0, 2.0], 4: [0.5, 2.5], 7: [0.0, 6.0], 9: [0.5, 1.5], 11: [0.5, 3.0]}
+    step = SimpleNamespace(global_step=0, is_world_process_zero=True)
+    monkeypatch.setattr(
+        preference, "measure_rows", lambda trainer, rows: pd.DataFrame({"loss": found[step.global_step]})
+    )
+    trainer = SimpleNamespace(args=SimpleNamespace(max_steps=11))
+    for steps in (range(1, 8), range(5, 12)):  # killed after 7, resumed from 4
+        along = LossesAlong(trainer, None, 5, tmp_path / "checkpoints")
+        for step.global_step in steps:
+            along.on_step_end(None, step, None)
+    assert along.steps == sorted(found)
+    np.testing.assert_allclose(along.mean(), np.mean(list(found.values()), axis=0))
+    assert LossesAlong(SimpleNamespace(args=SimpleNamespace(max_steps=2)), None, 5, tmp_path).steps == [1, 2]
+
+
+def test_runs_have_seeds_and_halves_of_their_own(tiny_backbone, toy_pairs, tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("transformers.set_seed", lambda seed: seeds.append(seed))
+    monkeypatch.setattr(PolicyJob, "tokenizer", lambda job: (_ for _ in ()).throw(KeyError(job.seed)))
+    job = policy_job(tiny_backbone, toy_pairs, tmp_path)
+    for run in (0, 1, 2):
+        with pytest.raises(KeyError):
+            train_difficulty_run(job, PreferenceMethod(label="S", method="selective_dpo"), run=run, half=0)
+    assert seeds == [job.seed, job.seed + selective.SEEDS_APART, job.seed + 2 * selective.SEEDS_APART]
 
 
 def test_difficulty_is_the_mean_over_runs(tmp_path):

@@ -9,20 +9,26 @@ from snakemake.exceptions import WorkflowError
 # `python -m vrm` must work in conda environments, where the package itself is not installed. What `vrm init` has laid out
 # has no source beside it: there the installed package is used
 SOURCE = Path(workflow.basedir) / "src"
-FROM_SOURCE = f"PYTHONPATH='{SOURCE}'" if SOURCE.is_dir() else ""
 sys.path.insert(0, str(SOURCE))
-# glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the time
-# goes there, unless it may keep it (other allocators ignore this)
-ALLOCATOR = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296"
-# where the rules find accelerate's files; in a rule's parameters a path would retrain everything in a moved checkout
-ACCELERATE = Path(workflow.basedir) / "workflow" / "accelerate"
+# variables that every job gets
+EXPORTS = {
+    **({"PYTHONPATH": str(SOURCE)} if SOURCE.is_dir() else {}),
+    # where the rules find accelerate's files; in a rule's parameters a path would retrain everything in a moved checkout
+    "VRM_ACCELERATE": str(Path(workflow.basedir) / "workflow" / "accelerate"),
+    # glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the
+    # time goes there, unless it may keep it (other allocators ignore this)
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+}
 shell.prefix(
-    "set -euo pipefail; "
-    f"export {FROM_SOURCE} VRM_ACCELERATE='{ACCELERATE}' {ALLOCATOR}; "
+    "set -euo pipefail; export "
+    + " ".join(f"{name}='{value}'" for name, value in EXPORTS.items())
+    + "; "
 )
 
 from vrm import alive
 from vrm import config as vrm_config
+from vrm import warm
 from vrm.config import dependencies
 from vrm.records import write_whole
 
@@ -56,6 +62,9 @@ onstart:
     write_whole(
         Path("results") / CONFIG.run / "config.yaml", vrm_config.dump(CONFIG)
     )
+    # jobs on this machine share one interpreter's imports; a scheduler's jobs, and those of conda, are plain
+    if workflow.is_main_process and workflow.local_exec:
+        warm.start(EXPORTS, Path("results") / CONFIG.run / "logs" / "warm.log")
 
 
 def depends_on(stage, *names, **given):

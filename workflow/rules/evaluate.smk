@@ -122,7 +122,7 @@ rule score_policy:
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm score-policy --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --method {wildcards.method} --policy {input.policy} --reference {params.start} --sets {input.sets}"
+        " --method {wildcards.method} --policy {input.policy} --reference {params.start:q} --sets {input.sets}"
         " --pairs {params.train} --out {output} > {log} 2>&1"
 
 
@@ -169,7 +169,7 @@ rule best_of_n:
         pairs=lambda wildcards, input: Path(input.validation).parent,
     shell:
         "python -m vrm best-of-n --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --seed {wildcards.seed} --policy {params.start} --models {params.models} --pairs {params.pairs}"
+        " --seed {wildcards.seed} --policy {params.start:q} --models {params.models} --pairs {params.pairs}"
         " --out {output} > {log} 2>&1"
 
 

@@ -76,6 +76,7 @@ rule judged_scores:
         scores="results/{run}/judged/{benchmark}.csv",
         per_item="results/{run}/judged/{benchmark}.items.csv",
         draws="results/{run}/judged/{benchmark}.draws.csv",
+        terms="results/{run}/judged/{benchmark}.terms.csv",
         record="results/{run}/judged/{benchmark}.json",
     log:
         "results/{run}/logs/judged_scores/{benchmark}.log",

@@ -94,7 +94,7 @@ rule sft:
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm sft --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --seed {wildcards.seed} --policy {params.policy} --pairs {params.pairs}"
+        " --seed {wildcards.seed} --policy {params.policy:q} --pairs {params.pairs}"
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
 
@@ -141,7 +141,7 @@ rule train_preference:
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --pairs {params.pairs}"
+        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start:q} --pairs {params.pairs}"
         " {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
 
@@ -174,7 +174,7 @@ rule difficulty_run:
     shell:
         "{params.launcher} -m vrm difficulty-run --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {params.method} --seed {wildcards.seed} --run {wildcards.halving} --half {wildcards.half}"
-        " --policy {params.start} --pairs {params.pairs} --checkpoints {params.checkpoints} --out {output}"
+        " --policy {params.start:q} --pairs {params.pairs} --checkpoints {params.checkpoints} --out {output}"
         " > {log} 2>&1"
 
 
@@ -238,5 +238,5 @@ rule train_ppo:
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-ppo --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start} --model {input.reward}"
+        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start:q} --model {input.reward}"
         " --pairs {params.pairs} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

@@ -12,7 +12,7 @@ def get_judged_scores():
     return collect(
         "results/{{run}}/judged/{benchmark}.{ending}",
         benchmark=CONFIG.benchmarks.run,
-        ending=["csv", "items.csv", "draws.csv", "json"],
+        ending=["csv", "items.csv", "draws.csv", "terms.csv", "json"],
     )
 
 
@@ -79,8 +79,13 @@ def get_figure_inputs(wildcards):
         paths = get_bounds()
     elif name == "power":
         paths = get_study_files(CONFIG.study.power_cells())
+    elif name == "residual":
+        paths = get_reward_files("scores.csv")
     elif name == "calibration":
-        paths = get_reward_files("scores.csv", CONFIG.report.calibration)
+        drawn = [
+            name for name in CONFIG.report.calibration if name in CONFIG.reward.run
+        ]
+        paths = get_reward_files("scores.csv", drawn)
     else:
         paths = get_judged_scores()
     return [path.format(run=wildcards.run) for path in paths]
@@ -194,7 +199,7 @@ use rule table as paper_page with:
         out=lambda wildcards, output: Path(output.csv).parent,
 
 
-# Figures 1 and 2 explain the method and are drawn from the configuration; 3 to 5 are curves of the run.
+# Figures 1 and 2 explain the method and are drawn from the configuration; all others from the files of the run.
 rule schematic:
     output:
         pdf="results/{run}/figures/{figure}.pdf",
@@ -220,70 +225,13 @@ rule schematic:
         " --results {params.results} --out {params.out} > {log} 2>&1"
 
 
-use rule schematic as curves with:
+use rule schematic as figure with:
     input:
         get_figure_inputs,
     wildcard_constraints:
-        figure="figure[345]",
+        figure=r"(?!figure[12]\.).*",
     params:
-        settings=depends_on(dependencies.curves),
-        results="results/{run}",
-        out=lambda wildcards, output: Path(output.pdf).parent,
-
-
-# The reward-hacking claim put to the test: proxy and gold reward along PPO, and of best-of-n.
-use rule schematic as overoptimisation with:
-    input:
-        get_figure_inputs,
-    wildcard_constraints:
-        figure="overoptimisation",
-    params:
-        settings=depends_on(dependencies.overoptimisation),
-        results="results/{run}",
-        out=lambda wildcards, output: Path(output.pdf).parent,
-
-
-# What the judge says of policies trained with and without supervision, and of how long their answers are.
-use rule schematic as win_rates with:
-    input:
-        get_figure_inputs,
-    wildcard_constraints:
-        figure="figure6|win_rate_length",
-    params:
-        settings=depends_on(dependencies.win_rates),
-        results="results/{run}",
-        out=lambda wildcards, output: Path(output.pdf).parent,
-
-
-use rule schematic as bound with:
-    input:
-        get_figure_inputs,
-    wildcard_constraints:
-        figure="bound",
-    params:
-        settings=depends_on(dependencies.bound),
-        results="results/{run}",
-        out=lambda wildcards, output: Path(output.pdf).parent,
-
-
-use rule schematic as power with:
-    input:
-        get_figure_inputs,
-    wildcard_constraints:
-        figure="power",
-    params:
-        settings=depends_on(dependencies.power),
-        results="results/{run}",
-        out=lambda wildcards, output: Path(output.pdf).parent,
-
-
-use rule schematic as calibration with:
-    input:
-        get_figure_inputs,
-    wildcard_constraints:
-        figure="calibration",
-    params:
-        settings=depends_on(dependencies.calibration),
+        settings=depends_on(dependencies.table),
         results="results/{run}",
         out=lambda wildcards, output: Path(output.pdf).parent,
 

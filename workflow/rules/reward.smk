@@ -99,7 +99,7 @@ rule features:
         backbone=get_backbone,
         store="results/{run}/checkpoints/features",
     shell:
-        "python -m vrm features --config results/{wildcards.run}/config.yaml --backbone {params.backbone}"
+        "python -m vrm features --config results/{wildcards.run}/config.yaml --backbone {params.backbone:q}"
         " --pairs {input.pairs} --store {params.store} --out {output} > {log} 2>&1"
 
 
@@ -144,5 +144,5 @@ rule train_reward:
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-reward --config results/{wildcards.run}/config.yaml"
-        " --variant {wildcards.variant} --seed {wildcards.seed} --backbone {params.backbone} --pairs {params.pairs}"
+        " --variant {wildcards.variant} --seed {wildcards.seed} --backbone {params.backbone:q} --pairs {params.pairs}"
         " {params.features} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

@@ -37,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     alive.join()
-    started = time.time()
+    started = time.monotonic()
     try:
-        if command.models:
+        if command.models and command.is_stage:  # a person hears of a mistake before seconds of imports
             hide(*UNUSED)
         command.function(**options)
         main_process = os.environ.get("RANK", "0") == "0"  # of those that accelerate launch or torchrun started
         if command.is_stage and main_process:
-            _write_provenance(command, options, time.time() - started)
+            _write_provenance(command, options, time.monotonic() - started)
     except Exception as error:
         text = explain(error, options)
         if text is None:

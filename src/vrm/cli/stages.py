@@ -152,6 +152,7 @@ def features(
         pairs,
         store,
         out,
+        settings.backbone.chat_template,
     )
 
 
@@ -184,6 +185,7 @@ def train_reward(
             seed=seed,
             backbone=backbone,
             revision=settings.backbone.revision,
+            chat_template=settings.backbone.chat_template,
             pairs=pairs,
             checkpoints=checkpoints,
             out=out,
@@ -263,7 +265,8 @@ def study_world(config: ConfigFiles, name: Annotated[str, Option("a key of study
 
 @stage(
     "vrm study-cell --config config.yaml --variant vrm --pairs 5000 --seed 1 --backbone results/study/backbone \\\n"
-    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv"
+    "  --data results/study/data/pairs --sets results/study/evaluation/sets/uf_c.jsonl --out scores.csv",
+    models=True,
 )
 def study_cell(
     config: ConfigFiles,
@@ -361,7 +364,8 @@ def difficulty_run(
     job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out, **changed)
     trained_by = _method(settings, method, PreferenceMethod)
     overrides = {"learning_rate": spec.learning_rate or trained_by.learning_rate, "epochs": None}
-    train_difficulty_run(job, trained_by.model_copy(update=overrides), run, half)
+    method = trained_by.model_copy(update=overrides)
+    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout)
 
 
 @stage("vrm difficulty --config config.yaml --losses run1.half0.csv run1.half1.csv --out difficulty.csv")
@@ -478,6 +482,7 @@ def best_of_n(
             policy=local_or_hub(policy, "--policy"),
             revision=_revision(entry, policy),
             chat_template_kwargs=entry.chat_template_kwargs,
+            chat_template=entry.chat_template,
             rewards={name: local(path, "--models") for name, path in rewards.items()},
             pairs=pairs / "validation.jsonl",
             generation=section.generation,
@@ -658,6 +663,7 @@ def _policy_job(
         policy=local_or_hub(policy, "--policy"),
         revision=_revision(entry, policy),
         chat_template_kwargs=entry.chat_template_kwargs,
+        chat_template=entry.chat_template,
         training=settings.policy.training.model_copy(update=overrides),
         seed=seed,
         pairs=pairs,

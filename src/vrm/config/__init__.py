@@ -63,13 +63,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _figures_use_trained_variants(self) -> Config:
-        for figure in ("figure3", "figure4", "figure5", "calibration"):
+        for figure in ("figure3", "figure4", "figure5"):
             if figure in self.report.figures:
                 if not getattr(self.report, figure):
                     raise ValueError(
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        require_known("report.calibration", self.report.calibration, self.reward.variants)
+        if "calibration" in self.report.figures and not set(self.report.calibration) & set(self.reward.run):
+            raise ValueError(
+                "report.calibration names no variant of reward.run; name some, or take it out of the figures"
+            )
         return self
 
     @model_validator(mode="after")
@@ -152,8 +157,37 @@ def _fault(error: Mapping[str, Any]) -> str:
     key = ".".join(map(str, error["loc"])) or "config"
     if error["type"] != "extra_forbidden":
         return f"  {key}: {error['msg'].removeprefix('Value error, ')}"
-    similar = get_close_matches(str(error["loc"][-1]), _keys(Config.model_json_schema()), n=1)
+    schema, name = Config.model_json_schema(), str(error["loc"][-1])
+    # a key of that section, if one is like it; else the key may stand in the wrong section
+    similar = get_close_matches(name, _keys_of(schema, error["loc"][:-1]), n=1) or get_close_matches(
+        name, _keys(schema), n=1
+    )
     return f"  {key}: there is no such key" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def _keys_of(schema: dict[str, Any], place: Iterable[Any]) -> set[str]:
+    """The keys of the section at a place of the configuration; of every kind that it may be."""
+    parts = [schema]
+    for name in place:
+        inner = [part for outer in parts for part in _inner(schema, outer, str(name))]
+        parts = inner or parts  # a name in the place may be that of a kind, which is no key
+    return {key for part in parts for kind in _kinds(schema, part) for key in kind.get("properties", {})}
+
+
+def _inner(schema: dict[str, Any], part: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    for kind in _kinds(schema, part):
+        found = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
+        if isinstance(found, dict):
+            yield found
+
+
+def _kinds(schema: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a part of the schema stands for: itself, what it refers to, or one of several."""
+    if "$ref" in part:
+        part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+    yield part
+    for kind in (*part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())):
+        yield from _kinds(schema, kind)
 
 
 def _keys(schema: Any) -> Iterator[str]:
@@ -180,6 +214,8 @@ def load(paths: Iterable[str | Path]) -> Config:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        except (ValueError, RecursionError) as error:  # not UTF-8, a date that is none, nested without end
+            raise ConfigError(f"{path}: can't be read as YAML ({error}); it has to be UTF-8 text") from None
         if not isinstance(part, dict):
             raise ConfigError(f"{path}: expected a mapping of keys at the top level")
         merged = merge(merged, part)

@@ -43,6 +43,11 @@ class BackboneConfig(Section):
     path: RunPath | None = Field(None, description="Hub id or local directory of any causal LM.")
     revision: str | None = Field(None, description="Commit of the hub model.")
     create: CreatedBackbone | None = Field(None, description="Make a small one instead.")
+    chat_template: str | None = Field(
+        None,
+        description="Instead of the tokenizer's own chat template: its text, or a file that holds it. It is saved with "
+        "the models that are trained.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BackboneConfig:

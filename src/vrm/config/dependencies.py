@@ -132,7 +132,7 @@ def backbone(config: Config) -> dict[str, Any]:
 
 def features(config: Config) -> dict[str, Any]:
     """Features of a frozen backbone."""
-    keys = ("path", "revision", "create", "features.layer")
+    keys = ("path", "revision", "create", "chat_template", "features.layer")
     parts = _of(config, *(f"backbone.{key}" for key in keys), "reward.training.bf16")
     return parts | _lengths(config.reward.training)
 
@@ -273,7 +273,7 @@ _REWARDS = ("reward.run", "reward.variants")
 
 
 def table(config: Config) -> dict[str, Any]:
-    """Any table: all are made again where one would have to be, since that takes seconds."""
+    """Any table, and any figure with data: all are made again where one would have to be, since that takes seconds."""
     data = ("data.label", "data.aspects", "reward.posterior_samples")
     return _of(config, "report", *data, *_REWARDS, "evaluation", *_POLICIES, "policy.gold", "benchmarks", "study")
 
@@ -287,36 +287,6 @@ def paper_page(config: Config) -> dict[str, Any]:
 def schematic(config: Config) -> dict[str, Any]:
     """Figures 1 and 2, drawn from the configuration."""
     return _of(config, "data.aspects", *_REWARDS)
-
-
-def curves(config: Config) -> dict[str, Any]:
-    """Figures 3 to 5."""
-    return _of(config, "report", "data.label", "reward.variants")
-
-
-def overoptimisation(config: Config) -> dict[str, Any]:
-    """Proxy and gold reward along PPO."""
-    return _of(config, "report", "data.label", "reward.variants", *_POLICIES, "policy.gold")
-
-
-def win_rates(config: Config) -> dict[str, Any]:
-    """Figure 6, and win rates against lengths."""
-    return _of(config, "report", "data.label", *_POLICIES, "benchmarks")
-
-
-def bound(config: Config) -> dict[str, Any]:
-    """The figure of Theorem 5.1's terms."""
-    return _of(config, "report", "data.label", *_REWARDS)
-
-
-def power(config: Config) -> dict[str, Any]:
-    """The figure of the study's sweeps."""
-    return _of(config, "report", "data.label", "reward.variants", "study", "world", "evaluation")
-
-
-def calibration(config: Config) -> dict[str, Any]:
-    """The figure of preference probabilities."""
-    return _of(config, "report", "data.label", *_REWARDS, "evaluation")
 
 
 def explorer(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from vrm.config.backbone import BackboneConfig
 from vrm.config.base import (
     ConfigError,
+    Fraction,
     Lora,
     Name,
     NonNegativeFloat,
@@ -117,14 +118,20 @@ Method = Annotated[PreferenceMethod | PpoMethod, Field(discriminator="method")]
 class Difficulty(Section):
     """Selective DPO: how hard each training pair is, and which are kept.
 
-    A pair's difficulty is its mean DPO loss under reference runs that were trained on the other half of the data.
+    A pair's difficulty is its mean DPO loss along reference runs that are trained on the other half of the data.
     """
 
-    runs: PositiveInt = Field(3, description="Random halvings; each gives two reference runs.")
+    runs: PositiveInt = Field(3, description="Random halvings, each with a seed of its own; each gives two runs.")
+    evaluations: PositiveInt = Field(
+        5, description="How often a reference run scores the other half, evenly spaced, the last time at its end."
+    )
     keep: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of the pairs, the easiest, that is kept.")
     epochs: PositiveFloat = Field(1.0, description="Passes of a reference run over its half.")
     learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
     lora: Lora | None = Field(None, description="Instead of policy.training.lora.")
+    lora_dropout: Fraction = Field(
+        0.05, description="Dropout before the adapters of a reference run; of no effect where there are none."
+    )
 
 
 class PpoLimits(Section):

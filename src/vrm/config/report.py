@@ -41,6 +41,7 @@ class ReportConfig(Section):
             "bound",
             "power",
             "calibration",
+            "residual",
         ]
     ] = Field(["figure1", "figure2", "figure3", "figure4", "figure5"], description="Figures to make.")
     paper: bool = Field(True, description="Make the page that sets the paper's numbers and claims against this run.")
@@ -49,7 +50,9 @@ class ReportConfig(Section):
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
     figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
     calibration: list[Name] = Field(
-        [], description="Variants of the figure `calibration`, and those of its table's post hoc rows."
+        [],
+        description="Variants of the figure `calibration`, and those of its table's post hoc rows; of these, those of "
+        "`reward.run`.",
     )
     explorer_pairs: PositiveInt = Field(1000, description="Most pairs of an evaluation set that the explorer shows.")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Level of every interval.")

@@ -22,6 +22,7 @@ import json
 import lzma
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ COMPRESSIONS: dict[str, tuple[bytes, Callable[..., Any]]] = {
     ".xz": (b"\xfd7zXZ\x00", lzma.open),
 }
 """Ending, first bytes, and what opens it."""
+
+MOST_UNPACKED = 200
+"""Times its packed size that a file may have; texts have 3 to 30, very repetitive ones 100."""
+
+UNPACKED_AT_LEAST = 64 * 2**20
+"""Bytes that any file may have, however small it is when packed."""
 
 NOT_READ: dict[bytes, str] = {
     b"PK\x03\x04": "a zip archive; unpack it",
@@ -155,7 +162,9 @@ def _file_rows(path: Path) -> Iterator[NumberedRow]:
     try:
         with _opened(path) as (handle, head):
             yield from _reader_of(path, head)(path, handle)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+            raise
         raise RecordError(
             f"{path}: damaged or cut off ({error}); take the file again from where it comes from"
         ) from None
@@ -171,9 +180,51 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
         if start.startswith(magic):
             raise RecordError(f"{path}: is {what}")
     with opener(path, "rb") as handle:
+        if opener is not open:
+            handle = io.BufferedReader(_Bounded(handle, path))
         head = handle.read(4096)
         handle.seek(0)
         yield handle, head
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked file that does not grow without end: a packed kilobyte can hold a gigabyte of nothing.
+
+    Args:
+        inner: the unpacking file.
+        path: the packed one, for the error, and for its size.
+    """
+
+    def __init__(self, inner: IO[bytes], path: Path) -> None:
+        self._inner, self._path = inner, path
+        self._most = max(UNPACKED_AT_LEAST, MOST_UNPACKED * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._inner.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """See `RawIOBase`.
+
+        Raises:
+            RecordError: more comes out than data hold.
+        """
+        content = self._inner.read(len(buffer))
+        buffer[: len(content)] = content
+        if self._inner.tell() > self._most:
+            raise RecordError(
+                f"{self._path}: unpacks to more than {MOST_UNPACKED} times its size, which no data do: it is damaged, "
+                "or made to fill the memory. If you know better, unpack it and name the unpacked file"
+            )
+        return len(content)
 
 
 def _reader_of(path: Path, head: bytes) -> Callable[[Path, IO[bytes]], Iterator[NumberedRow]]:

@@ -17,6 +17,7 @@ from vrm.config.policy import RATED
 from vrm.generation.base import decode
 from vrm.generation.engines import load_engine
 from vrm.models.scoring import load_reward_model
+from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.runfiles import BEST_OF_N_SAMPLES
 from vrm.training.rollout import Question, read_questions
@@ -30,6 +31,7 @@ class BestOfNJob:
         policy: directory or hub id of the causal LM that answers.
         revision: commit of the hub model.
         chat_template_kwargs: passed to the policy's chat template.
+        chat_template: instead of the policy's own, its text or a file.
         rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone.
         pairs: preference pairs whose prompts are answered.
         generation: how the policy answers; the engine is always transformers.
@@ -52,11 +54,13 @@ class BestOfNJob:
     scoring_batch_size: int
     seed: int
     out: Path
+    chat_template: str | None = None
 
 
 def sample_best_of_n(job: BestOfNJob) -> None:
     """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.policy, revision=job.revision))
+    template = None if job.chat_template is None else read_template(job.chat_template)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(job.policy, revision=job.revision), template)
     limits = job.max_prompt_length, job.max_length
     encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=job.chat_template_kwargs)
     questions = read_questions(job.pairs, encoder, job.best_of_n.prompts)

@@ -135,7 +135,7 @@ def _encode_batch(model: HuggingFaceRewardModel, pairs: list[TokenisedPair]) -> 
 def _kl(pairs: Pairs, prior: Tensor) -> tuple[float, float]:
     """KL of w, and of z of both responses, each summed over the pairs, in nats, computed in float64.
 
-    In float32 the normalisers' differences err by hundredths of a nat a pair at concentrations of 1e4, all alike.
+    In float32 the normalisers' differences err by hundredths of a nat a pair at concentrations of 1e4.
     """
     of_w = dirichlet_kl(pairs[0].alpha.double(), prior.double())
     of_z = sum(gaussian_kl(side.mu.double(), side.log_variance.double()) for side in pairs)

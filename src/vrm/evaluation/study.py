@@ -13,9 +13,6 @@ from vrm.config import Config
 from vrm.data.pairs import make_pairs, normalise_pairs
 from vrm.data.preference_sets import read_preference_set
 from vrm.data.scored import read_scored_prompts
-from vrm.evaluation.score_sets import score_sets
-from vrm.models.scoring import load_reward_model
-from vrm.training.reward import RewardJob, train_reward_model
 from vrm.world.write import write_world
 
 
@@ -65,6 +62,11 @@ def train_and_score(
         sets: files of evaluation sets.
         out: the CSV, `runfiles.SCORES`.
     """
+    # here, because worlds need none of it
+    from vrm.evaluation.score_sets import score_sets
+    from vrm.models.scoring import load_reward_model
+    from vrm.training.reward import RewardJob, train_reward_model
+
     training = config.reward.training.model_copy(
         update={"pairs": pairs, "evaluations": 1, "evaluation_pairs": 16, "checkpoints": 0}
     )
@@ -77,6 +79,7 @@ def train_and_score(
             seed=seed,
             backbone=backbone,
             revision=config.backbone.revision,
+            chat_template=config.backbone.chat_template,
             pairs=data,
             checkpoints=Path(scratch) / "checkpoints",
             out=Path(scratch) / "model",

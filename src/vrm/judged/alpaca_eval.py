@@ -47,6 +47,7 @@ from vrm.judged.base import (
     identity,
     interval_record,
     require_model,
+    terms_table,
 )
 from vrm.judged.length_control import DF_GAMED, FORMULA, L2, LC, OFFICIAL_DRAWS, official, without_difficulty
 from vrm.judging.asking import Ask, ask_until, recording
@@ -362,7 +363,7 @@ def _import_package() -> None:
 
 
 Draws = dict[str, NDArray[np.float64]]
-"""Values of the resamples by metric, in percent."""
+"""Values of the resamples, or of the instructions, by metric, in percent."""
 
 
 class AlpacaMeasure(NamedTuple):
@@ -384,7 +385,8 @@ def alpaca_eval_scores(config: Config, results: Path) -> JudgedTables:
 
     Returns:
         Scores (base, method, seed, metric, value, low, high, n, note), items (one row a judged instruction; value: our
-        win, 0..1; item_id: its row from 1), draws of both LC, and the record of how they came about.
+        win, 0..1; item_id: its row from 1), draws of both LC, the official LC's terms, and the record of how they came
+        about.
 
     Raises:
         RecordError: judgments are not of the set's rows.
@@ -393,17 +395,21 @@ def alpaca_eval_scores(config: Config, results: Path) -> JudgedTables:
     sets = results / "judged" / "sets" / BENCHMARK
     rows, items, policies, reference_length = [], [], {}, {}
     columns: Draws = {}
+    terms: Draws = {}
+    numbers: Sequence[int] = []
     with package():
         for judged in config.judged_policies:
             references = read_alpaca_eval(sets, judged.base, config.benchmarks.alpaca_eval)
             judgments = _read_judgments(config, results, judged, references)
-            measures, draws, details = _measure(config, judgments, sets / "df_gamed.csv")
+            measures, draws, parts, details = _measure(config, judgments, sets / "df_gamed.csv")
             rows += [{**judged._asdict(), "metric": name, **measure._asdict()} for name, measure in measures.items()]
             items += [
                 {**judged._asdict(), "item_id": number, "part": "", "value": preference - 1, "weight": 1.0}
                 for number, preference in judgments["preference"].dropna().items()
             ]
             columns |= {draw_column(judged.name, metric): values for metric, values in draws.items()}
+            terms |= {draw_column(judged.name, metric): values for metric, values in parts.items()}
+            numbers = list(judgments.index)
             policies[judged.name] = details
             reference_length[judged.base] = float(judgments["output_1"].str.len().mean())
         record = {**_record(config), "reference_length": reference_length, "policies": policies}
@@ -411,6 +417,7 @@ def alpaca_eval_scores(config: Config, results: Path) -> JudgedTables:
         pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
         pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
         draws_table(columns),
+        terms_table(numbers, terms),
         record,
     )
 
@@ -455,8 +462,8 @@ def _trouble(row: Row, reference: Mapping[str, Any], judged: JudgedPolicy, annot
 
 def _measure(
     config: Config, judgments: pd.DataFrame, gamed: Path
-) -> tuple[dict[str, AlpacaMeasure], Draws, dict[str, Any]]:
-    """The metrics of one policy, the draws of its fits, and what else the package counts."""
+) -> tuple[dict[str, AlpacaMeasure], Draws, Draws, dict[str, Any]]:
+    """The metrics of one policy, the draws of its fits and their terms, and what else the package counts."""
     from alpaca_eval.metrics import get_winrate
 
     there = judgments["preference"].notna().to_numpy()
@@ -467,6 +474,7 @@ def _measure(
         ("win_rate", "lc_win_rate", "lc_without_difficulty", "standard_error"), AlpacaMeasure(None, note=note)
     )
     draws: Draws = {}
+    terms: Draws = {}
     details: dict[str, Any] = {
         "reference": sorted(set(judgments["generator_1"])),
         "failed": dict(sorted(failed.items())),
@@ -483,12 +491,13 @@ def _measure(
         ):
             measures[metric] = AlpacaMeasure(found.value, *_ends(config, found.draws), found.n, found.note)
             draws |= {} if found.draws is None else {metric: found.draws}
+            terms |= {} if found.terms is None else {metric: found.terms}
         error = _or_none(counts["standard_error"])
         measures["standard_error"] = AlpacaMeasure(error, n=n, note=note if error is not None else "a single judgment")
         details |= {name: int(counts[name]) for name in ("n_total", "n_wins", "n_wins_base", "n_draws")}
         details["discrete_win_rate"] = float(counts["discrete_win_rate"])
     measures["length"] = AlpacaMeasure(float(judgments["output_2"].str.len().mean()), n=len(judgments))
-    return measures, draws, details
+    return measures, draws, terms, details
 
 
 def _question_draws(config: Config, rows: int) -> NDArray[np.int64]:

@@ -58,6 +58,7 @@ from vrm.judged.base import (
     join_notes,
     read_judgments,
     score_row,
+    terms_table,
 )
 from vrm.records import RecordError
 from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
@@ -458,6 +459,7 @@ def arena_hard_scores(config: Config, results: Path) -> JudgedTables:
         pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)),
         pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)),
         _draws(boards),
+        terms_table([], {}),
         record,
     )
 

@@ -150,3 +150,8 @@ def draws_table(columns: Mapping[str, Array]) -> pd.DataFrame:
     """A row a draw, numbered from 1, and a column a policy and metric; no rows where nothing was fitted."""
     rows = len(next(iter(columns.values()), []))
     return pd.DataFrame({"draw": np.arange(1, rows + 1), **columns})
+
+
+def terms_table(items: Sequence[Any], columns: Mapping[str, Array]) -> pd.DataFrame:
+    """A row an item, and a column a policy and metric; no rows where nothing was taken apart."""
+    return pd.DataFrame({"item_id": list(items) if columns else [], **columns})

@@ -48,6 +48,7 @@ from vrm.judged.base import (
     require_model,
     require_same,
     score_row,
+    terms_table,
 )
 from vrm.judging.asking import Ask, ask_until, recording, storable
 from vrm.judging.exchange import Failed, Reply, Request
@@ -360,7 +361,8 @@ def mt_bench_scores(config: Config, results: Path) -> JudgedTables:
         "intervals": {"level": config.report.level, "resampled": "nothing"},
     }
     means = pd.DataFrame(items, columns=list(JUDGED_ITEMS.columns)).assign(weight=1.0)
-    return JudgedTables(pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns)), means, draws_table({}), record)
+    scores = pd.DataFrame(rows, columns=list(JUDGED_SCORES.columns))
+    return JudgedTables(scores, means, draws_table({}), terms_table([], {}), record)
 
 
 def _mt_rows(judged: JudgedPolicy, judgments: Sequence[Row], categories: Mapping[QuestionId, str]) -> list[Row]:

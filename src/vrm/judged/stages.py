@@ -163,7 +163,7 @@ def write_scores(config: Config, name: BenchmarkName, results: Path, out: Path) 
         config: the policies and the benchmark's settings.
         name: the benchmark.
         results: the run's directory.
-        out: CSV of the scores; items, draws and record are written beside it.
+        out: CSV of the scores; items, draws, terms and record are written beside it.
 
     Raises:
         ConfigError: no policy is judged.

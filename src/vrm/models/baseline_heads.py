@@ -454,7 +454,8 @@ class BaselineForSequenceClassification(PreTrainedModel):
             head: the head's fields of `BaselineConfig`.
         """
         is_model = isinstance(path, PreTrainedModel)
-        backbone = path if is_model else AutoModel.from_pretrained(path, dtype=dtype or "auto", revision=revision)
+        options = {"dtype": dtype or "auto", "revision": revision, "use_safetensors": True}
+        backbone = path if is_model else AutoModel.from_pretrained(path, **options)
         config = BaselineConfig(text_config=backbone.config, dtype=backbone.dtype, num_labels=1, **head)
         config.pad_token_id = backbone.config.pad_token_id
         with torch.device("meta"):  # no second copy of the backbone is allocated

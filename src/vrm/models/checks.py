@@ -25,7 +25,8 @@ from vrm.models.text import prepare_tokenizer
 from vrm.models.weights import AGAIN, one_line, some_of
 from vrm.records import RecordError
 
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = ".safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -106,14 +107,18 @@ def require_model(model: str | Path) -> None:
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.startswith(".")]
     for path in files:
         _require_content(path)
-    weights = [path for path in files if path.suffix in WEIGHTS]
+    weights = [path for path in files if path.suffix == WEIGHTS]
     for index in directory.glob("*.index.json"):
         _require_shards(index, {path.name for path in weights})
+    if not weights and (pickles := [path.name for path in files if path.suffix in PICKLES]):
+        raise RecordError(
+            f"{model}: its weights are pickled ({some_of(pickles)}), and reading a pickle can run code: convert them "
+            "where you trust them, with save_pretrained(..., safe_serialization=True), or name a model with safetensors"
+        )
     if not weights:
         raise RecordError(f"{model}: holds no weights (no .safetensors file); {AGAIN}")
     for path in weights:
-        if path.suffix == ".safetensors":
-            _require_whole(path)
+        _require_whole(path)
 
 
 def require_positions(model: str | Path, config: PreTrainedConfig, max_length: int) -> None:

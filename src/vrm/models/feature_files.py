@@ -33,7 +33,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from vrm.models.features import FeatureConfig, FeatureModel, raw_features
-from vrm.models.text import TextEncoder, TokenisedText, Truncation
+from vrm.models.text import TextEncoder, TokenisedText, Truncation, located, without_prompt
 from vrm.models.turns import prompt_end
 from vrm.records import Prompt, RecordError, write_json
 
@@ -86,10 +86,10 @@ def compute_features(
     store = store / model.config.recipe
     store.mkdir(parents=True, exist_ok=True)
     wanted, missing = _missing(texts, _keys(store))
-    started, tokens = time.time(), sum(group.tokens for group in missing)
+    started, tokens = time.monotonic(), sum(group.tokens for group in missing)
     with tqdm(total=tokens, desc="features", unit="token", unit_scale=True) as bar, torch.inference_mode():
         _write_parts(store, _vectors(model, missing, pad_token_id, batch_size, bar))
-    seconds = time.time() - started
+    seconds = time.monotonic() - started
     summary = {
         "recipe": model.config.recipe,
         "layer": model.config.layer,
@@ -236,13 +236,13 @@ def _write_parts(store: Path, found: Iterator[tuple[list[bytes], Tensor]]) -> No
     """Write what is computed, every `PART_SECONDS`."""
     keys: list[bytes] = []
     vectors: list[Tensor] = []
-    written = time.time()
+    written = time.monotonic()
     for some_keys, some in found:
         keys += some_keys
         vectors.append(some.cpu())
-        if time.time() - written >= PART_SECONDS:
+        if time.monotonic() - written >= PART_SECONDS:
             _write_part(store, keys, vectors)
-            keys, vectors, written = [], [], time.time()
+            keys, vectors, written = [], [], time.monotonic()
     if keys:
         _write_part(store, keys, vectors)
 
@@ -344,10 +344,12 @@ class StoredEncoder:
         """Rows of N texts.
 
         Raises:
-            Unrenderable: some can't be encoded; names them all.
+            Unrenderable: some can't be encoded, or their prompt's end can't be told; names them all.
             RecordError: some have no stored features.
         """
-        return self._rows(self.encoder.encode(prompts, responses))
+        texts = self.encoder.encode(prompts, responses)
+        located(texts)
+        return self._rows(texts)
 
     def try_encode(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
@@ -358,8 +360,9 @@ class StoredEncoder:
             RecordError: some have no stored features.
         """
         texts, refused = self.encoder.try_encode(prompts, responses)
-        rows = iter(self._rows([text for text in texts if text is not None]))
-        return [None if text is None else next(rows) for text in texts], refused
+        refused |= without_prompt(texts)  # features are of a prompt and a text
+        rows = iter(self._rows([text for row, text in enumerate(texts) if row not in refused]))
+        return [None if row in refused else next(rows) for row in range(len(texts))], refused
 
     def _rows(self, texts: Sequence[TokenisedText]) -> list[TokenisedText]:
         rows = [

@@ -141,7 +141,7 @@ class HuggingFaceRewardModel:
         return (rated if self._rated_alone else whole).T
 
     def _score(self, texts: list[TokenisedText], rows: list[tuple[Prompt, str]] | None) -> RewardOutput:
-        if self._variational:
+        if isinstance(self.model, VrmForSequenceClassification | BaselineForSequenceClassification):
             located(texts)
         if not texts:
             return RewardOutput(mean=np.zeros(0), truncated=np.zeros(0, dtype=bool))

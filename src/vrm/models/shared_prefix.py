@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from types import MethodType
 from typing import Any, Literal, get_args
 
 import torch
@@ -473,16 +474,16 @@ def _with_layout(model: PreTrainedModel) -> Any:
 
     It is replaced, and the model not wrapped, so that checkpoints, adapters and sharding see the model that they know.
     """
-    padded = model.forward
+    padded = model.forward.__func__
 
     @wraps(padded)
-    def forward(*args: Any, layout: Layout | None = None, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, layout: Layout | None = None, **kwargs: Any) -> Any:
         if layout is None:
-            return padded(*args, **kwargs)
-        hidden = packed_states(model.base_model, kwargs["input_ids"], kwargs["position_ids"], layout)
-        return SequenceClassifierOutput(logits=model.score(layout.text_ends(hidden)))
+            return padded(self, *args, **kwargs)
+        hidden = packed_states(self.base_model, kwargs["input_ids"], kwargs["position_ids"], layout)
+        return SequenceClassifierOutput(logits=self.score(layout.text_ends(hidden)))
 
-    return forward
+    return MethodType(forward, model)  # a method, so that a copy of the model computes with its own weights
 
 
 def shares_prefixes(model: nn.Module) -> bool:

@@ -60,6 +60,7 @@ __all__ = [
     "prepare_tokenizer",
     "render",
     "user_turn_ids",
+    "without_prompt",
 ]
 
 
@@ -289,16 +290,20 @@ class PolicyEncoder(TextEncoder):
         return TokenisedText(head + tail[:room], len(head), prompt_cut or response_cut)
 
 
+def without_prompt(texts: Sequence[TokenisedText | None]) -> dict[int, str]:
+    """The reason, by 0-based place, of each text whose prompt's end can't be told: w would be read at any token."""
+    reason = "its text does not hold the header that the chat template writes before a response"
+    return {row: reason for row, text in enumerate(texts) if text is not None and not text.prompt_length}
+
+
 def located(texts: Sequence[TokenisedText]) -> list[int]:
-    """The prompt lengths of a VRM's texts.
+    """The prompt lengths of texts whose model reads the prompt.
 
     Raises:
-        Unrenderable: a prompt's end can't be told, and w would be read at an arbitrary token.
+        Unrenderable: as `without_prompt`.
     """
-    unknown = [row for row, text in enumerate(texts) if not text.prompt_length]
-    if unknown:
-        reason = "its text does not hold the header that the chat template writes before a response"
-        raise Unrenderable(dict.fromkeys(unknown, reason), len(texts))
+    if unknown := without_prompt(texts):
+        raise Unrenderable(unknown, len(texts))
     return [text.prompt_length for text in texts]
 
 

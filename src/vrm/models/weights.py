@@ -1,4 +1,7 @@
-"""How a model's weights come from the disk and go there: every one from the checkpoint, and readable by others."""
+"""How a model's weights come from the disk and go there: every one from the checkpoint, and readable by others.
+
+Weights are read from safetensors alone: a pickle (`pytorch_model.bin`) can run code when it is read.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ def checked_weights(
         RecordError: weights are missing, of another shape, or can't be read.
     """
     try:
+        # a pickle can run code when it is read; safetensors are numbers and names
+        options = {"use_safetensors": True} | options
         loaded, found = kind.from_pretrained(str(model), output_loading_info=True, **options)
     # a RuntimeError of torch about shapes or a broken archive; everything else is a file's
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:

@@ -327,8 +327,9 @@ def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
     training = policy.methods[method].trained_with(policy.training)
     half = 2 * setting.pairs(training) / 2
     lora = _difficulty_adapters(policy)
-    # reference of both halves, and the losses of the other one
-    return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, 3 * half)
+    # reference of both halves, and the losses of the other one along the way
+    extra = (2 + policy.difficulty.evaluations) * half
+    return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, extra)
 
 
 def _train_ppo(setting: Setting, base: str, method: str) -> Job:

@@ -1,6 +1,6 @@
-"""Reading what judging left behind: judged/<benchmark>.csv (scores), .items.csv, .draws.csv and .json.
+"""Reading what judging left behind: judged/<benchmark>.csv (scores), .items.csv, .draws.csv, .terms.csv and .json.
 
-The scores, the items that they are means of, and the draws of those that are fits have to say the same, and every
+The scores, the items that they are means of, and draws and terms of those that are fits have to say the same, and every
 policy of the configuration has to be there.
 """
 
@@ -56,7 +56,7 @@ class JudgedModel:
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """One benchmark's four files.
+    """One benchmark's five files.
 
     Args:
         name: the benchmark.
@@ -65,6 +65,7 @@ class BenchmarkResults:
         items: base, method, seed, item_id, part, value (0..1, or rating points) and weight of all that was judged.
         draws: LC and SC of every policy on resamples of the questions, a row a draw and the same questions of all; by
             `runfiles.draw_column`; a fit that was not resampled has no column.
+        terms: what each item adds to a fit, by item and `draw_column`; a fit that was not taken apart has no column.
         record: what the scores depend on: judge, set of models, failures.
     """
 
@@ -73,6 +74,7 @@ class BenchmarkResults:
     scores: pd.DataFrame
     items: pd.DataFrame
     draws: pd.DataFrame
+    terms: pd.DataFrame
     record: dict[str, Any]
 
     @cached_property
@@ -114,6 +116,11 @@ class BenchmarkResults:
         if not set(names) <= set(self.draws):
             return np.empty((0, len(names)))
         return self.draws[names].to_numpy(dtype=float)
+
+    def taken_apart(self, model: JudgedModel, metric: str) -> NDArray[np.float64] | None:
+        """Terms of a fit, shape (S, N); None where a seed has none."""
+        names = [draw_column(JudgedPolicy(*key).name, metric) for key in model.keys]
+        return self.terms[names].to_numpy(dtype=float).T if set(names) <= set(self.terms) else None
 
     def length(self, model: JudgedModel) -> float:
         """Mean length of a model's answers over its seeds, in `LENGTH_UNITS`.
@@ -179,7 +186,7 @@ def read_benchmark(config: Config, results: Path, name: str) -> BenchmarkResults
     _check_scores(source, scores)
     _check_items(source.with_suffix(JUDGED_ITEMS.name), items)
     scores_by = scores.set_index([*_KEYS, "metric"]).sort_index()
-    benchmark = BenchmarkResults(name, source, scores_by, items, tables.draws, tables.record)
+    benchmark = BenchmarkResults(name, source, scores_by, items, tables.draws, tables.terms, tables.record)
     known = set(scores[_KEYS].itertuples(index=False, name=None))
     for policy in config.judged_policies:
         if tuple(policy) not in known:
@@ -189,6 +196,7 @@ def read_benchmark(config: Config, results: Path, name: str) -> BenchmarkResults
             )
     _check_agreement(benchmark)
     _check_draws(benchmark, config.report.level)
+    _check_terms(benchmark)
     return benchmark
 
 
@@ -252,4 +260,15 @@ def _check_draws(benchmark: BenchmarkResults, level: float) -> None:
             raise RecordError(
                 f"{benchmark.source}: {metric} of {key[0]}, {key[1]}, seed {key[2]} has another interval than its "
                 f"draws; run `vrm judged-scores --name {benchmark.name}` again"
+            )
+
+
+def _check_terms(benchmark: BenchmarkResults) -> None:
+    """Each fit that was taken apart is the mean of its terms."""
+    for (*key, metric), row in benchmark.scores.iterrows():
+        name = draw_column(JudgedPolicy(*key).name, metric)
+        if name in benchmark.terms and not abs(benchmark.terms[name].mean(skipna=False) - row["value"]) < 1e-2:
+            raise RecordError(
+                f"{benchmark.source}: {metric} of {key[0]}, {key[1]}, seed {key[2]} is not the mean of its terms; run "
+                f"`vrm judged-scores --name {benchmark.name}` again"
             )

@@ -5,6 +5,8 @@
 * LC and SC are fits, so that no item has a value. Their intervals come from the scorer's joint draws
   (`vrm.statistics.draws`), which are of the same prompts for every policy, and so do those of a difference. A fit that
   was not resampled has a value without an interval.
+* The official LC is too dear to be drawn often enough for a p-value, so its scorer also takes it apart: two policies'
+  terms are compared as two means of prompts are, interval and p-value alike.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ MT_SCORE = JudgedMetric("mt_bench", "score", "score", "mt_bench", scale=1.0, dig
 
 # A penalty that is chosen by cross-validation may be so strong that the fit is its prior, whatever was judged.
 SHRUNK = "the fit's penalty leaves nothing of the judgments"
+
+TERMS = "of a fit's terms"
+"""In a test's words: the values are not judged wins but what each prompt adds to a fit."""
 
 _NO_WIDTH = 0.01  # percentage points
 
@@ -246,9 +251,16 @@ def compare_policies(
     if metric.is_fit:
         return _of_two_fits(config, benchmark, first, second, metric)
     sides = [(metric.scale * values, weights) for values, weights in map(benchmark.values, (first, second))]
-    key = f"{benchmark.name}/{metric.name}/{first.base}/{first.method}/{second.base}/{second.method}"
-    rng = np.random.default_rng([config.report.seed, *key.encode()])
+    rng = _own_rng(config, benchmark, first, second, metric)
     return paired_means(*sides, benchmark.prompts, rng, config.report.level)
+
+
+def _own_rng(
+    config: Config, benchmark: BenchmarkResults, first: JudgedModel, second: JudgedModel, metric: JudgedMetric
+) -> np.random.Generator:
+    """The source of one question's sign flips, whatever else a table asks."""
+    key = f"{benchmark.name}/{metric.name}/{first.base}/{first.method}/{second.base}/{second.method}"
+    return np.random.default_rng([config.report.seed, *key.encode()])
 
 
 def paired_means(
@@ -308,5 +320,10 @@ def _of_two_fits(
     if any(len(values) < len(model.seeds) for values, model in zip(rows, (first, second), strict=True)):
         return PairedTest(Interval(np.nan, np.nan, np.nan, level, "nothing"), np.nan, "none")
     measured = not any(is_shrunk(benchmark, model, metric) for model in (first, second))
+    terms = [benchmark.taken_apart(model, metric.name) for model in (first, second)]
+    if measured and all(part is not None for part in terms):
+        rng = _own_rng(config, benchmark, first, second, metric)
+        test = paired_test(*terms, benchmark.terms["item_id"].to_numpy(dtype=str), rng, level)
+        return replace(test, test=f"{test.test} ({TERMS})")
     paired = min(map(len, draws)) if measured else 0  # all of them, or none where one was not resampled
     return from_draws(rows[0] - rows[1], draws[0][:paired] - draws[1][:paired], prompts, level)

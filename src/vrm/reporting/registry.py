@@ -12,6 +12,7 @@ from vrm.reporting.figures.curves import figure3, figure4, figure5
 from vrm.reporting.figures.figure6 import figure6
 from vrm.reporting.figures.overoptimisation import overoptimisation
 from vrm.reporting.figures.power import power_figure
+from vrm.reporting.figures.residual import residual_figure
 from vrm.reporting.figures.schematics import figure1, figure2
 from vrm.reporting.figures.win_rate_length import win_rate_length
 from vrm.reporting.paper.page import paper_page
@@ -58,5 +59,6 @@ FIGURES: dict[str, Maker] = {
     "bound": bound_figure,
     "power": power_figure,
     "calibration": calibration_figure,
+    "residual": residual_figure,
 }
 """Drawn as PDF and PNG, with their numbers as CSV, by `vrm figure --name`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
 from vrm.data.reward_bench import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
-from vrm.records import RecordError
-from vrm.runfiles import LENGTHS, SCORES, TRAINING, VALIDATION_SCORES, RunTable
+from vrm.records import RecordError, read_jsonl
+from vrm.runfiles import LENGTHS, REFUSED_PAIRS, SCORES, TRAINING, VALIDATION_SCORES, RunTable
 from vrm.statistics.intervals import Interval, crossed_interval
 
 RATED = ":rated"
@@ -161,13 +161,56 @@ def read_training(results: Path, scorer: Scorer) -> pd.DataFrame:
     return _read_seeds(results, scorer, TRAINING)
 
 
-def read_scores(results: Path, scorer: Scorer) -> pd.DataFrame:
+Refused = dict[str, set[str]]
+"""Ids of pairs that a chat template refuses, by evaluation set."""
+
+
+def refused_pairs(results: Path, scorers: Sequence[Scorer]) -> Refused:
+    """What some of the scorers could not score, so that all of them can be compared on the same pairs.
+
+    A scorer that refuses a set as a whole has no place in that set's columns, and takes nothing from the others.
+    """
+    found: Refused = {}
+    for scorer in scorers:
+        own = _own_refused(results, scorer)
+        scored = set(_read_seeds(results, scorer, SCORES)["evaluation_set"]) if own else set()
+        for name in own.keys() & scored:
+            found[name] = found.get(name, set()) | own[name]
+    return found
+
+
+def _own_refused(results: Path, scorer: Scorer) -> Refused:
+    files = [scorer.file(results, seed, REFUSED_PAIRS) for seed in scorer.seeds]
+    found: Refused = {}
+    for row in (row for path in files if path.is_file() for _, row in read_jsonl(path)):
+        found.setdefault(row["evaluation_set"], set()).add(row["pair_id"])
+    return found
+
+
+def without_refused(frame: pd.DataFrame, refused: Mapping[str, set[str]] | None) -> pd.DataFrame:
+    """Rows of pairs that are not refused, from a table with `evaluation_set` and `pair_id`."""
+    if not refused:
+        return frame
+    keys = zip(frame["evaluation_set"], frame["pair_id"], strict=True)
+    return frame[[identity not in refused.get(name, ()) for name, identity in keys]].reset_index(drop=True)
+
+
+def read_scores(results: Path, scorer: Scorer, without: Mapping[str, set[str]] | None = None) -> pd.DataFrame:
     """The pair scores of one scorer on every evaluation set, with a column `seed`.
+
+    Args:
+        results: the run's directory.
+        scorer: whose scores.
+        without: pairs to leave out, see `refused_pairs`.
+
+    Returns:
+        `attrs["refused"]`: the sets of which the scorer refused pairs.
 
     Raises:
         RecordError: a file is missing, lacks a column, or holds a reward that is not a finite number.
     """
-    frame = _of_part(_read_seeds(results, scorer, SCORES), scorer)
+    frame = without_refused(_of_part(_read_seeds(results, scorer, SCORES), scorer), without)
+    frame.attrs["refused"] = sorted(_own_refused(results, scorer))
     finite = np.isfinite(frame[["reward_chosen", "reward_rejected"]]).all(axis=1)
     if not finite.all():
         bad = frame[~finite].iloc[0]
@@ -262,16 +305,21 @@ def pair_scores(scores: pd.DataFrame, evaluation_set: str, source: str) -> PairS
         evaluation_set: name of the set.
         source: what to call the scores in an error, e.g. the scorer's name.
 
+    Returns:
+        Without any pair where the scorer's chat template refused them all.
+
     Raises:
         RecordError: the set was not scored, or the seeds scored different pairs.
     """
     frame = scores[scores["evaluation_set"] == evaluation_set]
-    if frame.empty:
+    if frame.empty and evaluation_set not in scores.attrs.get("refused", ()):
         raise RecordError(f"scores of {source}: no pair of evaluation set {evaluation_set}; score it again")
     frame = frame.assign(margin=frame["reward_chosen"] - frame["reward_rejected"])
     if frame.duplicated(["pair_id", "seed"]).any():
         raise RecordError(f"scores of {source}, set {evaluation_set}: a pair id occurs twice; pair ids must be unique")
     margins = frame.pivot(index="pair_id", columns="seed", values="margin")  # (N, S)
+    if frame.empty:
+        margins = margins.reindex(columns=sorted(scores["seed"].unique()))
     if margins.shape[1] < scores["seed"].nunique() or margins.isna().any(axis=None):
         raise RecordError(f"scores of {source}, set {evaluation_set}: seeds scored different pairs; score them again")
     pairs = frame.drop_duplicates("pair_id").set_index("pair_id").loc[margins.index]
@@ -341,12 +389,18 @@ class AccuracyTable:
         columns: from left to right.
         cells: by (scorer's name, column); a section of which no subset is present has none.
         sets: scores by (scorer's name, evaluation set), for the counts below the table.
+        refused: pairs that are left out, as some scorer's chat template refuses them.
     """
 
     scorers: Sequence[Scorer]
     columns: Sequence[Column]
     cells: dict[tuple[str, Column], CellAccuracy]
     sets: dict[tuple[str, str], PairScores]
+    refused: Refused = field(default_factory=dict)
+
+    def pairs_of(self, evaluation_set: str) -> PairScores:
+        """A set as the scorers know it that scored any of it."""
+        return self.sets[_first(self.scorers, self.sets, evaluation_set), evaluation_set]
 
 
 def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
@@ -359,19 +413,27 @@ def measure_accuracies(config: Config, results: Path) -> AccuracyTable:
     columns = table_columns(config)
     none, lengths = length_alone(config, results)
     rows = [*scorers(config), none]
+    refused = refused_pairs(results, rows[:-1])
+    lengths = without_refused(lengths, refused)
     cells: dict[tuple[str, Column], CellAccuracy] = {}
     sets: dict[tuple[str, str], PairScores] = {}
     for scorer in rows:
-        scores = lengths if scorer is none else read_scores(results, scorer)
+        scores = lengths if scorer is none else read_scores(results, scorer, refused)
         for set_name in dict.fromkeys(column.evaluation_set for column in columns):
             sets[scorer.name, set_name] = pair_scores(scores, set_name, scorer.name)
-            _check(config, set_name, rows[0].name, scorer.name, sets)
+            if len(sets[scorer.name, set_name].prompts):
+                _check(config, set_name, _first(rows, sets, set_name), scorer.name, sets)
         for column in columns:
             inside = members(column, sets[scorer.name, column.evaluation_set])
             if inside.any():
                 pairs = sets[scorer.name, column.evaluation_set].select(inside)
                 cells[scorer.name, column] = _measure_cell(config, column, pairs)
-    return AccuracyTable(rows, columns, cells, sets)
+    return AccuracyTable(rows, columns, cells, sets, refused)
+
+
+def _first(rows: Sequence[Scorer], sets: Mapping[tuple[str, str], PairScores], name: str) -> str:
+    """The first scorer that scored a pair of the set; the first of all where none did."""
+    return next((row.name for row in rows if len(sets[row.name, name].prompts)), rows[0].name)
 
 
 def table_columns(config: Config) -> list[Column]:

@@ -40,6 +40,19 @@ def switch_off_dropout(model: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
+def drop_adapters(model: nn.Module, share: float) -> None:
+    """Give the inputs of every low-rank adapter dropout, the one training in which its authors have some.
+
+    Args:
+        model: changed in place; one without adapters stays as it is.
+        share: of the inputs that are dropped, in 0..1.
+    """
+    for module in model.modules():
+        found = getattr(module, "lora_dropout", None)  # an identity where adapters were made without dropout
+        if isinstance(found, nn.ModuleDict):
+            found.update({name: nn.Dropout(share) for name in found})
+
+
 def _zero(values: dict[str, object]) -> None:
     for name in _shares(values):
         values[name] = 0.0

@@ -23,8 +23,8 @@ from vrm.config import Features, RewardTraining
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
-from vrm.models.templates import left_out
-from vrm.models.text import TextEncoder, located, prepare_tokenizer
+from vrm.models.templates import left_out, read_template
+from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
 from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.records import read_pairs, write_json
 
@@ -41,6 +41,7 @@ def make_features(
     pairs: Path,
     store: Path,
     out: Path,
+    chat_template: str | None = None,
 ) -> None:
     """Compute the features of a file of pairs; see `compute_features`.
 
@@ -53,16 +54,18 @@ def make_features(
         pairs: a file of preference pairs.
         store: where computed features are kept for other sets and later runs.
         out: directory to fill.
+        chat_template: instead of the backbone's own, its text or a file.
     """
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(backbone, revision=revision))
+    template = None if chat_template is None else read_template(chat_template)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(backbone, revision=revision), template)
     encoder = TextEncoder(tokenizer, training.max_prompt_length, training.max_length)
     records = read_pairs(pairs)
     prompts = [pair.prompt for pair in records for _ in range(2)]
     encoded, refused = encoder.try_encode(prompts, [text for pair in records for text in (pair.chosen, pair.rejected)])
     names = [f"{pairs}, pair {pair.pair_id}, {side} response" for pair in records for side in ("chosen", "rejected")]
+    refused |= without_prompt(encoded)
     left_out(refused, names, f"texts of {pairs}")
-    texts = [text for text in encoded if text is not None]
-    located(texts)
+    texts = [text for row, text in enumerate(encoded) if row not in refused]
     model = load_feature_model(backbone, revision, features, training.bf16, tokenizer).to(own_device())
     summary = compute_features(model, texts, tokenizer.pad_token_id, batch_size, store, out)
     print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in summary.items()))
@@ -72,7 +75,7 @@ def load_feature_model(
     backbone: str, revision: str | None, features: Features, mixed_precision: bool, tokenizer: PreTrainedTokenizerBase
 ) -> FeatureModel:
     """A causal LM as a `FeatureModel`, in float32; its configuration remembers the dtype that the weights came in."""
-    lm = AutoModel.from_pretrained(backbone, revision=revision, dtype="auto")
+    lm = AutoModel.from_pretrained(backbone, revision=revision, dtype="auto", use_safetensors=True)
     given = lm.dtype
     turns = {"generation_prompt_ids": generation_prompt_ids(tokenizer), "user_turn_ids": user_turn_ids(tokenizer)}
     content = fingerprint({"revision": revision, "backbone": None if Path(backbone).is_dir() else backbone}, [])

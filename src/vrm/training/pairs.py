@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vrm.config import Variant
 from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
-from vrm.models.text import TextEncoder, TokenisedText, located
+from vrm.models.text import TextEncoder, TokenisedText, without_prompt
 from vrm.records import PreferencePair, RecordError, read_pairs
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
@@ -30,7 +30,7 @@ class TokenisedPair:
 
 
 def tokenise_pairs(
-    records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str
+    records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str, reads_prompts: bool = False
 ) -> tuple[list[TokenisedPair], dict[str, int]]:
     """The pairs whose texts still differ once they are cut, and what was cut or left out, counted.
 
@@ -39,6 +39,7 @@ def tokenise_pairs(
         encoder: says how they are cut.
         source: the file that they come from, and
         max_length: the key of the configuration that limits them, for the error.
+        reads_prompts: whether a prompt's end must be known; a pair without is left out like one that is refused.
 
     Raises:
         RecordError: no pair is left.
@@ -48,6 +49,8 @@ def tokenise_pairs(
     chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
     rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
     refused |= refused_too
+    if reads_prompts:
+        refused |= without_prompt(chosen)
     left_out(refused, [f"{source}, pair {record.pair_id}" for record in records], f"pairs of {source}")
     rows = [row for place, row in enumerate(zip(records, chosen, rejected, strict=True)) if place not in refused]
     pairs = [pair for pair in (TokenisedPair(*row) for row in rows) if pair.chosen.ids != pair.rejected.ids]
@@ -83,9 +86,8 @@ def tokenise_split(
             f"{path}: {keys} of {variant.label} need annotated scores, and some pairs have none; set weights to 0, or "
             "leave the variant out of reward.run"
         )
-    pairs, counts = tokenise_pairs(records, encoder, path, "reward.training.max_length")
-    if variant.kind == "variational":
-        located([pair.chosen for pair in pairs])
+    limit, reads_prompts = "reward.training.max_length", variant.kind != "scalar"
+    pairs, counts = tokenise_pairs(records, encoder, path, limit, reads_prompts)
     return Dataset.from_list([_row(pair, annotated) for pair in pairs]), counts
 
 

@@ -25,7 +25,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import pad
 
@@ -415,6 +415,37 @@ def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.
     names = [name for name in ("desirable", *REFERENCES) if name in rows.column_names]
     known = {name: np.asarray(rows[name]) for name in names}
     return measured_pairs(trainer.method, trainer.observe(rows), known)
+
+
+class LossesAlong(TrainerCallback):
+    """Scores rows along a training and keeps what it found beside the checkpoints, for a training that is resumed.
+
+    Args:
+        trainer: trains the policy that scores.
+        rows: what is scored, with its reference.
+        evaluations: how often, evenly spaced, the last time after the last step; every step at most.
+        folder: the checkpoints'.
+    """
+
+    def __init__(self, trainer: PreferenceTrainer, rows: Dataset, evaluations: int, folder: Path) -> None:
+        self.trainer, self.rows, self.folder = trainer, rows, folder
+        last = trainer.args.max_steps
+        self.steps = sorted({max(1, round(last * k / evaluations)) for k in range(1, evaluations + 1)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """Score, where it is time to."""
+        if state.global_step in self.steps:
+            losses = measure_rows(self.trainer, self.rows).loss.to_numpy()
+            if state.is_world_process_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                np.save(self._file(state.global_step), losses)
+
+    def mean(self) -> np.ndarray:
+        """Mean loss of each row over the evaluations, nats, shape (N,); to be asked for by the first process."""
+        return np.mean([np.load(self._file(step)) for step in self.steps], axis=0)
+
+    def _file(self, step: int) -> Path:
+        return self.folder / f"losses-{step}.npy"
 
 
 def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[TokenisedPair]:

@@ -93,9 +93,8 @@ def train_reward_model(job: RewardJob) -> None:
     frozen = FrozenBackbone(job.features, job.dropout) if job.features else None
     trainer, counts = make_trainer(job, frozen)
     job.out.mkdir(parents=True, exist_ok=True)
-    trainer.watch = FiniteWatch(
-        job.out, None if frozen else trainer.processing_class
-    )  # frozen texts have no tokens here
+    tokenizer = None if frozen else trainer.processing_class  # rows of features are no text
+    trainer.watch = FiniteWatch(job.out, tokenizer)
     trainer.add_callback(trainer.watch)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))

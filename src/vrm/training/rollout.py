@@ -198,7 +198,7 @@ class ActorCritic:
 def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
     """V(s): the policy's backbone with a linear head that starts at 0 everywhere."""
     critic = AutoModelForTokenClassification.from_pretrained(
-        job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training)
+        job.policy, revision=job.revision, num_labels=1, dtype=weight_dtype(job.training), use_safetensors=True
     )
     critic.config.pad_token_id = pad_token_id
     if not hasattr(critic, "score"):

@@ -1,15 +1,17 @@
 """Selective DPO: how hard each training pair is, and which are kept.
 
-A pair's difficulty is its DPO loss under reference runs that did not train on it: the prompts are halved at random, one
-policy is trained on each half and scores the other; the losses of several halvings are averaged. The easiest pairs are
-kept and trained on from easy to hard.
+A pair's difficulty is its mean DPO loss along reference runs that do not train on it: the prompts are halved at random,
+one policy is trained on each half and scores the other several times on its way; the losses are averaged over these
+and over several halvings, each with a seed of its own. The easiest pairs are kept and trained on from easy to hard.
 
-Source: Gao et al. 2025, "Principled Data Selection for Alignment: The Hidden Risks of Difficult Examples".
+Source: Gao et al. 2025, "Principled Data Selection for Alignment: The Hidden Risks of Difficult Examples", and the code
+that they released: five evaluations, three seeds, adapters with dropout 0.05. docs/decisions.md says what differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,26 +27,35 @@ if TYPE_CHECKING:
     from vrm.training.pairs import TokenisedPair
     from vrm.training.policies import PolicyJob
 
+SEEDS_APART = 1000
+"""Between the seeds of a policy's reference runs, so that no run shares one with another policy's."""
 
-def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, half: int) -> None:
-    """Train a reference run on one half of the training prompts; write the other half's losses to `job.out`.
+
+def train_difficulty_run(
+    job: PolicyJob, method: PreferenceMethod, run: int, half: int, evaluations: int = 5, lora_dropout: float = 0.05
+) -> None:
+    """Train a reference run on one half of the training prompts; write the other half's mean losses to `job.out`.
 
     Args:
         job: what to train from, and on what; `out` is the CSV to write, with columns pair_id, loss (nats).
         method: Selective DPO; its beta is the reference run's.
         run: number of the halving.
         half: 0 or 1, which half is trained on.
+        evaluations: how often the other half is scored, evenly spaced, the last time at the end.
+        lora_dropout: dropout before the adapters, where there are some.
     """
     # here, because selecting pairs needs none of it
     from transformers import set_seed
 
     from vrm.checkpoints import resumable
+    from vrm.training.dropout import drop_adapters
     from vrm.training.log import LossWatch
     from vrm.training.pairs import tokenise_pairs
     from vrm.training.preemption import CheckpointOnStop
-    from vrm.training.preference import make_trainer, measure_rows, paired_rows, with_reference
+    from vrm.training.preference import LossesAlong, make_trainer, paired_rows, with_reference
 
     require_ours(job.checkpoints)
+    job = replace(job, seed=job.seed + SEEDS_APART * run)
     set_seed(job.seed)
     tokenizer = job.tokenizer()
     path = job.pairs / "train.jsonl"
@@ -52,14 +63,17 @@ def train_difficulty_run(job: PolicyJob, method: PreferenceMethod, run: int, hal
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]
     trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
+    drop_adapters(trainer.model, lora_dropout)
     trainer.add_callback(LossWatch())
     trainer.add_callback(CheckpointOnStop(trainer))
     rows = with_reference(trainer, paired_rows(rest))
-    settings = {"method": dependencies.method(method), "run": run, "half": half}
-    made_from = job.made_from(settings)
+    along = LossesAlong(trainer, rows, evaluations, job.checkpoints)
+    trainer.add_callback(along)
+    settings = {"method": dependencies.method(method), "run": run, "half": half, "evaluations": evaluations}
+    made_from = job.made_from(settings | {"lora_dropout": lora_dropout})
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    losses = measure_rows(trainer, rows).loss
     if trainer.accelerator.is_main_process:
+        losses = along.mean()
         table = pd.DataFrame({"pair_id": [pair.record.pair_id for pair in rest], "loss": losses})
         DIFFICULTY_LOSSES.write(job.out, table)
         remove_ours(job.checkpoints)
@@ -85,7 +99,7 @@ def split_in_half(pairs: Sequence[TokenisedPair], run: int) -> tuple[list[Tokeni
 
 
 def select_pairs(losses: Sequence[Path], keep: float, out: Path) -> None:
-    """Write `out`: pair_id, difficulty (mean loss, nats), runs, kept (0/1), the easiest pair first.
+    """Write `out`: pair_id, difficulty (mean loss over runs, nats), runs, kept (0/1), the easiest pair first.
 
     Args:
         losses: what the reference runs wrote.

@@ -1,8 +1,11 @@
 """The figure `power` and the table `ablation`: every model of the study stands where it was trained, with its parts."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import boxes_of, drawn
 from example_run import make_raw, write_results
 
 from vrm.config import ConfigError, parse
@@ -100,6 +103,24 @@ def test_both_are_written(config, results, tmp_path):
     table = pd.read_csv(tmp_path / "ablation.csv")
     assert np.isfinite(table.estimate).all()
     assert set(table.variant) == set(STUDY["ablation"])
+
+
+def test_one_seed_has_no_interval_of_its_weights(config, results, tmp_path):
+    alone = config.model_copy(update={"study": config.study.model_copy(update={"seeds": [1]})})
+    power_figure(alone, results, tmp_path)
+    data = pd.read_csv(tmp_path / "power.csv")
+    assert data[data.metric == CORRELATION].low.isna().all()
+    assert data[data.metric == "uf_c"].low.notna().all()
+
+
+def test_no_text_leaves_the_page_or_covers_another(config, results, tmp_path, monkeypatch):
+    figure = drawn(monkeypatch, power_figure, config, results, tmp_path)
+    boxes = list(boxes_of(figure).items())
+    for text, box in boxes:
+        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert inside, text.get_text()
+    for (a, box_a), (b, box_b) in combinations(boxes, 2):
+        assert not box_a.padded(-1.5).overlaps(box_b.padded(-1.5)), f"{a.get_text()!r} and {b.get_text()!r}"
 
 
 @pytest.mark.parametrize("study", [{"variants": ["nobody"]}, {"variants": []}, {"pairs": []}, {"ablation": []}])

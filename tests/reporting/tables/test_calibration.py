@@ -9,6 +9,7 @@ from vrm import config as configuration
 from vrm.evaluation.calibration import brier, expected_calibration_error, fit_temperature, negative_log_likelihood
 from vrm.records import RecordError
 from vrm.reporting.figures.calibration import _wilson, calibration_figure
+from vrm.reporting.figures.residual import residual_figure
 from vrm.reporting.scores import RATED, pair_scores, read_scores, reward_model, rewards
 from vrm.reporting.tables.calibration import calibration_columns, calibration_table
 from vrm.reporting.tables.comparisons import comparisons_table, questions
@@ -163,7 +164,7 @@ def test_rated_rewards_are_compared_with_rm_and_multitask_and_their_own_whole(ru
 def test_the_parts_of_a_reward_are_measured_alone(run, tmp_path):
     config, results = run
     residual_table(config, results, tmp_path)
-    cells = pd.read_csv(tmp_path / "residual.csv").set_index(["part", "kind", "column"])["estimate"]
+    cells = pd.read_csv(tmp_path / "residual.csv").set_index(["part", "kind", "column"])["estimate"].sort_index()
     frames = [f[f.evaluation_set == "uf_c"] for f in files_of(results, "vrm_residual")]
     for part in ("reward", "rated", "residual"):
         share = np.mean([(f[f"{part}_chosen"] > f[f"{part}_rejected"]).mean() for f in frames])
@@ -176,6 +177,19 @@ def test_the_parts_of_a_reward_are_measured_alone(run, tmp_path):
     assert "spurious/padding" in cells["residual", "probe"].index
 
 
+def test_the_figure_of_the_parts_draws_the_numbers_of_the_table(run, tmp_path):
+    config, results = run
+    residual_table(config, results, tmp_path)
+    paths = residual_figure(config, results, tmp_path / "figures")
+    assert [path.suffix for path in paths] == [".pdf", ".png", ".csv"]
+    drawn = pd.read_csv(paths[2]).rename(columns={"name": "column"})
+    table = pd.read_csv(tmp_path / "residual.csv")
+    keys = ["part", "kind", "column"]
+    both = drawn.merge(table[table.kind != "correlation"], on=keys, suffixes=("", "_table"))
+    assert len(both) == len(drawn) == (table.kind != "correlation").sum()
+    np.testing.assert_allclose(both["estimate"], both["estimate_table"], rtol=1e-4)
+
+
 def test_a_run_without_a_residual_says_what_to_leave_out(config, results, tmp_path):
-    with pytest.raises(RecordError, match="leave `residual` out"):
+    with pytest.raises(RecordError, match="leave `residual` out of the report"):
         residual_table(config, results, tmp_path)

@@ -247,9 +247,26 @@ def test_nothing_to_compare_is_said(options, says, tmp_path):
         comparisons_judged(config, tmp_path, tmp_path)
 
 
-def test_official_lc_has_a_difference_without_an_interval(judged_config, tmp_path):
-    rows, text = make(judged_config, write_judged(judged_config, tmp_path, official_lc=True))
+def test_official_lc_is_compared_by_its_terms(judged_config, tmp_path):
+    """One seed, no draws: interval and p-value are those of the mean over prompts, and count for Holm."""
+    root = write_judged(judged_config, tmp_path, official_lc=True)
+    rows, text = make(judged_config, root)
     lc = rows.xs("lc_win_rate", level="metric")
+    assert lc[["difference", "low", "high", "p", "p_holm"]].notna().all().all()
+    assert lc["test"].str.contains("sign flips").all()
+    terms = pd.read_csv(root / "judged" / "alpaca_eval.terms.csv")
+    row = lc.reset_index().iloc[0]
+    names = [f"{row['base']}.{row[side]}.seed1/lc_win_rate" for side in ("first", "second")]
+    change = terms[names[0]] - terms[names[1]]
+    assert row["difference"] == pytest.approx(change.mean(), abs=1e-3)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * change.sem(), rel=0.1)
+    assert "infinitesimal jackknife" in text
+    assert rows["tests"].iloc[0] == rows["p"].notna().sum()
+
+
+def test_official_lc_that_was_not_taken_apart_has_no_p_value(judged_config, tmp_path):
+    root = write_judged(judged_config, tmp_path, official_lc=True)
+    rewrite(root / "judged" / "alpaca_eval.terms.csv", lambda f: f[["item_id"]])
+    lc = make(judged_config, root)[0].xs("lc_win_rate", level="metric")
     assert lc["difference"].notna().all()
     assert lc[["low", "high", "p"]].isna().all().all()
-    assert "AlpacaEval-shaped LC: fits that were not resampled: neither interval nor p-value." in text

@@ -6,7 +6,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.evaluation.accuracy import section_scores
-from vrm.records import RecordError
+from vrm.records import RecordError, write_jsonl
 from vrm.reporting.registry import TABLES
 
 
@@ -331,3 +331,40 @@ def test_latents_without_known_truth_and_with_other_aspects(tmp_path):
     assert metrics.loc["weight_coherence", "resampled"] == "prompts (one seed, Student's t)"
     assert metrics.loc["kl_w", "resampled"] == "nothing (one seed)"
     assert np.isnan(metrics.loc["kl_w", "low"])
+
+
+def refuse(results, model, evaluation_set, ids, seeds=(1, 2)):
+    """As `score_sets` leaves it where a template refuses pairs."""
+    for seed in seeds:
+        folder = results / model / f"seed{seed}"
+        table = pd.read_csv(folder / "scores.csv")
+        gone = (table["evaluation_set"] == evaluation_set) & table["pair_id"].isin(ids or table["pair_id"])
+        rows = [{"evaluation_set": evaluation_set, "pair_id": p, "reason": "no"} for p in table["pair_id"][gone]]
+        write_jsonl(folder / "refused.jsonl", rows)
+        table[~gone].to_csv(folder / "scores.csv", index=False)
+
+
+def test_what_one_template_refuses_is_left_out_of_every_row(tmp_path):
+    variants = {name: VARIANTS[name] for name in ("rm", "vrm")}
+    config = configuration.parse(make_raw(variants, seeds=[1, 2], sets=("uf_c", "reward_bench")))
+    results = write_results(config, tmp_path / "run")
+    ids = pd.read_csv(results / "reward" / "vrm" / "seed1" / "scores.csv").query("evaluation_set == 'uf_c'").pair_id[:5]
+    refuse(results, "reward/vrm", "uf_c", list(ids))
+    TABLES["table2"](config, results, tmp_path)
+    cells = pd.read_csv(tmp_path / "table2.csv").set_index(["variant", "column"])
+    assert cells.loc[("rm", "UF-C"), "n_pairs"] == cells.loc[("vrm", "UF-C"), "n_pairs"] == 115
+    assert "5 pairs are left out" in (tmp_path / "table2.md").read_text()
+    TABLES["comparisons"](config, results, tmp_path)
+    assert set(pd.read_csv(tmp_path / "comparisons.csv").query("column == 'UF-C'").n_pairs) == {115}
+
+
+def test_a_set_that_one_template_refuses_as_a_whole_leaves_the_other_rows(tmp_path):
+    variants = {name: VARIANTS[name] for name in ("rm", "vrm")}
+    config = configuration.parse(make_raw(variants, seeds=[1, 2], sets=("uf_c", "reward_bench")))
+    results = write_results(config, tmp_path / "run")
+    refuse(results, "reward/vrm", "uf_c", None)
+    TABLES["table2"](config, results, tmp_path)
+    cells = pd.read_csv(tmp_path / "table2.csv").set_index(["variant", "column"])
+    assert cells.loc[("rm", "UF-C"), "n_pairs"] == 120
+    assert ("vrm", "UF-C") not in cells.index or np.isnan(cells.loc[("vrm", "UF-C"), "estimate"])
+    assert "refuses every pair" in (tmp_path / "table2.md").read_text()

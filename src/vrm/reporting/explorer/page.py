@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from vrm.config import Config, ConfigError
 from vrm.evaluation.accuracy import wins
 from vrm.records import PreferencePair, RecordError, read_jsonl, read_pairs, write_whole
-from vrm.reporting.scores import PairScores, Scorer, pair_scores, read_scores, reward_models
+from vrm.reporting.scores import PairScores, Scorer, pair_scores, read_scores, refused_pairs, reward_models
 from vrm.runfiles import REFUSED_PAIRS
 from vrm.statistics.intervals import Interval, crossed_interval
 
@@ -273,11 +273,12 @@ def explorer(config: Config, results: Path, out: Path) -> list[Path]:
     sets = {name: [pair for pair in pairs if (name, pair.pair_id) not in refused] for name, pairs in sets.items()}
     shown = {name: draw_pairs(pairs, config.report.explorer_pairs, config.report.seed) for name, pairs in sets.items()}
     truth = known_truth(sets, config.evaluation.of_role("truth"))
-    rm_scores = read_scores(results, rm)
+    without = refused_pairs(results, [rm, *vrms])
+    rm_scores = read_scores(results, rm, without)
     first = config.reward.seeds[0]
     tables, models = {}, []
     for model in vrms:
-        scores = read_scores(results, model)
+        scores = read_scores(results, model, without)
         one_seed = scores[scores["seed"] == first]
         table = explained_pairs(rm_scores[rm_scores["seed"] == first], one_seed, config.data.aspects, model.name)
         tables[model.name] = _only_shown(table, shown, truth, model.name)

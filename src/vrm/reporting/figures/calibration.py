@@ -57,7 +57,7 @@ def calibration_figure(config: Config, results: Path, out: Path) -> list[Path]:
     width = max(style.FULL_WIDTH, 0.7 + 1.3 * len(models))
     bottom = 0.51 + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, width))
     with style.styled():
-        titles = [textwrap.fill(row.scorer.label, 18) for row in stated]
+        titles = [textwrap.fill(row.scorer.label, 18, break_on_hyphens=False) for row in stated]
         top = 0.36 + 0.14 * (1 + max(title.count("\n") for title in titles))
         figure = style.new_figure(width, top + bottom + 3.0)
         height = top + bottom + 3.0

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +43,16 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
         RecordError: scores are missing or broken.
     """
     data = placed(config, measure(config, results, config.study.power_cells()))
-    metrics = {column.paper: f"{column.title} (%)" for column in shown_columns(config)}
+    metrics = {column.paper: textwrap.fill(f"{column.title} (%)", 16) for column in shown_columns(config)}
     metrics |= {CORRELATION: "correlation\nwith true w"}
     axes = [axis for axis in AXES if axis == "pairs" or data[f"at_{axis}"].nunique() > 1]
     with style.styled():
         handles, labels = _legend(config, data)
-        width, height = style.FULL_WIDTH, 1.35 * len(metrics) + 1.2
+        width, height = style.FULL_WIDTH, 1.35 * len(metrics) + 1.4
         figure = style.new_figure(width, height)
         columns = style.legend_columns(labels, width)
         top = 0.25 + 0.16 * -(-len(labels) // columns)
-        margins = {"left": 0.09, "right": 0.985, "bottom": 0.72 / height, "top": 1 - top / height}
+        margins = {"left": 0.125, "right": 0.985, "bottom": 0.92 / height, "top": 1 - top / height}
         spaces = {"hspace": 0.14, "wspace": 0.1}
         grid = figure.subplots(
             len(metrics), len(axes), sharex="col", sharey="row", squeeze=False, gridspec_kw=margins | spaces
@@ -62,11 +63,12 @@ def power_figure(config: Config, results: Path, out: Path) -> list[Path]:
                 _draw(panel, config, data[data["metric"] == metric], axis, 1 if metric == CORRELATION else 100)
         for panel, axis in zip(grid[-1], axes, strict=True):
             panel.set_xlabel(AXES[axis])
+        figure.align_ylabels(grid[:, 0])
         figure.legend(handles, labels, loc="upper center", ncols=columns)
         over = counted_seeds_and_prompts(config.study.seeds)
         statement = (
             f"Bars: {100 * config.report.level:g}\u00a0% interval over {over}; of the correlation: over seeds. "
-            f"Middle and right: {config.study.worlds_pairs:,} pairs."
+            + (f"Against bias: {config.study.worlds_pairs:,} pairs." if len(axes) > 1 else "")
         )
         style.footer(figure, statement, config.data.label)
         return style.save(figure, out, "power", data)
@@ -98,6 +100,7 @@ def _draw(panel: Axes, config: Config, data: pd.DataFrame, axis: str, scale: flo
     if axis == "pairs":
         panel.set_xscale("log")
         ticks = sorted(config.study.pairs)
+        panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
         panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         panel.minorticks_off()
 

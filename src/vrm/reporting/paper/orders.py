@@ -33,7 +33,17 @@ from vrm.reporting.judged_values import (
 from vrm.reporting.paper.verdicts import NOT_TESTABLE, PAGE, ClaimedDifference, Finding, PaperRun, ordered
 from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY
-from vrm.reporting.scores import Column, PairScores, Scorer, members, pair_scores, read_scores, scorers, table_columns
+from vrm.reporting.scores import (
+    Column,
+    PairScores,
+    Scorer,
+    members,
+    pair_scores,
+    read_scores,
+    refused_pairs,
+    scorers,
+    table_columns,
+)
 from vrm.statistics.intervals import Interval
 from vrm.statistics.paired_tests import PairedTest, holm, paired_test
 
@@ -159,14 +169,14 @@ class _Scores:
         """
         sides = [self.scorers[name] for name in (question.first, question.second)]
         first, second = (self._pairs(scorer, question.column) for scorer in sides)
+        level = self.run.config.report.level
+        if not (len(first.prompts) and len(second.prompts)):
+            return PairedTest(Interval(np.nan, np.nan, np.nan, level, "nothing"), np.nan, "none")
         if not np.array_equal(first.prompts, second.prompts):
             raise RecordError(
                 f"evaluation set {question.column.evaluation_set}: {question.first} and {question.second} scored "
                 "different pairs; score them again on the same files"
             )
-        level = self.run.config.report.level
-        if not len(first.prompts):
-            return PairedTest(Interval(np.nan, np.nan, np.nan, level, "nothing"), np.nan, "none")
         counts = [len(scorer.seeds) for scorer in sides]
         wins = [side.wins if counts[0] == counts[1] else side.wins.mean(axis=0) for side in (first, second)]
         column, weights = question.column, SECTIONS.get(question.column.section)
@@ -182,7 +192,8 @@ class _Scores:
 
     def _pairs(self, scorer: Scorer, column: Column) -> PairScores:
         if scorer.name not in self.read:
-            self.read[scorer.name] = read_scores(self.run.results, scorer)
+            refused = refused_pairs(self.run.results, list(self.scorers.values()))
+            self.read[scorer.name] = read_scores(self.run.results, scorer, refused)
         pairs = pair_scores(self.read[scorer.name], column.evaluation_set, scorer.name)
         return pairs.select(members(column, pairs))
 

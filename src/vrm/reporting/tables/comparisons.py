@@ -30,6 +30,7 @@ from vrm.reporting.scores import (
     members,
     pair_scores,
     read_scores,
+    refused_pairs,
     reward_model,
     table_columns,
 )
@@ -108,18 +109,20 @@ def questions(config: Config) -> list[tuple[str, str]]:
 
 def _compare(config: Config, results: Path, asked: Sequence[tuple[str, str]]) -> Iterator[_Compared]:
     models = {name: reward_model(config, name) for name in dict.fromkeys(name for names in asked for name in names)}
-    scores = {name: read_scores(results, model) for name, model in models.items()}
+    refused = refused_pairs(results, list(models.values()))
+    scores = {name: read_scores(results, model, refused) for name, model in models.items()}
     columns = table_columns(config)
     for first, second in asked:
         for column in columns:
             sides = [_select(scores[name], column, name) for name in (first, second)]
+            if not all(len(side.prompts) for side in sides):
+                continue  # no subset of the section, or all pairs refused
             if not np.array_equal(sides[0].prompts, sides[1].prompts):
                 raise RecordError(
                     f"evaluation set {column.evaluation_set}: {first} and {second} scored different pairs; score them "
                     "again on the same files"
                 )
-            if len(sides[0].prompts):
-                yield _test(config, models[first], models[second], column, *sides)
+            yield _test(config, models[first], models[second], column, *sides)
 
 
 def _select(scores: pd.DataFrame, column: Column, name: str) -> PairScores:

@@ -3,7 +3,8 @@
 * Asked of each base: VRM-PPO against PPO, the first method of Figure 6 against the others, each score-anchored
   VRM-PPO against PPO, and VRM-PPO against DPO. The configuration decides which these are; none is chosen by its result.
 * One row a question and column of Table 1. All tests together are one family for Holm's adjustment. LC and SC are fits,
-  whose tests are of the scorer's joint draws; without enough of them there is no test (`vrm.statistics.draws`).
+  whose tests are of the scorer's joint draws; without enough of them there is no test (`vrm.statistics.draws`). The
+  official LC is tested by its terms.
 * What a run has no policy for is named in the notes.
 """
 
@@ -21,7 +22,14 @@ from numpy.typing import NDArray
 from vrm.config import Config
 from vrm.records import RecordError
 from vrm.reporting.judged import JudgedModel
-from vrm.reporting.judged_values import JudgedMetric, JudgedTable, compare_policies, half_width_alone, measure_judged
+from vrm.reporting.judged_values import (
+    TERMS,
+    JudgedMetric,
+    JudgedTable,
+    compare_policies,
+    half_width_alone,
+    measure_judged,
+)
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, interval_cell, number, write_table
 from vrm.statistics.draws import FEWEST_DRAWS
 from vrm.statistics.paired_tests import FLIPS, PairedTest, family_note, holm, p_text
@@ -236,6 +244,13 @@ def _interval_note(config: Config, level: str) -> str:
 def _fit_notes(rows: Sequence[_Compared], seeds: int) -> Iterator[str]:
     """Where interval and p-value of LC and SC come from, and which have none."""
     fits = [row for row in rows if row.metric.is_fit and not np.isnan(row.test.difference.estimate)]
+    apart = dict.fromkeys(row.column for row in fits if TERMS in row.test.test)
+    if apart:
+        yield (
+            f"{', '.join(apart)}: a fit, whose interval and p-value are those of a mean over prompts of its terms: "
+            "what each prompt adds to it, by the derivative of the fit in its weight (infinitesimal jackknife)."
+        )
+    fits = [row for row in fits if TERMS not in row.test.test]
     drawn = dict.fromkeys(row.column for row in fits if not np.isnan(row.test.difference.low))
     if drawn:
         yield (

@@ -60,7 +60,13 @@ def health_table(config: Config, results: Path, out: Path) -> list[Path]:
 def _measure(results: Path, model: Scorer) -> pd.DataFrame:
     """Every measure of every seed, NaN where a model does not have it; indexed by seed."""
     log, validation = read_training(results, model), read_validation(results, model)
-    last = log[log["split"] == "validation"].sort_values("step").groupby(["seed", "metric"])["value"].last().unstack()
+    last = (
+        log[log["split"] == "validation"]
+        .sort_values("step", kind="stable")
+        .groupby(["seed", "metric"])["value"]
+        .last()
+        .unstack()
+    )
     if LOSS not in last or last[LOSS].isna().any():
         raise RecordError(f"training log of {model.name}: a seed lacks the loss of split validation; train it again")
     table = last.reindex(columns=[LOSS, *(symptom.measure for symptom in SYMPTOMS)])

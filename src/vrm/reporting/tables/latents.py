@@ -197,6 +197,7 @@ def _tidy(config: Config, measured: dict[str, dict[_Quantity, Interval]]) -> pd.
 
 PARTS = {"reward": "r, whole", "rated": "w . g, rated aspects", "residual": "b, residual"}
 """Prefixes of a part's columns in `scores.csv`, and what its row is called."""
+Cells = dict[tuple[str, str, str, str], Interval]
 
 
 def residual_table(config: Config, results: Path, out: Path) -> list[Path]:
@@ -210,20 +211,32 @@ def residual_table(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: no variant has a residual, or scores are missing, broken or without parts.
     """
+    models, cells = measure_parts(config, results)
+    grids = [_accuracy_grid(config, models, cells), _correlation_grid(config, models, cells)]
+    if config.evaluation.probes:
+        grids.append(_probe_grid(config, models, cells))
+    return write_table(out, grids, _tidy_parts(config, cells))
+
+
+def measure_parts(config: Config, results: Path) -> tuple[list[Scorer], Cells]:
+    """The models with a residual, and every number of the table by model, part, kind and name.
+
+    Kinds are `column` and `probe`, accuracies in 0..1, and `correlation`, of the residual's differences with others.
+
+    Raises:
+        RecordError: as `residual_table`.
+    """
     models = [model for model in reward_models(config) if config.reward.variants[model.name].residual]
     if not models:
-        raise RecordError("residual: no variant of reward.run has a residual; leave `residual` out of report.tables")
-    cells: dict[tuple[str, str, str, str], Interval] = {}  # by model, part, kind and column
+        raise RecordError("residual: no variant of reward.run has a residual; leave `residual` out of the report")
+    cells: Cells = {}
     columns = table_columns(config)
     for model in models:
         scores = read_scores(results, model)
         for part in PARTS:
             cells |= {(model.name, part, *key): found for key, found in _accuracies(config, scores, part, columns)}
         cells |= {(model.name, "residual", *key): found for key, found in _goes_with(config, scores)}
-    grids = [_accuracy_grid(config, models, cells), _correlation_grid(config, models, cells)]
-    if config.evaluation.probes:
-        grids.append(_probe_grid(config, models, cells))
-    return write_table(out, grids, _tidy_parts(config, cells))
+    return models, cells
 
 
 def _accuracies(
@@ -270,9 +283,6 @@ def _measured_on(config: Config) -> str:
     plain = [column.evaluation_set for column in table_columns(config) if not column.section]
     measured = [name for name in plain if config.evaluation.sets[name].role == "measured"]
     return (measured or plain or config.evaluation.run)[0]
-
-
-Cells = dict[tuple[str, str, str, str], Interval]
 
 
 def _columns_of(cells: Cells, kind: str) -> list[str]:

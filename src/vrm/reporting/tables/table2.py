@@ -116,12 +116,11 @@ def _reward_note(config: Config, policies: Sequence[Scorer]) -> str:
 
 def _section_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """What RewardBench's sections are, and which subsets they lack."""
-    first = measured.scorers[0].name
     for name in dict.fromkeys(column.evaluation_set for column in measured.columns):
         evaluation_set = config.evaluation.sets[name]
         if evaluation_set.format != "reward_bench":
             continue
-        missing = missing_subsets(set(measured.sets[first, name].subsets.tolist()))
+        missing = missing_subsets(set(measured.pairs_of(name).subsets.tolist()))
         yield (
             f"{evaluation_set.label}: a section is the mean of its subsets, weighted as RewardBench weighs them; "
             "in its interval prompts vary within subsets."
@@ -136,11 +135,22 @@ def _section_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
 def _count_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """Leaked prompts, truncated pairs and ties of each evaluation set."""
     for name in dict.fromkeys(column.evaluation_set for column in measured.columns):
-        scores = measured.sets[measured.scorers[0].name, name]
+        scores = measured.pairs_of(name)
         prompts = len(set(scores.prompts[scores.leaked].tolist()))
         ties = {scorer.label: int(measured.sets[scorer.name, name].ties.sum()) for scorer in measured.scorers}
         tied = ", ".join(f"{label} {count}" for label, count in ties.items() if count)
         pairs = len(scores.prompts)
+        if refused := len(measured.refused.get(name, ())):
+            yield (
+                f"{config.evaluation.sets[name].label}: {refused} pairs are left out of every row, as the chat "
+                "template of at least one scorer refuses them (refused.jsonl beside its scores)."
+            )
+        unscored = [scorer.label for scorer in measured.scorers if not len(measured.sets[scorer.name, name].prompts)]
+        if unscored:
+            yield (
+                f"{config.evaluation.sets[name].label}: no value for {'; '.join(unscored)}, whose chat template "
+                "refuses every pair."
+            )
         yield (
             f"{config.evaluation.sets[name].label}: {pairs} pairs of {len(set(scores.prompts.tolist()))} prompts; in "
             f"training too: {prompts} prompts ({int(scores.leaked.sum())} of the pairs); cut before scoring: "

@@ -1,0 +1,315 @@
+"""A warm interpreter for local runs: torch and transformers are imported once, and every job is a fork of that process.
+
+    snakemake (onstart) -- starts --> server, which imports, accepts and forks
+        shell: python -m vrm score ... -- command, environment, standard streams --> supervisor -- forks --> the job
+
+* `python -m vrm` is a job's client where VRM_WARM names a server's socket. It sends what it was given, passes signals
+  on, and ends as the job ends: with its exit code, or by the same signal. A job whose client is gone is killed.
+* The job runs `main()` as the plain command does, with its own log, directory, umask, environment and number of
+  threads. Whatever else a process inherits (packages, variables that libraries read when they are imported, limits,
+  niceness, cgroup) has to be the server's own, and our sources have to be what the server started with. Otherwise, and
+  where there is no server, the command runs plainly.
+* The server has one thread when it forks. What models need it imports when the first job with a model comes.
+* It lives as long as the process that it was started for, and then until its last job has ended. The kernel sees to
+  all of that, so that SIGKILL, of whomever, leaves nobody behind.
+
+Linux only. `VRM_WARM=off` in Snakemake's environment switches it off. Snakemake's `benchmark:` files measure the
+client, but for the time on the clock; the server's log has every job's processor time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CLIENT, SERVER = "VRM_WARM", "VRM_WARM_SERVER"
+"""Environment variables: the socket that commands are sent to; what makes `python -m vrm` a server."""
+
+TAKEN, REFUSED = b"+", b"-"
+THREADS = ("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+FREE = {*THREADS, "VECLIB_MAXIMUM_THREADS", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD", "SHLVL", "PS1", "_"}
+"""Variables that may differ from job to job, beside those of ours: no import depends on them."""
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+TABLES = ("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry")
+MODELS = (
+    *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
+    *("vrm.training.pretraining", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.evaluation.best_of_n"),
+    *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
+    *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
+)
+"""What is imported before the first job, and before the first job with a model."""
+
+servers = []
+"""Servers that this process has started."""
+
+
+def start(exports: Mapping[str, str], log: Path) -> None:
+    """Start a server that ends with this process, and have child processes use it.
+
+    Args:
+        exports: variables that jobs get beside those of this process.
+        log: gets the server's errors, and a line a job.
+    """
+    import subprocess
+    import tempfile
+
+    if sys.platform != "linux" or CLIENT in os.environ:  # switched off, or a run inside of another one
+        return
+    address = Path(tempfile.mkdtemp(prefix="vrm-")) / "socket"  # 0700: nobody else may send a command
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(address))
+    except OSError:  # a name of more than 107 bytes, or a file system without sockets
+        address.parent.rmdir()
+        return
+    listener.listen(128)  # here, so that the first job may come before the server is ready
+    log.parent.mkdir(parents=True, exist_ok=True)
+    settings = {SERVER: json.dumps([str(address), listener.fileno(), os.getpid()]), **dict.fromkeys(THREADS, "1")}
+    with log.open("a") as output, listener:
+        servers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "vrm"],
+                env={**os.environ, **exports, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,  # Ctrl-C at the terminal reaches the clients, which pass it on
+            )
+        )
+    os.environ[CLIENT] = str(address)
+
+
+def enter() -> None:
+    """What `python -m vrm` does first; returns where the command is to be run here: plainly, or in a server's job."""
+    if SERVER in os.environ:
+        address, listener, parent = json.loads(os.environ.pop(SERVER))
+        _serve(Path(address), socket.socket(fileno=listener), parent)
+    elif os.environ.get(CLIENT, "off") != "off" and "RANK" not in os.environ:
+        _hand_over(os.environ[CLIENT])
+
+
+def _inherited() -> dict[str, Any]:
+    """What a process has from the one that started it, and a job can't be given by its client."""
+    import resource
+
+    limits = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
+    return {
+        "python": [sys.version, sys.prefix, *sys.flags],
+        "environment": {k: v for k, v in os.environ.items() if k not in FREE and not k.startswith("VRM_")},
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+        "processors": sorted(os.sched_getaffinity(0)),
+        "limits": [list(resource.getrlimit(getattr(resource, name))) for name in limits],
+        "ignored": [number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN],
+        "group": Path("/proc/self/cgroup").read_text(),
+        "user": [os.getuid(), os.getgid(), *sorted(os.getgroups())],
+    }
+
+
+# ---- the client ----
+
+
+def _hand_over(address: str) -> None:
+    """Have the server run this process's command, and end as it ends; returns where the server does not."""
+    from vrm import alive
+
+    alive.join()  # now: the job itself does so as soon as it runs
+    umask = os.umask(0)
+    os.umask(umask)
+    job = {
+        "inherited": _inherited(),
+        "arguments": sys.argv,
+        "path": sys.path,
+        "directory": os.getcwd(),
+        "umask": umask,
+        "environment": dict(os.environ),
+    }
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address)
+        text = json.dumps(job).encode()
+        socket.send_fds(connection, [len(text).to_bytes(4)], [0, 1, 2])
+        connection.sendall(text)
+        if connection.recv(1) != TAKEN:
+            return
+    except OSError:
+        return
+    for number in FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+    end = connection.recv(4)
+    code = int.from_bytes(end, signed=True) if end else -signal.SIGKILL  # whoever should say how it ended was killed
+    if code >= 0:
+        os._exit(code)
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+
+
+# ---- the server ----
+
+
+def _serve(address: Path, listener: socket.socket, parent: int) -> None:
+    """Accept commands until `parent` is gone; returns in a job alone, which then is like a fresh `python -m vrm`."""
+    import select
+    import time
+
+    own = _inherited(), _sources()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # as `main` does, before anything is imported
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    alive = os.pidfd_open(parent)
+    supervisors: set[int] = set()
+    while True:
+        ready, _, _ = select.select([listener, alive], [], [], 1.0)
+        while supervisors and (ended := os.waitpid(-1, os.WNOHANG)[0]):
+            supervisors.discard(ended)
+        if alive in ready:
+            break
+        if listener not in ready:
+            continue
+        connection, _ = listener.accept()
+        streams: list[int] = []
+        try:
+            job = _receive(connection, streams)
+            fits = _fits(job, *own)
+            pid = os.fork() if fits else None
+            if not fits:
+                connection.send(REFUSED)
+        except (OSError, ValueError) as error:  # the client is gone, or there is no memory for a fork
+            print(f"warm: {error!r}", file=sys.stderr, flush=True)
+            pid = None
+        if pid == 0:
+            listener.close()
+            os.close(alive)
+            return _supervise(connection, job, streams)
+        if pid:
+            supervisors.add(pid)
+        connection.close()
+        for stream in streams:
+            os.close(stream)
+    listener.close()  # whoever waits there runs plainly
+    address.unlink(missing_ok=True)
+    address.parent.rmdir()
+    for pid in supervisors:
+        os.waitpid(pid, 0)
+    print(json.dumps({"server": round(time.process_time(), 2)}), flush=True)
+    os._exit(0)
+
+
+def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tuple[str, int, int]]) -> bool:
+    """Whether a fork of this process would be what the client is; imports what the command needs."""
+    import gc
+    import importlib
+
+    if job["inherited"] != inherited or THREADS[0] not in job["environment"] or _sources() != sources:
+        return False
+    for name in TABLES:
+        importlib.import_module(name)
+    command = sys.modules["vrm.cli"].COMMANDS.get((*job["arguments"], "", "")[1])
+    for name in MODELS if command and command.models else ():
+        importlib.import_module(name)
+    gc.freeze()  # or the first collection in every job copies all of it
+    return _threads() == 1  # any other would be missing in the fork
+
+
+def _sources() -> list[tuple[str, int, int]]:
+    """Our files as they are now: a server must not run what stands there no longer."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return [(str(path), (facts := path.stat()).st_mtime_ns, facts.st_size) for path in files]
+
+
+def _threads() -> int:
+    """Threads of this process; pyarrow's allocator sees to its own in a fork."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return len(names) - names.count("jemalloc_bg_thd")
+
+
+def _receive(connection: socket.socket, streams: list[int]) -> dict[str, Any]:
+    """A command; its three standard streams are added to `streams`.
+
+    Raises:
+        OSError, ValueError: there is no whole one.
+    """
+    connection.settimeout(10)
+    head, received, _, _ = socket.recv_fds(connection, 4, 3)
+    streams += received
+    size, text = int.from_bytes(head), bytearray()
+    while len(text) < size and (part := connection.recv(size - len(text))):
+        text += part
+    connection.settimeout(None)
+    return json.loads(text)
+
+
+def _supervise(connection: socket.socket, job: Mapping[str, Any], streams: list[int]) -> None:
+    """Fork the job, pass signals to it, and tell the client how it ended; returns in the job alone."""
+    import select
+    import time
+
+    _die_with_parent()
+    began = time.monotonic()
+    connection.send(TAKEN)
+    pid = os.fork()
+    if pid == 0:
+        _die_with_parent()
+        connection.close()
+        return _become(job, streams)
+    for stream in streams:  # a reader of a pipe must see its end when the job closes it
+        os.close(stream)
+    ended = os.pidfd_open(pid)
+    while ended not in select.select([connection, ended], [], [])[0]:
+        numbers = connection.recv(16)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(pid, number)
+        if not numbers:
+            break
+    _, status, used = os.wait4(pid, 0)
+    line = {
+        "job": job["arguments"][1:],
+        "seconds": round(time.monotonic() - began, 2),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "max_rss_mib": used.ru_maxrss // 1024,
+    }
+    print(json.dumps(line), flush=True)
+    try:
+        connection.send(os.waitstatus_to_exitcode(status).to_bytes(4, signed=True))
+    finally:
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the process that forked this one is gone."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _become(job: Mapping[str, Any], streams: list[int]) -> None:
+    """Be the process that the client would be without a server."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(job["directory"])
+    os.umask(job["umask"])
+    sys.argv[:], sys.path[:] = job["arguments"], job["path"]
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    del os.environ[CLIENT]  # what the job starts itself is plain
+    threads = int(os.environ[THREADS[0]])
+    if threads > 1:  # libraries that are loaded have read 1; what is loaded later reads the environment
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # Python's own generator does that by itself after a fork
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None

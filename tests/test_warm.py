@@ -1,0 +1,185 @@
+"""The warm interpreter: a job ends, prints and is killed as a plain one; nothing outlives what it was started for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vrm import warm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
+
+PARENT = """
+import os, sys
+from pathlib import Path
+from vrm import warm
+warm.start({}, Path(sys.argv[1]))
+print(os.environ["VRM_WARM"], flush=True)
+sys.stdin.read()
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(what, seconds=60):
+    """The first true value of `what()`."""
+    until = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+class Server:
+    """A process that has started a server, and the server."""
+
+    def __init__(self, log):
+        self.log = log
+        command = [sys.executable, "-c", PARENT, log]
+        self.parent = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+        self.address = self.parent.stdout.readline().strip()
+
+    def jobs(self):
+        """What the server has run, in order."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if "job" in line]
+
+    def begin(self, *arguments, environment=ENVIRONMENT, **options):
+        command = [sys.executable, "-m", "vrm", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env={**environment, "VRM_WARM": self.address}, **pipes, **options)
+
+    def run(self, *arguments, **options):
+        process = self.begin(*arguments, **options)
+        output = process.communicate()
+        return process.returncode, *output
+
+    def place(self):
+        return os.path.dirname(self.address)
+
+    def end(self):
+        self.parent.kill()
+        self.parent.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = Server(tmp_path_factory.mktemp("warm") / "logs" / "warm.log")
+    yield started
+    started.end()
+    wait_for(lambda: not os.path.exists(started.place()))
+
+
+def blocked(server, tmp_path, **options):
+    """A job that waits for somebody to write its configuration, and that file."""
+    fifo = tmp_path / "config.yaml"
+    os.mkfifo(fifo)
+    return server.begin("world", "--config", fifo, "--out", tmp_path / "world", **options), fifo
+
+
+def opened(fifo):
+    """The file, open for writing, as soon as somebody reads."""
+
+    def attempt():
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+
+    return wait_for(attempt)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["nonsense"], ["world", "--config", "absent.yaml", "--out", "x"]])
+def test_a_job_says_what_a_plain_one_says_and_has_its_exit_code(server, arguments, tmp_path):
+    plain = Server.run(type("", (), {"begin": Server.begin, "address": "off"})(), *arguments, cwd=tmp_path)
+    before = len(server.jobs())
+    assert server.run(*arguments, cwd=tmp_path) == plain
+    assert [job["job"] for job in wait_for(lambda: server.jobs()[before:])] == [arguments]
+
+
+def test_a_job_has_its_own_directory_umask_and_environment(server, tmp_path):
+    begin = len(server.jobs())
+    code, _, said = server.run("schema", "--out", "schema.json", cwd=tmp_path, umask=0o077)
+    assert (code, said) == (0, "")
+    assert (tmp_path / "schema.json").stat().st_mode & 0o777 == 0o600
+    # a variable of ours is read when a command runs: here it asks for a traceback
+    (tmp_path / "denied").mkdir()
+    wrong = ("schema", "--out", "denied")
+    traced = {**ENVIRONMENT, "VRM_TRACEBACK": "1"}
+    assert "Traceback" not in server.run(*wrong, cwd=tmp_path)[2]
+    assert "Traceback" in server.run(*wrong, cwd=tmp_path, environment=traced)[2]
+    assert len(wait_for(lambda: server.jobs()[begin + 2 :])) == 1
+
+
+@pytest.mark.parametrize("change", [{"HF_HUB_OFFLINE": "0"}, {"PYTHONHASHSEED": "7"}, {"OMP_NUM_THREADS": None}])
+def test_a_job_that_would_inherit_something_else_is_plain(server, change):
+    before = len(server.jobs())
+    changed = {name: value for name, value in {**ENVIRONMENT, **change}.items() if value is not None}
+    assert server.run("--version", environment=changed)[0] == 0
+    assert server.run("--version")[0] == 0
+    assert len(wait_for(lambda: server.jobs()[before:])) == 1
+
+
+def test_changed_sources_and_other_limits_are_refused():
+    inherited, sources = json.loads(json.dumps(warm._inherited())), warm._sources()
+    job = {"inherited": inherited, "environment": {"OMP_NUM_THREADS": "1"}, "arguments": ["vrm"]}
+    assert any(path.endswith("vrm/warm.py") for path, *_ in sources)
+    assert not warm._fits(job, inherited, sources[1:])
+    assert not warm._fits(job, {**inherited, "niceness": 19}, sources)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_job_and_its_client(server, tmp_path, number):
+    before = len(server.jobs())
+    job, fifo = blocked(server, tmp_path)
+    writer = opened(fifo)
+    job.send_signal(number)
+    said = job.communicate()[1]
+    assert job.returncode == -number
+    assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
+    wait_for(lambda: server.jobs()[before:])  # the job itself has ended
+    os.close(writer)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads there any longer
+        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+
+
+def test_a_job_survives_whoever_started_the_server_and_the_server_ends_with_it(tmp_path):
+    server = Server(tmp_path / "warm.log")
+    job, fifo = blocked(server, tmp_path)
+    writer = opened(fifo)
+    server.end()
+    wait_for(lambda: not os.path.exists(server.place()))
+    assert job.poll() is None
+    assert server.run("--version")[0] == 0  # plain, as there is no server
+    os.write(writer, b"nonsense: 1\n")
+    os.close(writer)
+    assert "nonsense" in job.communicate()[1]
+    assert job.returncode == 1
+    assert len(server.jobs()) == 1
+
+
+def test_a_killed_server_leaves_no_job_behind(tmp_path):
+    server = Server(tmp_path / "warm.log")
+    job, fifo = blocked(server, tmp_path)
+    writer = opened(fifo)
+    children = f"/proc/{server.parent.pid}/task/{server.parent.pid}/children"
+    with open(children) as found:
+        os.kill(int(found.read().split()[0]), signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    os.close(writer)
+
+    def unread():
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return True
+
+    wait_for(unread)
+    server.end()
+    os.unlink(server.address)
+    os.rmdir(server.place())
