@@ -196,7 +196,8 @@ class Hub(BaseHTTPRequestHandler):
             )
         if "/commit/" in self.path:
             self.server.commit = [json.loads(line) for line in body.splitlines()]
-            return self._reply({"commitUrl": "http://hub/c", "commitOid": "1" * 40, "pullRequestUrl": None})
+            address = f"http://127.0.0.1:{self.server.server_port}/me/mine/commit/{'1' * 40}"
+            return self._reply({"commitUrl": address, "commitOid": "1" * 40, "pullRequestUrl": None})
         return self._reply({}, 404)
 
 
