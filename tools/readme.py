@@ -40,7 +40,7 @@ def table() -> str:
 def small() -> str:
     """A few reward models in the columns that tell them apart; the whole of Table 2 is in docs/results.md."""
     cells = pd.read_csv(RUN / "tables" / "table2.csv")
-    names = [name for name in SHOWN if name in set(cells.variant)]
+    names = [row for name in SHOWN for row in (name, f"{name}:rated") if row in set(cells.variant)]
     columns = [name for name in ("Chat Hard", "UF-C-like", "noise-free preference") if name in set(cells.column)]
     lines = ["| Reward model | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
     for name in names:
