@@ -67,7 +67,7 @@ def load(count: int, in_flight: int, folder: Path, patience: float = 10.0) -> di
             str(folder),
             *map(str, (count, in_flight, patience)),
         ]
-        environment = {**os.environ, VARIABLE: KEY}
+        environment = {**os.environ, VARIABLE: KEY, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])

@@ -100,7 +100,7 @@ def poison(monkeypatch, at, what):
 
     def training_step(self, model, inputs, *rest, **options):
         loss = step(self, model, inputs, *rest, **options)
-        if self.state.global_step == at:
+        if self.state.global_step + 1 == at:  # counts finished steps
             if what == "loss":
                 return loss * torch.nan
             next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = torch.inf
@@ -110,7 +110,7 @@ def poison(monkeypatch, at, what):
 
 
 @pytest.mark.parametrize("engine", ["shared", "padded"])
-@pytest.mark.parametrize(("at", "what"), [(2, "loss"), (2, "gradient"), (17, "gradient")])
+@pytest.mark.parametrize(("at", "what"), [(3, "loss"), (3, "gradient"), (18, "gradient")])
 def test_a_number_that_is_not_finite_stops_the_training_with_its_batch_saved(reward_job, monkeypatch, engine, at, what):
     poison(monkeypatch, at, what)
     job = replace(reward_job, training=TRAINING.model_copy(update={"engine": engine}))
@@ -129,8 +129,8 @@ def test_a_number_that_is_not_finite_stops_the_training_with_its_batch_saved(rew
 def test_no_checkpoint_holds_what_came_of_it(reward_job, monkeypatch):
     """The step before the first checkpoint is looked at before that is saved; the next attempt starts clean."""
     with monkeypatch.context() as patched:
-        poison(patched, 3, "gradient")  # measured, logged and perhaps saved after this step
-        with pytest.raises(TrainingError, match="step 3"):
+        poison(patched, 4, "gradient")  # measured, logged and perhaps saved after this step
+        with pytest.raises(TrainingError, match="step 4"):
             train_reward_model(reward_job)
     assert not list(reward_job.checkpoints.glob("checkpoint-*"))
     train_reward_model(reward_job)

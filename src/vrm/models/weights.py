@@ -36,8 +36,11 @@ def checked_weights(
         # a pickle can run code when it is read; safetensors are numbers and names
         options = {"use_safetensors": True} | options
         loaded, found = kind.from_pretrained(str(model), output_loading_info=True, **options)
-    # a RuntimeError of torch about shapes or a broken archive; everything else is a file's
-    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
+    # a RuntimeError of torch about shapes or a broken archive; the last three where JSON of another form is read
+    except (
+        *(OSError, ValueError, RuntimeError, SafetensorError, ImportError),
+        *(TypeError, KeyError, AttributeError),
+    ) as error:
         raise RecordError(f"{model}: its weights can't be loaded ({one_line(error)}); {AGAIN}") from None
     lacking = [key for key in sorted(found["missing_keys"]) if key.split(".")[0] not in fresh]
     shapes = [key for key, *_ in found["mismatched_keys"] if key.split(".")[0] not in fresh]

@@ -199,7 +199,7 @@ class PairwiseRewardTrainer(Trainer):
         """Forward and backward pass, looked at."""
         loss = super().training_step(model, inputs, *rest, **options)
         if self.watch:
-            self.watch.look(self.state.global_step, loss, model, inputs)
+            self.watch.look(self.state.global_step + 1, loss, model, inputs)
         return loss
 
     def prediction_step(

@@ -288,8 +288,8 @@ def test_scorers_of_different_pairs_are_refused(config, run, monkeypatch):
     column = table_columns(config)[-1]
     read = paper_differences.read_scores
 
-    def shorter(results, scorer):
-        frame = read(results, scorer)
+    def shorter(results, scorer, refused):
+        frame = read(results, scorer, refused)
         return frame if scorer.name == "rm" else frame[frame.pair_id != frame.pair_id.iloc[-1]]
 
     monkeypatch.setattr(paper_differences, "read_scores", shorter)

@@ -55,7 +55,8 @@ def test_every_cell_has_an_interval_around_it(cells):
     assert (cells["estimate"] <= cells["high"]).all()
     resampled = cells.groupby("group")["resampled"].unique().map(list).to_dict()
     both = ["seeds x prompts (Student's t)"]
-    assert resampled == {"policy": ["prompts (one seed, Student's t)"], "reward model": both, "ours": both}
+    alone = ["prompts (one seed, Student's t)"]
+    assert resampled == {"policy": alone, "reward model": both, "ours": both, "no model": alone}
 
 
 def test_paper_values_only_where_the_paper_has_them(cells):
@@ -84,15 +85,15 @@ def test_table2_for_people_states_scale_label_leaks_and_ours(tables):
     assert "cut before scoring: 1 of the pairs" in text
     assert "VRM (anchored) (ours)" in text
     assert "| KTO" not in text
-    assert (tables / "table2.tex").read_text().count("\\midrule") == 2 * 3
+    assert (tables / "table2.tex").read_text().count("\\midrule") == 2 * 4
 
 
 def test_policies_come_first_then_the_papers_reward_models_then_ours(cells):
     names = list(dict.fromkeys(name for name, _ in cells.index))
     assert names[:6] == ["dpo", "simpo", "selective_dpo", "dpo_strong", "rm", "vrm"]
-    assert names[-2:] == ["vrm_strict", "vrm_anchored"]
+    assert names[-3:-1] == ["vrm_strict", "vrm_anchored"]
     groups = cells["group"].groupby(level="variant", sort=False).first().tolist()
-    assert groups == ["policy"] * 4 + ["reward model"] * 9 + ["ours"] * 2
+    assert groups == ["policy"] * 4 + ["reward model"] * 9 + ["ours"] * 2 + ["no model"]
 
 
 def test_policies_are_read_from_their_base_and_their_seeds(results, cells):
@@ -147,7 +148,7 @@ def test_all_pairs_right_is_no_certainty(tmp_path):
     pd.read_csv(path).assign(reward_chosen=1.0, reward_rejected=0.0).to_csv(path, index=False)
     TABLES["table2"](config, tmp_path, tmp_path)
     assert "| RM | 100.0 |" in (tmp_path / "table2.md").read_text()
-    assert pd.read_csv(tmp_path / "table2.csv")["low"].isna().all()
+    assert np.isnan(pd.read_csv(tmp_path / "table2.csv").set_index("variant").loc["rm", "low"])
 
 
 def test_scorers_have_to_score_the_same_pairs(tmp_path):
@@ -191,7 +192,7 @@ def test_ties_are_counted(tmp_path):
     scores = pd.read_csv(path).assign(reward_chosen=0.0, reward_rejected=0.0)
     scores.to_csv(path, index=False)
     TABLES["table2"](config, tmp_path, tmp_path)
-    assert pd.read_csv(tmp_path / "table2.csv")["estimate"].tolist() == [0.0]
+    assert pd.read_csv(tmp_path / "table2.csv").set_index("variant").loc["rm", "estimate"] == 0
     text = (tmp_path / "table2.md").read_text()
     assert "ties, which count as losses: RM 120" in text
     assert "Pairwise accuracy of the reward models" in text
@@ -216,7 +217,7 @@ def test_broken_scores_are_refused_by_name(tmp_path, break_it, says):
 
 
 def test_missing_file_is_named(config, tmp_path):
-    with pytest.raises(RecordError, match=r"policy/qwen2_5/dpo/seed1/scores.csv: missing"):
+    with pytest.raises(RecordError, match=r"reward/rm/seed1/scores.csv: missing"):
         TABLES["table2"](config, tmp_path, tmp_path)
     with pytest.raises(RecordError, match=r"statistics.csv: missing"):
         TABLES["world"](config, tmp_path, tmp_path)
