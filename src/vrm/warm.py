@@ -103,7 +103,7 @@ def _inherited() -> dict[str, Any]:
 
     limits = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
     return {
-        "python": [sys.version, sys.prefix, *sys.flags],
+        "python": [sys.version, os.path.realpath(sys.prefix), *sys.flags],
         "environment": {k: v for k, v in os.environ.items() if k not in FREE and not k.startswith("VRM_")},
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "processors": sorted(os.sched_getaffinity(0)),
@@ -209,7 +209,11 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
     import gc
     import importlib
 
-    if job["inherited"] != inherited or THREADS[0] not in job["environment"] or _sources() != sources:
+    differs = [name for name, value in inherited.items() if job["inherited"].get(name) != value]
+    differs += [] if THREADS[0] in job["environment"] else [THREADS[0]]
+    differs += [] if _sources() == sources else ["sources"]
+    if differs:
+        print(json.dumps({"plain": job["arguments"][1:2], "differs": differs}), flush=True)
         return False
     for name in TABLES:
         importlib.import_module(name)

@@ -114,9 +114,7 @@ def test_smoke_has_every_job_in_the_warm_interpreter(smoke):
     lines = [json.loads(line) for line in (logs / "warm.log").read_text().splitlines()]
     jobs = [line for line in lines if "job" in line]
     assert len(jobs) == sum(1 for _ in logs.rglob("*.log")) - 1
-    # nobody imports again: a job that trains for a second is no job of ten
-    training = [job["processor_seconds"] for job in jobs if job["job"][0] == "train-reward"]
-    assert sorted(training)[len(training) // 2] < 5
+    assert not [line for line in lines if "plain" in line]  # a job that did not fit the server, and imported again
 
 
 def test_smoke_policies_of_both_bases_see_the_same_prompts_in_their_own_templates(smoke):
