@@ -115,4 +115,4 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
     commands = (tmp_path / "site" / "reference" / "commands.html").read_text(encoding="utf-8")
     assert all(f"vrm {name}" in commands for name in COMMANDS)
     keys = (tmp_path / "site" / "reference" / "configuration.html").read_text(encoding="utf-8")
-    assert all(key in keys for key in ("beta_w", "residual_penalty", "max_prompt_length", "retry_failed", "label"))
+    assert all(key in keys for key in ("beta_w", "residual_penalty", "max_prompt_length", "report_to", "label"))
