@@ -1,8 +1,9 @@
-"""Fill the marked blocks of README and docs from the files of a finished `make demo`: no number is typed by hand.
+"""Fill the marked blocks of README and docs: no number is typed by hand.
 
     python tools/readme.py
 
-writes README.md, docs/theory.md, docs/findings.md and docs/images/.
+writes what comes from the study (docs/results/power.csv) into README.md and docs/findings.md and, where `make demo` has
+finished, what comes from it into docs/results.md, docs/theory.md, docs/findings.md and docs/images/.
 A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
@@ -21,6 +22,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
+STUDY = ROOT / "docs" / "results" / "power.csv"
+ACCURACIES = {
+    "rewardbench_chat_hard": "Chat Hard",
+    "uf_c": "annotators' labels",
+    "noise_free": "true preference",
+}
 SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_concept_residual")
 IMAGES = (
     "calibration.png",
@@ -38,16 +45,47 @@ def table() -> str:
 
 
 def small() -> str:
-    """A few reward models in the columns that tell them apart; the whole of Table 2 is in docs/results.md."""
-    cells = pd.read_csv(RUN / "tables" / "table2.csv")
-    names = [row for name in SHOWN for row in (name, f"{name}:rated") if row in set(cells.variant)]
-    columns = [name for name in ("Chat Hard", "UF-C-like", "noise-free preference") if name in set(cells.column)]
-    lines = ["| Reward model | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
-    for name in names:
-        own = cells[cells.variant == name].set_index("column")
-        values = " | ".join(_interval(own.loc[column]) for column in columns)
-        lines.append(f"| {own.label.iloc[0]} | {values} |")
-    return "\n".join(lines)
+    """Reward models of the study at its largest number of pairs, in what tells them apart."""
+    cells, columns = _study()
+    lines = ["| Reward model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
+    for (_, part), own in cells.groupby(["variant", "part"], sort=False):
+        values = own.set_index("metric")
+        found = [_interval(_scaled(values.loc[m], 100)) if m in values.index else "" for m in ACCURACIES]
+        weights = _interval(values.loc["weight_correlation"], 2) if "weight_correlation" in values.index else ""
+        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
+        lines.append(f"| {label} | " + " | ".join([*found, weights]) + " |")
+    return "\n".join([*lines, "", _study_note(cells)])
+
+
+def against_rm() -> str:
+    """The same as differences to the plain RM on the same pairs."""
+    cells, columns = _study()
+    head = [title for metric, title in columns.items() if metric in ACCURACIES]
+    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
+    for (_, part), own in cells[cells.difference.notna()].groupby(["variant", "part"], sort=False):
+        values = own.set_index("metric").drop(columns=["estimate", "low", "high"])
+        values = values.rename(columns={"difference": "estimate", "difference_low": "low", "difference_high": "high"})
+        found = [_interval(_scaled(values.loc[metric], 100), signed=True) for metric in ACCURACIES]
+        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
+        lines.append(f"| {label} | " + " | ".join(found) + " |")
+    return "\n".join([*lines, "", _study_note(cells)])
+
+
+def _study() -> tuple[pd.DataFrame, dict[str, str]]:
+    """The study's rows at its largest number of pairs in the plain world, and titles of its metrics."""
+    cells = pd.read_csv(STUDY)
+    cells = cells[cells.world == "base"]
+    return cells[cells.pairs == cells.pairs.max()], {**ACCURACIES, "weight_correlation": "r(w)"}
+
+
+def _study_note(cells: pd.DataFrame) -> str:
+    record = json.loads((STUDY.parent / "study.provenance.json").read_text(encoding="utf-8"))
+    trained = " and ".join(f"`{commit[:10]}`" for commit in record["trained_at"])
+    return (
+        f"*`docs/results/power.csv`: {cells.pairs.iloc[0]:,} training pairs, means of {cells.n_seeds.iloc[0]} seeds, "
+        "95 % intervals over seeds and prompts; r(w): correlation of the inferred with the true weights. Models trained at commit "
+        f"{trained}, torch {record['packages']['torch']}.*"
+    )
 
 
 def numbers() -> str:
@@ -242,14 +280,15 @@ def _scaled(cell: pd.Series, factor: float) -> pd.Series:
     return pd.Series({name: factor * cell[name] if name in ends else cell[name] for name in cell.index})
 
 
-def _interval(cell: pd.Series, digits: int = 1) -> str:
+def _interval(cell: pd.Series, digits: int = 1, signed: bool = False) -> str:
+    form = f"{'+' if signed else ''}.{digits}f"
     if math.isnan(cell.low):  # nothing varies
-        return f"{cell.estimate:.{digits}f}"
-    return f"{cell.estimate:.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+        return f"{cell.estimate:{form}}"
+    return f"{cell.estimate:{form}} [{cell.low:{form}}, {cell.high:{form}}]"
 
 
-PAGES = {
-    "README.md": {"SMALL": small, "PROVENANCE": provenance},
+OF_THE_STUDY = {"README.md": {"SMALL": small}, "docs/findings.md": {"STUDY": against_rm}}
+OF_THE_DEMO = {
     "docs/results.md": {
         "TABLE": table,
         "JUDGED": judged,
@@ -273,8 +312,17 @@ PAGES = {
 
 
 def main() -> int:
-    """Fill every block."""
-    for page, blocks in PAGES.items():
+    """Fill every block that there are files for."""
+    pages = [*OF_THE_STUDY.items()]
+    if (RUN / "tables" / "table1.csv").is_file():
+        pages += OF_THE_DEMO.items()
+        images = ROOT / "docs" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        for name in IMAGES:
+            shutil.copyfile(RUN / "figures" / name, images / name)
+    else:
+        print(f"{RUN.relative_to(ROOT)} is not finished: blocks of the study alone are filled", file=sys.stderr)
+    for page, blocks in pages:
         path = ROOT / page
         text = path.read_text(encoding="utf-8")
         for name, make in blocks.items():
@@ -285,10 +333,6 @@ def main() -> int:
             filled = make()
             text = pattern.sub(lambda found, filled=filled: f"{found[1]}{filled}\n{found[2]}", text)
         path.write_text(text, encoding="utf-8")
-    images = ROOT / "docs" / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    for name in IMAGES:
-        shutil.copyfile(RUN / "figures" / name, images / name)
     return 0
 
 
