@@ -83,8 +83,8 @@ def _study_note(cells: pd.DataFrame) -> str:
     trained = " and ".join(f"`{commit[:10]}`" for commit in record["trained_at"])
     return (
         f"*`docs/results/power.csv`: {cells.pairs.iloc[0]:,} training pairs, means of {cells.n_seeds.iloc[0]} seeds, "
-        "95 % intervals over seeds and prompts; r(w): correlation of the inferred with the true weights. Models trained at commit "
-        f"{trained}, torch {record['packages']['torch']}.*"
+        "95 % intervals over seeds and prompts; r(w): correlation of the inferred with the true weights. "
+        f"Models trained at commit {trained}, torch {record['packages']['torch']}.*"
     )
 
 
