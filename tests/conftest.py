@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 # A run started in the background ignores Ctrl-C, and so would the processes that some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -49,6 +50,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("smoke"))
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.fixture(autouse=True)
+def one_precision():
+    """What a training in bfloat16 leaves in accelerate's global state would be an error of the next one in float32."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None and state.AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
+        state.AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,23 @@ def test_log_probs_are_aligned_float32_and_have_gradients(tiny_backbone):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+def test_the_head_is_computed_of_response_tokens_alone(tiny_backbone, monkeypatch):
+    from trl.trainer import utils
+
+    rows = []
+    compute = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction, "apply", lambda hidden, *rest: rows.append(len(hidden)) or compute(hidden, *rest)
+    )
+    ids, response = torch.randint(5, 300, (2, 9)), torch.zeros(2, 9)
+    response[0, 4:], response[1, 7:] = 1, 1
+    found = response_outputs(fuse_head(load(tiny_backbone)), ids, torch.ones_like(ids), response)
+    assert rows == [7]
+    nothing = response_outputs(fuse_head(load(tiny_backbone)), ids, torch.ones_like(ids), torch.zeros(2, 9))
+    assert found.log_probs.shape == nothing.log_probs.shape == (2, 8)
+    assert not nothing.log_probs.any()
+
+
 def test_entropy_and_temperature_are_those_of_the_sampling_distribution(tiny_backbone):
     plain, model = load(tiny_backbone), fuse_head(load(tiny_backbone), "entropy", temperature=0.7)
     ids = torch.randint(5, 300, (3, 10))

@@ -39,9 +39,13 @@ def fuse_head(model: PreTrainedModel, *outputs: str, temperature: float = 1.0) -
         outputs: what is computed a token beside `log_probs`: `entropy`, `log_sum_sq_probs`.
         temperature: what logits are divided by.
     """
-    from trl.trainer.utils import add_fused_lm_head  # TRL takes seconds to import, and reward models need none of it
+    from trl.trainer import utils  # TRL takes seconds to import, and reward models need none of it
 
-    add_fused_lm_head(_inner(model), temperature=temperature, outputs=("log_probs", *outputs))
+    if hasattr(utils, "_use_triton"):
+        # TRL computes prompts and padding too where tile shapes must not change, which is two thirds of a preference
+        # training on a CPU: there nothing is compiled, and response tokens alone do. Its kernels ask for themselves
+        utils._use_triton = lambda device: device.type in ("cpu", "cuda", "xpu")
+    utils.add_fused_lm_head(_inner(model), temperature=temperature, outputs=("log_probs", *outputs))
     return model
 
 
