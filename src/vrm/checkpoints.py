@@ -173,7 +173,8 @@ def _file_fault(path: Path) -> str:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as weights:  # checks that the tensors fill the file
                 return "" if weights.keys() else f"{path.name} is empty"
-        if path.suffix in (".pt", ".pth", ".bin", ".pkl"):
+        # a trainer's settings are pickled objects, which it writes and never reads
+        if path.suffix in (".pt", ".pth", ".bin", ".pkl") and path.name != "training_args.bin":
             with zipfile.ZipFile(path):  # its table of contents stands at the end of the file
                 pass
             # numbers alone: whatever else a pickle asks for is refused, here and by whoever reads it to go on

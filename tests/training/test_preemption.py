@@ -44,7 +44,7 @@ def same(whole, again):
 
 
 @pytest.mark.parametrize("step", [5, 8], ids=["inside a window", "at a measurement"])
-def test_a_reward_model(tiny_backbone, toy_pairs, tmp_path, monkeypatch, step):
+def test_a_reward_model(tiny_backbone, toy_pairs, tmp_path, monkeypatch, capsys, step):
     def job(name):
         return RewardJob(
             variant=SCALAR,
@@ -67,11 +67,12 @@ def test_a_reward_model(tiny_backbone, toy_pairs, tmp_path, monkeypatch, step):
     assert (job("again").checkpoints / f"checkpoint-{step}").is_dir()
     assert not (job("again").out / "model").exists()
     train_reward_model(job("again"))
+    assert f"going on from checkpoint-{step}" in capsys.readouterr().out
     same(job("whole"), job("again"))
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto", "sft"])
-def test_a_policy(tiny_backbone, toy_pairs, tmp_path, monkeypatch, kind):
+def test_a_policy(tiny_backbone, toy_pairs, tmp_path, monkeypatch, capsys, kind):
     def train(job):
         if kind == "sft":
             train_sft(job, SftTraining(epochs=1))
@@ -84,6 +85,7 @@ def test_a_policy(tiny_backbone, toy_pairs, tmp_path, monkeypatch, kind):
     with pytest.raises(PreemptedError):
         train(again)
     train(again)
+    assert "going on from checkpoint-3" in capsys.readouterr().out
     same(whole, again)
 
 
@@ -98,7 +100,7 @@ def test_ppo(tiny_backbone, toy_pairs, tmp_path, monkeypatch):
     same(whole, again)
 
 
-def test_a_backbone(toy_pairs, tmp_path, monkeypatch):
+def test_a_backbone(toy_pairs, tmp_path, monkeypatch, capsys):
     config = CreatedBackbone(
         hidden_size=32, layers=1, heads=2, key_value_heads=1, intermediate_size=64, vocabulary_size=320,
         pretraining_steps=8,
@@ -112,5 +114,6 @@ def test_a_backbone(toy_pairs, tmp_path, monkeypatch):
     with pytest.raises(PreemptedError):
         make("again")
     make("again")
+    assert "going on from checkpoint-3" in capsys.readouterr().out
     for name in ("model.safetensors", "pretraining.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

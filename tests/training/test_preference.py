@@ -66,7 +66,7 @@ def test_the_margin_is_the_implicit_reward_that_the_scorer_gives(tiny_backbone, 
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto"])
-def test_a_killed_training_resumes_to_the_same_result(name, tiny_backbone, toy_pairs, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_the_same_result(name, tiny_backbone, toy_pairs, tmp_path, monkeypatch, capsys):
     whole = policy_job(tiny_backbone, toy_pairs, tmp_path / "whole", epochs=1)
     train_preference(whole, METHODS[name])
     again = policy_job(tiny_backbone, toy_pairs, tmp_path / "again", epochs=1)
@@ -83,6 +83,7 @@ def test_a_killed_training_resumes_to_the_same_result(name, tiny_backbone, toy_p
     assert list(again.checkpoints.glob("checkpoint-*"))
     monkeypatch.setattr(preference.LogWriter, "on_evaluate", write)
     train_preference(again, METHODS[name])
+    assert "going on from checkpoint-" in capsys.readouterr().out  # from the beginning it would come to the same too
     expected = weights(whole)
     assert all(torch.equal(weight, expected[key]) for key, weight in weights(again).items())
     for file in ("training.csv", "held_out.csv"):

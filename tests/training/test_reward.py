@@ -94,7 +94,7 @@ def test_a_residual_starts_at_nothing_and_its_penalty_holds_it_back(job, tmp_pat
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])
-def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch, lora):
+def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch, lora, capsys):
     job = dataclasses.replace(job, training=TRAINING.model_copy(update={"lora": lora}))
     train_reward_model(job)
     expected, log = weights(job), (job.out / "training.csv").read_text()
@@ -115,7 +115,9 @@ def test_a_killed_training_resumes_to_the_same_result(job, tmp_path, monkeypatch
     kept = [path.name for path in again.checkpoints.glob("checkpoint-*/*.safetensors")]
     assert kept == [weights_kept] * 2  # the newest and the one before it
     monkeypatch.setattr(reward.LogWriter, "on_evaluate", write)
+    capsys.readouterr()
     train_reward_model(again)
+    assert "going on from checkpoint-" in capsys.readouterr().out  # from the beginning it would come to the same too
     for name, weight in weights(again).items():
         assert torch.equal(weight, expected[name]), name
     assert (again.out / "training.csv").read_text() == log
