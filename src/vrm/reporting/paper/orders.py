@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -36,6 +37,7 @@ from vrm.reporting.rendering import EMPTY
 from vrm.reporting.scores import (
     Column,
     PairScores,
+    Refused,
     Scorer,
     members,
     pair_scores,
@@ -161,6 +163,10 @@ class _Scores:
         self.scorers = {scorer.name: scorer for scorer in scorers(run.config)}
         self.read: dict[str, pd.DataFrame] = {}
 
+    @cached_property
+    def _refused(self) -> Refused:
+        return refused_pairs(self.run.results, list(self.scorers.values()))
+
     def test(self, question: Scored) -> PairedTest:
         """In points; NaN where the column has no pair.
 
@@ -192,8 +198,7 @@ class _Scores:
 
     def _pairs(self, scorer: Scorer, column: Column) -> PairScores:
         if scorer.name not in self.read:
-            refused = refused_pairs(self.run.results, list(self.scorers.values()))
-            self.read[scorer.name] = read_scores(self.run.results, scorer, refused)
+            self.read[scorer.name] = read_scores(self.run.results, scorer, self._refused)
         pairs = pair_scores(self.read[scorer.name], column.evaluation_set, scorer.name)
         return pairs.select(members(column, pairs))
 
