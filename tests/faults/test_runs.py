@@ -114,6 +114,14 @@ def holding(path):
     return found
 
 
+def wait_until_gone(runs, seconds=60):
+    """A warm server sees that its Snakemake has ended only after it has; no other process of a run may be left."""
+    deadline = time.monotonic() + seconds
+    while left := [name for run in runs for mark in run.marks for _, name in marked(mark)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 def group(leader):
     """Living processes of a process group."""
     found = []
@@ -186,7 +194,7 @@ def test_two_folders_share_a_store_and_pay_once_and_no_file_holds_the_key(tmp_pa
     assert set(bills.values()) == {1}
     tables = [contents(run.directory / "results" / "smoke" / "tables") for run in runs]
     assert tables[0] == tables[1]
-    assert not [name for run in runs for mark in run.marks for _, name in marked(mark)]
+    wait_until_gone(runs)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 100
     assert [path for path in files if key.encode() in path.read_bytes()] == []
