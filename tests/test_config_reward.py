@@ -1,8 +1,9 @@
 """Variants of reward models that ask for what can't be, and what they leave to the defaults."""
 
 import pytest
+from paths import ROOT
 
-from vrm.config import PpoMethod, Variant
+from vrm.config import PpoMethod, RewardTraining, Variant, dependencies, load, merge, parse
 
 
 def variant(**settings):
@@ -46,3 +47,25 @@ def test_ppo_is_paid_by_a_reward_or_by_its_rated_part():
     method = {"label": "x", "method": "ppo", "reward": "vrm"}
     assert PpoMethod(**method).paid_by == "vrm"
     assert PpoMethod(**method, reward_part="rated").paid_by == "vrm:rated"
+
+
+def test_a_kind_has_its_factor_of_the_learning_rate_and_the_others_depend_on_it_no_more():
+    training = RewardTraining(learning_rate=2e-3, learning_rate_factors={"variational": 0.5})
+    assert training.of("variational").learning_rate == 1e-3
+    assert training.of("scalar").learning_rate == 2e-3
+    demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
+    factors = {"reward": {"training": {"learning_rate_factors": {"variational": 0.25}}}}
+    before, after = parse(demo), parse(merge(demo, factors))
+    assert dependencies.train_reward(before, "rm") == dependencies.train_reward(after, "rm")
+    assert dependencies.train_reward(before, "vrm") != dependencies.train_reward(after, "vrm")
+
+
+def test_the_bound_is_measured_of_the_vrms_that_are_named():
+    demo = load([ROOT / "config.yaml"])
+    run = demo.reward.model_copy(update={"run": ["rm", "vrm", "vrm_mse"]})
+    named, unnamed = (
+        demo.model_copy(update={"reward": run, "report": demo.report.model_copy(update={"bound": names})})
+        for names in (["rm", "vrm", "vrm_anchored"], [])
+    )
+    assert named.bounded_variants == ["vrm"]
+    assert unnamed.bounded_variants == ["vrm", "vrm_mse"]

@@ -74,6 +74,8 @@ def another(value):
         return not value
     if isinstance(value, int | float):
         return value + 1
+    if isinstance(value, dict) and value:
+        return {key: another(part) for key, part in value.items()}
     return value[:-1] if isinstance(value, list) and len(value) > 1 else "another value"
 
 

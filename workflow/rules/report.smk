@@ -2,10 +2,8 @@
 
 
 def get_bounds():
-    """The terms of Theorem 5.1 for every trained VRM."""
-    kinds = CONFIG.reward.variants
-    vrms = [name for name in CONFIG.reward.run if kinds[name].kind == "variational"]
-    return get_reward_files("pac_bayes.csv", vrms)
+    """The terms of Theorem 5.1 for every VRM that they are shown of."""
+    return get_reward_files("pac_bayes.csv", CONFIG.bounded_variants)
 
 
 def get_judged_scores():

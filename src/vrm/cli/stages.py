@@ -177,10 +177,11 @@ def train_reward(
         hide_peft(backbone)
     from vrm.training.reward import RewardJob, train_reward_model
 
+    chosen = known(settings.reward.variants, variant, "variant")
     train_reward_model(
         RewardJob(
-            variant=known(settings.reward.variants, variant, "variant"),
-            training=settings.reward.training,
+            variant=chosen,
+            training=settings.reward.training.of(chosen.kind),
             aspects=settings.data.aspects,
             seed=seed,
             backbone=backbone,

@@ -70,6 +70,7 @@ class Config(Section):
                         f"report.{figure} names no variant; name some, or take {figure} out of report.figures"
                     )
                 require_known(f"report.{figure}", getattr(self.report, figure), self.reward.run)
+        require_known("report.bound", self.report.bound, self.reward.variants)
         require_known("report.calibration", self.report.calibration, self.reward.variants)
         if "calibration" in self.report.figures and not set(self.report.calibration) & set(self.reward.run):
             raise ValueError(
@@ -126,6 +127,12 @@ class Config(Section):
                 f"reward.seeds are {', '.join(map(str, self.reward.seeds))}"
             )
         return self
+
+    @property
+    def bounded_variants(self) -> list[str]:
+        """Variants whose bound of Theorem 5.1 is measured, in the order of table rows."""
+        shown = self.report.bound or self.reward.run
+        return [name for name in self.reward.run if self.reward.variants[name].kind == "variational" and name in shown]
 
     @property
     def judged_policies(self) -> list[JudgedPolicy]:

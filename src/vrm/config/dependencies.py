@@ -141,7 +141,7 @@ def train_reward(config: Config, name: str) -> dict[str, Any]:
     """A reward model: `name` is its variant."""
     return {
         "variant": variant(config.reward.variants[name]),
-        **_started(config.reward.training),
+        **_started(config.reward.training.of(config.reward.variants[name].kind)),
         **_of(config, "data.aspects", "backbone"),
     }
 
@@ -204,7 +204,8 @@ def study_world(config: Config, name: str) -> dict[str, Any]:
 def study_cell(config: Config, name: str) -> dict[str, Any]:
     """A reward model of the study: `name` is its variant."""
     own = no_effect(1) | {"pairs", "evaluations", "evaluation_pairs"}
-    return train_reward(config, name) | {"training": _dump(config.reward.training, but=own)} | score(config)
+    training = config.reward.training.of(config.reward.variants[name].kind)
+    return train_reward(config, name) | {"training": _dump(training, but=own)} | score(config)
 
 
 def evaluation_set(config: Config, name: str) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class ReportConfig(Section):
     figure4: list[Name] = Field([], description="Variants of Figure 4: RM and VRM.")
     figure5: list[Name] = Field([], description="Variants of Figure 5: the lambda grid.")
     figure6: list[Name] = Field([], description="Methods of Figure 6: with and without supervision.")
+    bound: list[Name] = Field(
+        [],
+        description="VRMs whose bound of Theorem 5.1 is measured; of these, those of `reward.run`; empty for all.",
+    )
     calibration: list[Name] = Field(
         [],
         description="Variants of the figure `calibration`, and those of its table's post hoc rows; of these, those of "

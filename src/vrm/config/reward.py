@@ -27,14 +27,14 @@ from vrm.config.baselines import (
     rated_keys,
 )
 
+Kind = Literal["scalar", "variational", "bottleneck", "multitask", "gated", "length_heads", "gaussian", "nonnegative"]
+
 
 class Variant(Section):
     """One reward model of the grid. Only what differs from these defaults needs to be written."""
 
     label: str = Field(description="Row name in tables, legend in figures.")
-    kind: Literal[
-        "scalar", "variational", "bottleneck", "multitask", "gated", "length_heads", "gaussian", "nonnegative"
-    ] = Field(
+    kind: Kind = Field(
         "variational",
         description="Plain Bradley-Terry RM, VRM, or a published reward model to compare with: InfoRM (bottleneck), "
         "SMORM (multitask), ArmoRM or CB-RM (gated), ODIN (length_heads), DPL or PURM (gaussian), BNRM (nonnegative).",
@@ -183,10 +183,13 @@ PRESETS: dict[str, Variant] = {
 
 
 class RewardTraining(Optimisation):
-    """Optimisation of a reward model, the same for every variant so that rows compare."""
+    """Optimisation of a reward model, the same for every variant of a kind so that rows compare."""
 
     epochs: PositiveFloat = Field(2.0, description="Passes over the training pairs.")
     learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate (AdamW, cosine to zero).")
+    learning_rate_factors: dict[Kind, PositiveFloat] = Field(
+        {}, description="By kind, what its learning rate is multiplied with; 1 for kinds that are not named."
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW weight decay.")
     evaluations: PositiveInt = Field(10, description="How often, evenly spaced, accuracy is measured while training.")
     evaluation_pairs: PositiveInt = Field(400, description="Pairs of each split used for those measurements.")
@@ -207,6 +210,11 @@ class RewardTraining(Optimisation):
         description="Tokens of a row that several pairs share; null is all of a batch in one row (shared_flex: 8192). "
         "A longer pair has a row for itself. Of no effect where engine is padded.",
     )
+
+    def of(self, kind: Kind) -> RewardTraining:
+        """The settings that a kind is trained with: its own learning rate, and no factors."""
+        rate = self.learning_rate * self.learning_rate_factors.get(kind, 1.0)
+        return self.model_copy(update={"learning_rate": rate, "learning_rate_factors": {}})
 
 
 class RewardConfig(Section):

@@ -67,10 +67,10 @@ def train_and_score(
     from vrm.models.scoring import load_reward_model
     from vrm.training.reward import RewardJob, train_reward_model
 
-    training = config.reward.training.model_copy(
+    chosen = config.reward.variants[variant]
+    training = config.reward.training.of(chosen.kind).model_copy(
         update={"pairs": pairs, "evaluations": 1, "evaluation_pairs": 16, "checkpoints": 0}
     )
-    chosen = config.reward.variants[variant]
     with tempfile.TemporaryDirectory() as scratch:
         job = RewardJob(
             variant=chosen,

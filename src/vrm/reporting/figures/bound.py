@@ -1,7 +1,7 @@
 """The figure `bound`: the bound of Theorem 5.1 against the weight of the KL, and against the number of pairs.
 
-* (a) Every trained VRM at its beta_z: what the KL's weight buys. Models of one beta stand side by side; one that is far
-  from the others of its beta has its name beside it.
+* (a) Every VRM that is measured, at its beta_z: what the KL's weight buys. Models of one beta stand side by side; one
+  that is far from the others of its beta has its name beside it.
 * (b) One model a pair of betas, continued to other n in two ways: with the KL a pair as measured, so that KL_total
   grows with n (the theorem as it is), and with KL_total as measured, as if one posterior served the whole sample.
 * Both show where the bound says nothing (1) and what guessing gives (1/2).
@@ -20,7 +20,7 @@ import pandas as pd
 from vrm.config import Config
 from vrm.reporting import style
 from vrm.reporting.scores import Scorer
-from vrm.reporting.tables.bound import over_seeds, read_terms, variational_models
+from vrm.reporting.tables.bound import bounded_models, over_seeds, read_terms
 from vrm.statistics.pac_bayes import mcallester_bound
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def bound_figure(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: nothing is variational, or terms are missing or broken.
     """
-    models = variational_models(config, "bound")
+    models = bounded_models(config)
     points = _points(config, results, models)
     curves = _curves(points)
     with style.styled():

@@ -1,4 +1,4 @@
-"""Theorem 5.1 on every trained VRM: each term of the bound, the held-out risk beside it, and whether it says anything.
+"""Theorem 5.1 on trained VRMs: each term of the bound, the held-out risk beside it, and whether it says anything.
 
 Numbers are those of `vrm.evaluation.bound`, one file a model; docs/theory.md says what the bound can show at all.
 """
@@ -28,7 +28,7 @@ _HEADER = ("Reward model", "Empirical risk", "KL of w", "KL of z", "Bound", "Vac
 
 
 def bound_table(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write bound.{csv,md,tex,html}: one row a VRM of `reward.run`.
+    """Write bound.{csv,md,tex,html}: one row a VRM of `report.bound`.
 
     Args:
         config: names variants, seeds and the level.
@@ -38,7 +38,7 @@ def bound_table(config: Config, results: Path, out: Path) -> list[Path]:
     Raises:
         RecordError: nothing is variational, or terms are missing or broken.
     """
-    models = variational_models(config, "bound")
+    models = bounded_models(config)
     measured = {model.name: read_terms(results, model) for model in models}
     rows = [
         Row([Cell(model.label), *_cells(config, measured[model.name])], rule=starts_group(previous, model))
@@ -54,15 +54,15 @@ def bound_table(config: Config, results: Path, out: Path) -> list[Path]:
     return write_table(out, [grid], _tidy(config, measured))
 
 
-def variational_models(config: Config, what: str) -> list[Scorer]:
-    """The VRMs of `reward.run`, in the order of table rows.
+def bounded_models(config: Config) -> list[Scorer]:
+    """The VRMs whose bound is measured, in the order of table rows.
 
     Raises:
-        RecordError: there is none; `what` is the table or figure that needs one.
+        RecordError: there is none.
     """
-    models = [model for model in reward_models(config) if config.reward.variants[model.name].kind == "variational"]
+    models = [model for model in reward_models(config) if model.name in config.bounded_variants]
     if not models:
-        raise RecordError(f"{what}: reward.run names no variational variant; leave `{what}` out of the report")
+        raise RecordError("bound: reward.run has no VRM that report.bound names; leave `bound` out of the report")
     return models
 
 
