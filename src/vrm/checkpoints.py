@@ -102,7 +102,7 @@ def resumable(directory: Path, wanted: dict[str, Any]) -> str | None:
     with state.main_process_first():
         require_ours(directory)
         found = made_from(directory)
-        changes = list(_changes(found, wanted)) if found else []
+        changes = list(changes_of(found, wanted)) if found else []
         if changes:
             named = "; ".join(changes[:SAID]) + ("; ..." if len(changes) > SAID else "")
             print(f"{directory}: removed what was made from something else: {named}")
@@ -186,8 +186,8 @@ def _file_fault(path: Path) -> str:
     return ""
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """What a training depends on that is not as it was, a phrase each."""
+def changes_of(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """What is not as it was in a second `fingerprint`, a phrase each."""
     before, now = dict(_flat(old["settings"])), dict(_flat(new["settings"]))
     for name in sorted(before.keys() | now.keys()):
         leaf = name.rsplit(".", 1)[-1]

@@ -16,7 +16,12 @@ RULES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "work
 SHELL = re.compile(r'^    shell:\n((?:        (?:#.*|".*")\n)+)', re.MULTILINE)
 FILLED = {"half": "0", "seed": "1", "halving": "1", "packaged": "smollm2", "pairs": "64"}
 """What stands for a wildcard whose option wants a number or a known name; every other one becomes a text."""
-MAY_BE_EMPTY = {"which": "--base qwen3", "difficulty": "--difficulty d.csv", "features": "--features f"}
+MAY_BE_EMPTY = {
+    "which": "--base qwen3",
+    "difficulty": "--difficulty d.csv",
+    "features": "--features f",
+    "tokens": "--tokens t",
+}
 """Parameters that hold a whole option, or nothing."""
 
 

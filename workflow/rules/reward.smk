@@ -5,6 +5,10 @@
 FETCHED = "results/backbones/"
 
 
+# Splits that a reward model is trained and measured on.
+TRAINED_ON = ["train", "validation"]
+
+
 def get_created_backbone(wildcards):
     """The backbone that has to be made or fetched first; any other path, or the hub, has it already."""
     path = CONFIG.backbone.path
@@ -66,7 +70,7 @@ def get_features(wildcards, kind, names):
 
 
 def get_training_features(wildcards):
-    return get_features(wildcards, "pairs", ["train", "validation"])
+    return get_features(wildcards, "pairs", TRAINED_ON)
 
 
 def get_features_option(wildcards, input):
@@ -103,6 +107,43 @@ rule features:
         " --pairs {input.pairs} --store {params.store} --out {output} > {log} 2>&1"
 
 
+def get_tokens(wildcards):
+    """Both splits as token ids; none where the backbone is frozen."""
+    if CONFIG.backbone.freeze:
+        return []
+    return [
+        f"results/{wildcards.run}/data/tokens/{split}.parquet" for split in TRAINED_ON
+    ]
+
+
+def get_tokens_option(wildcards, input):
+    """The command's option, where there are any."""
+    return f"--tokens {Path(input.tokens[0]).parent}" if input.tokens else ""
+
+
+# Once for all reward models, which read the same texts.
+rule tokenise:
+    input:
+        pairs=collect("results/{{run}}/data/pairs/{split}.jsonl", split=TRAINED_ON),
+        backbone=get_created_backbone,
+    output:
+        tokens=collect("results/{{run}}/data/tokens/{split}.parquet", split=TRAINED_ON),
+    log:
+        "results/{run}/logs/tokenise.log",
+    benchmark:
+        "results/{run}/benchmarks/tokenise.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=depends_on(dependencies.tokenise),
+        backbone=get_backbone,
+        place=lambda wildcards, input: Path(input.pairs[0]).parent,
+        out=lambda wildcards, output: Path(output.tokens[0]).parent,
+    shell:
+        "python -m vrm tokenise --config results/{wildcards.run}/config.yaml --backbone {params.backbone:q}"
+        " --pairs {params.place} --out {params.out} > {log} 2>&1"
+
+
 def get_reward_files(name, variants=None):
     """One file of each trained reward model of this run."""
     return collect(
@@ -118,6 +159,7 @@ rule train_reward:
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
         backbone=get_created_backbone,
+        tokens=get_tokens,
         features=get_training_features,
     output:
         model=directory("results/{run}/reward/{variant}/seed{seed}/model"),
@@ -139,10 +181,11 @@ rule train_reward:
         settings=depends_on(dependencies.train_reward, "variant"),
         backbone=get_backbone,
         pairs=lambda wildcards, input: Path(input.train).parent,
+        tokens=get_tokens_option,
         features=get_features_option,
         checkpoints="results/{run}/checkpoints/reward/{variant}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-reward --config results/{wildcards.run}/config.yaml"
         " --variant {wildcards.variant} --seed {wildcards.seed} --backbone {params.backbone:q} --pairs {params.pairs}"
-        " {params.features} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+        " {params.tokens} {params.features} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

@@ -48,10 +48,39 @@ def get_study_sets(wildcards):
     return [f"{place}/{name}.jsonl" for name in CONFIG.evaluation.run]
 
 
+def get_study_tokens(wildcards):
+    """Both splits of a world as token ids."""
+    place = (
+        "data/tokens"
+        if wildcards.world == "base"
+        else f"study/tokens/{wildcards.world}"
+    )
+    return [f"results/{wildcards.run}/{place}/{split}.parquet" for split in TRAINED_ON]
+
+
+use rule tokenise as tokenise_study_world with:
+    input:
+        pairs="results/{run}/study/worlds/{world}",
+        backbone=get_created_backbone,
+    output:
+        tokens=collect(
+            "results/{{run}}/study/tokens/{{world}}/{split}.parquet", split=TRAINED_ON
+        ),
+    log:
+        "results/{run}/logs/tokenise_study_world/{world}.log",
+    benchmark:
+        "results/{run}/benchmarks/tokenise_study_world/{world}.tsv"
+    wildcard_constraints:
+        world=r"(?!base$)[a-z][a-z0-9_]*",
+    params:
+        place=get_study_place,
+
+
 rule study_cell:
     input:
         data=get_study_data,
         backbone=get_created_backbone,
+        tokens=get_study_tokens,
     output:
         "results/{run}/study/{world}/{variant}/pairs{pairs}/seed{seed}/scores.csv",
     log:
@@ -71,8 +100,9 @@ rule study_cell:
         settings=depends_on(dependencies.study_cell, "variant"),
         backbone=get_backbone,
         data=get_study_place,
+        tokens=get_tokens_option,
         sets=get_study_sets,
     shell:
         "python -m vrm study-cell --config results/{wildcards.run}/config.yaml --variant {wildcards.variant}"
         " --pairs {wildcards.pairs} --seed {wildcards.seed} --backbone {params.backbone} --data {params.data}"
-        " --sets {params.sets} --out {output} > {log} 2>&1"
+        " {params.tokens} --sets {params.sets} --out {output} > {log} 2>&1"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from vrm.cli.commands import ConfigFiles, Csv, Fill, Make, Option, stage
-from vrm.cli.given import known, local, local_or_hub
+from vrm.cli.given import config_error, known, local, local_or_hub
 from vrm.cli.startup import hide_peft
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ Checkpoints = Annotated[Path, Option("where resumable state lives")]
 TrainedModel = Annotated[Path, Option("directory of a trained reward model")]
 Sets = Annotated[list[Path], Option("files of evaluation sets")]
 JudgedSets = Annotated[list[Path], Option("directories that `vrm benchmark-set` filled")]
+Tokens = Annotated[Path | None, Option("directory that `vrm tokenise` filled; without it, pairs are tokenised anew")]
 FeatureFiles = Annotated[list[Path], Option("directories that `vrm features` filled, of a frozen backbone")]
 Results = Annotated[Path, Option("results/<run>")]
 
@@ -157,6 +158,20 @@ def features(
 
 
 @stage(
+    "vrm tokenise --config config.yaml --backbone results/demo/backbone --pairs results/demo/data/pairs \\\n"
+    "  --out results/demo/data/tokens",
+    models=True,
+)
+def tokenise(config: ConfigFiles, backbone: Backbone, pairs: Pairs, out: Fill) -> None:
+    """Tokenise pairs once for all reward models of a backbone."""
+    from vrm.training.pairs import write_tokens
+
+    settings = _load(config)
+    model = settings.backbone
+    write_tokens(backbone, model.revision, model.chat_template, settings.reward.training, pairs, out)
+
+
+@stage(
     "vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\\n"
     "  --pairs results/demo/data/pairs --checkpoints /tmp/vrm --out results/demo/reward/vrm/seed1",
     models=True,
@@ -169,9 +184,12 @@ def train_reward(
     checkpoints: Checkpoints,
     out: Fill,
     seed: Seed = 0,
+    tokens: Tokens = None,
     features: FeatureFiles = (),
 ) -> None:
     """Train a reward model."""
+    if tokens and features:
+        raise config_error("--tokens, --features: features stand in the place of token ids; give one of them")
     settings = _load(config)
     if settings.reward.training.lora is None:
         hide_peft(backbone)
@@ -192,6 +210,7 @@ def train_reward(
             out=out,
             features=tuple(features),
             dropout=settings.backbone.features.dropout,
+            tokens=tokens,
         )
     )
 
@@ -278,13 +297,14 @@ def study_cell(
     sets: Sets,
     out: Csv,
     seed: Seed = 0,
+    tokens: Tokens = None,
 ) -> None:
     """Train a reward model of the study and score with it."""
     from vrm.evaluation.study import train_and_score
 
     settings = _load(config)
     known(settings.reward.variants, variant, "variant")
-    train_and_score(settings, variant, pairs, seed, backbone, data, sets, out)
+    train_and_score(settings, variant, pairs, seed, backbone, data, sets, out, tokens)
 
 
 @stage(

@@ -137,6 +137,12 @@ def features(config: Config) -> dict[str, Any]:
     return parts | _lengths(config.reward.training)
 
 
+def tokenise(config: Config) -> dict[str, Any]:
+    """Token ids of the pairs that reward models are trained on."""
+    keys = ("path", "revision", "chat_template")
+    return _of(config, *(f"backbone.{key}" for key in keys)) | _lengths(config.reward.training)
+
+
 def train_reward(config: Config, name: str) -> dict[str, Any]:
     """A reward model: `name` is its variant."""
     return {

@@ -49,6 +49,7 @@ def train_and_score(
     data: Path,
     sets: list[Path],
     out: Path,
+    tokens: Path | None = None,
 ) -> None:
     """Train one reward model of the study and write its scores.
 
@@ -61,6 +62,7 @@ def train_and_score(
         data: directory with `train.jsonl` and `validation.jsonl`.
         sets: files of evaluation sets.
         out: the CSV, `runfiles.SCORES`.
+        tokens: what `vrm tokenise` has made of `data`; None: pairs are tokenised here.
     """
     # here, because worlds need none of it
     from vrm.evaluation.score_sets import score_sets
@@ -83,6 +85,7 @@ def train_and_score(
             pairs=data,
             checkpoints=Path(scratch) / "checkpoints",
             out=Path(scratch) / "model",
+            tokens=tokens,
         )
         train_reward_model(job)
         model = load_reward_model(

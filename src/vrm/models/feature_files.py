@@ -374,4 +374,6 @@ class StoredEncoder:
                 f"{lacking} of {len(texts)} texts have no stored features: run vrm features on the file that holds "
                 "them, with the same limits in tokens"
             )
-        return [TokenisedText(row, 1, text.truncated) for row, text in zip(rows, texts, strict=True)]
+        return [
+            TokenisedText(row, 1, text.prompt_cut, text.response_cut) for row, text in zip(rows, texts, strict=True)
+        ]

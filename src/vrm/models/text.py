@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NO_HEADER = "its text does not hold the header that the chat template writes before a response"
+"""Why a prompt's end can't be told."""
+
 __all__ = [
     "CHATML",
     "NO_KWARGS",
@@ -71,12 +74,19 @@ class TokenisedText:
     Args:
         ids: of the whole text.
         prompt_length: how many of them are the prompt; for a reward model's text 0 where that can't be told.
-        truncated: whether prompt or response was cut.
+        prompt_cut: whether the prompt was cut, and
+        response_cut: whether the response was.
     """
 
     ids: list[int]
     prompt_length: int
-    truncated: bool
+    prompt_cut: bool = False
+    response_cut: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether prompt or response was cut."""
+        return self.prompt_cut or self.response_cut
 
 
 @dataclass
@@ -156,7 +166,7 @@ class TextEncoder:
                 length = prompt_end(ids, *self._headers)
             except ValueError:
                 length = 0
-            found.append(TokenisedText(ids, length, False))
+            found.append(TokenisedText(ids, length))
         return found
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -210,7 +220,7 @@ class TextEncoder:
         if response_cut := len(whole) > self.max_length:
             whole = self._shorten_response(cut, response)
         self.truncation.add(prompt_cut, response_cut)
-        return TokenisedText(whole, self._prompt_length(head, whole), prompt_cut or response_cut)
+        return TokenisedText(whole, self._prompt_length(head, whole), prompt_cut, response_cut)
 
     def _prompt_length(self, head: list[int], whole: list[int]) -> int:
         # found in the prompt alone, so that no response can move it
@@ -287,13 +297,12 @@ class PolicyEncoder(TextEncoder):
         room = self.max_length - len(head)
         response_cut = len(tail) > room
         self.truncation.add(prompt_cut, response_cut)
-        return TokenisedText(head + tail[:room], len(head), prompt_cut or response_cut)
+        return TokenisedText(head + tail[:room], len(head), prompt_cut, response_cut)
 
 
 def without_prompt(texts: Sequence[TokenisedText | None]) -> dict[int, str]:
     """The reason, by 0-based place, of each text whose prompt's end can't be told: w would be read at any token."""
-    reason = "its text does not hold the header that the chat template writes before a response"
-    return {row: reason for row, text in enumerate(texts) if text is not None and not text.prompt_length}
+    return {row: NO_HEADER for row, text in enumerate(texts) if text is not None and not text.prompt_length}
 
 
 def located(texts: Sequence[TokenisedText]) -> list[int]:

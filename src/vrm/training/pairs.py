@@ -1,23 +1,58 @@
-"""Preference pairs on their way into a model: tokenised, counted, batched."""
+"""Preference pairs on their way into a model: tokenised, counted, batched.
+
+Reward models of one backbone read the same token ids: `write_tokens` makes them once, `read_split` reads them. Every
+pair has its row there, with what was cut, or why it has no token ids: so every model finds its own pairs and counts,
+among all pairs or the first ones. A training without such files makes the same table itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from vrm.config import Variant
+from vrm.checkpoints import changes_of, fingerprint, model_files, model_name
+from vrm.config import RewardTraining, Variant
+from vrm.models.checks import checked_tokenizer
 from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
-from vrm.models.text import TextEncoder, TokenisedText, without_prompt
-from vrm.records import PreferencePair, RecordError, read_pairs
+from vrm.models.text import NO_HEADER, TextEncoder, TokenisedText
+from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
 """Optional parts of a pair, which objectives with ratings use."""
+
+TOKENS = pa.schema(
+    {
+        "pair_id": pa.string(),
+        "chosen_ids": pa.list_(pa.int32()),
+        "rejected_ids": pa.list_(pa.int32()),
+        "prompt_length": pa.int32(),  # of the chosen text, 0 where it can't be told
+        "identical": pa.bool_(),  # both texts, once they are cut
+        "refused": pa.string(),  # why there are no token ids
+        **dict.fromkeys(("texts", "prompts_cut", "responses_cut"), pa.int32()),
+        **dict.fromkeys(ANNOTATIONS, pa.list_(pa.float64())),
+    }
+)
+"""A split as token ids, one row a pair in the order of its file."""
+
+MADE_FROM = b"made_from"
+"""Key of the fingerprint in a file's metadata."""
+
+AT_ONCE = 4096
+"""Pairs that are Python objects at a time."""
+
+TRAINED_ON = ("train", "validation")
+"""Splits that a reward training reads."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +65,7 @@ class TokenisedPair:
 
 
 def tokenise_pairs(
-    records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str, reads_prompts: bool = False
+    records: list[PreferencePair], encoder: TextEncoder, source: Path, max_length: str
 ) -> tuple[list[TokenisedPair], dict[str, int]]:
     """The pairs whose texts still differ once they are cut, and what was cut or left out, counted.
 
@@ -39,7 +74,6 @@ def tokenise_pairs(
         encoder: says how they are cut.
         source: the file that they come from, and
         max_length: the key of the configuration that limits them, for the error.
-        reads_prompts: whether a prompt's end must be known; a pair without is left out like one that is refused.
 
     Raises:
         RecordError: no pair is left.
@@ -49,25 +83,35 @@ def tokenise_pairs(
     chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
     rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
     refused |= refused_too
-    if reads_prompts:
-        refused |= without_prompt(chosen)
-    left_out(refused, [f"{source}, pair {record.pair_id}" for record in records], f"pairs of {source}")
-    rows = [row for place, row in enumerate(zip(records, chosen, rejected, strict=True)) if place not in refused]
-    pairs = [pair for pair in (TokenisedPair(*row) for row in rows) if pair.chosen.ids != pair.rejected.ids]
-    identical = len(rows) - len(pairs)
-    if not pairs:
+    pairs = [TokenisedPair(*row) for row in zip(records, chosen, rejected, strict=True)]
+    identical = [_identical(pair.chosen, pair.rejected) for pair in pairs]
+    kept, counts = _usable([record.pair_id for record in records], refused, identical, source, max_length)
+    return [pairs[place] for place in kept], counts | encoder.truncation.as_dict()
+
+
+def _identical(chosen: TokenisedText | None, rejected: TokenisedText | None) -> bool:
+    return chosen is not None and rejected is not None and chosen.ids == rejected.ids
+
+
+def _usable(
+    names: Sequence[str], refused: Mapping[int, str], identical: Sequence[bool], source: Path, max_length: str
+) -> tuple[list[int], dict[str, int]]:
+    """Places of the pairs that are neither refused nor identical, and how many are which."""
+    left_out(refused, [f"{source}, pair {name}" for name in names], f"pairs of {source}")
+    kept = [place for place, same in enumerate(identical) if not same and place not in refused]
+    lost = len(names) - len(refused) - len(kept)
+    if not kept:
         raise RecordError(
-            f"{source}: no pair to train or measure on ({identical} identical after truncation); raise "
+            f"{source}: no pair to train or measure on ({lost} identical after truncation); raise "
             f"data.{source.stem}_fraction or {max_length}"
         )
-    counts = {"pairs": len(pairs), "identical_after_truncation": identical, "refused_by_template": len(refused)}
-    return pairs, counts | encoder.truncation.as_dict()
+    return kept, {"pairs": len(kept), "identical_after_truncation": lost, "refused_by_template": len(refused)}
 
 
 def tokenise_split(
     path: Path, encoder: TextEncoder, variant: Variant, most: int | None = None
 ) -> tuple[Dataset, dict[str, int]]:
-    """A split as the columns that the collators read, and `tokenise_pairs`' counts.
+    """A split as the columns that the collators read, and what was cut or left out, counted.
 
     Args:
         path: the split's file.
@@ -77,27 +121,151 @@ def tokenise_split(
 
     Raises:
         RecordError: no pair is left, or the variant needs annotated scores that some pairs lack.
+        Unrenderable: the chat template refuses every one of them.
     """
     records = read_pairs(path)[:most]
-    annotated = variant.kind != "scalar" and all(record.target is not None for record in records)
+    _require_scores(path, variant, all(record.target is not None for record in records))
+    return _trained_on(_encoded(records, encoder), path, variant)
+
+
+def _require_scores(path: Path, variant: Variant, annotated: bool) -> None:
     if variant.needs_scores and not annotated:
         keys = " and ".join(variant.score_keys)
         raise RecordError(
             f"{path}: {keys} of {variant.label} need annotated scores, and some pairs have none; set weights to 0, or "
             "leave the variant out of reward.run"
         )
-    limit, reads_prompts = "reward.training.max_length", variant.kind != "scalar"
-    pairs, counts = tokenise_pairs(records, encoder, path, limit, reads_prompts)
-    return Dataset.from_list([_row(pair, annotated) for pair in pairs]), counts
 
 
-def _row(pair: TokenisedPair, annotated: bool) -> dict[str, Any]:
-    row = {
-        "chosen_ids": pair.chosen.ids,
-        "rejected_ids": pair.rejected.ids,
-        "prompt_length": pair.chosen.prompt_length,
+def _encoded(records: list[PreferencePair], encoder: TextEncoder) -> pa.Table:
+    """N pairs as a table of `TOKENS`."""
+    parts = [TOKENS.empty_table()]
+    for first in range(0, len(records), AT_ONCE):
+        some = records[first : first + AT_ONCE]
+        prompts = [record.prompt for record in some]
+        chosen, refused = encoder.try_encode(prompts, [record.chosen for record in some])
+        rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in some])
+        refused |= refused_too
+        rows = [_row(*row, refused.get(place)) for place, row in enumerate(zip(some, chosen, rejected, strict=True))]
+        parts.append(pa.Table.from_pylist(rows, schema=TOKENS))
+    return pa.concat_tables(parts)
+
+
+def _row(
+    record: PreferencePair, chosen: TokenisedText | None, rejected: TokenisedText | None, refused: str | None
+) -> dict[str, Any]:
+    texts = [text for text in (chosen, rejected) if text is not None]
+    return {
+        "pair_id": record.pair_id,
+        "chosen_ids": chosen and chosen.ids,
+        "rejected_ids": rejected and rejected.ids,
+        "prompt_length": chosen and chosen.prompt_length,
+        "identical": _identical(chosen, rejected),
+        "refused": refused,
+        "texts": len(texts),
+        "prompts_cut": sum(text.prompt_cut for text in texts),
+        "responses_cut": sum(text.response_cut for text in texts),
+        **{name: getattr(record, name) for name in ANNOTATIONS},
     }
-    return row | {name: getattr(pair.record, name) for name in ANNOTATIONS} if annotated else row
+
+
+def _trained_on(table: pa.Table, path: Path, variant: Variant) -> tuple[Dataset, dict[str, int]]:
+    """The rows and columns of a table of `TOKENS` that a variant is trained on, and the counts of all its rows."""
+    annotated = table["target"].null_count == 0
+    _require_scores(path, variant, annotated)
+    refused = {place: reason for place, reason in enumerate(table["refused"].to_pylist()) if reason is not None}
+    reads_prompts = variant.kind != "scalar"
+    if reads_prompts:
+        refused |= {place: NO_HEADER for place, end in enumerate(table["prompt_length"].to_pylist()) if end == 0}
+    names, identical = table["pair_id"].to_pylist(), table["identical"].to_pylist()
+    kept, counts = _usable(names, refused, identical, path, "reward.training.max_length")
+    counts |= {name: sum(table[name].to_pylist()) for name in ("texts", "prompts_cut", "responses_cut")}
+    columns = ["chosen_ids", "rejected_ids", "prompt_length", *(ANNOTATIONS if reads_prompts and annotated else ())]
+    return Dataset(table.select(columns).take(kept).replace_schema_metadata()), counts
+
+
+def write_tokens(
+    backbone: str, revision: str | None, chat_template: str | None, training: RewardTraining, pairs: Path, out: Path
+) -> None:
+    """Tokenise both splits that reward models are trained on, once for all models of a backbone.
+
+    Args:
+        backbone: directory or hub id of a causal LM.
+        revision: commit of the hub model.
+        chat_template: instead of the backbone's own, its text or a file.
+        training: limits in tokens.
+        pairs: directory with `train.jsonl` and `validation.jsonl`.
+        out: gets `train.parquet` and `validation.parquet`, tables of `TOKENS`.
+
+    Raises:
+        ConfigError, RecordError: the backbone or the pairs can't be used.
+    """
+    limit = training.max_length
+    tokenizer = checked_tokenizer(backbone, max_length=limit, revision=revision, chat_template=chat_template)
+    for split in TRAINED_ON:
+        encoder = TextEncoder(tokenizer, training.max_prompt_length, limit)
+        source = pairs / f"{split}.jsonl"
+        table = _encoded(read_pairs(source), encoder)
+        record = json.dumps(_made_from(source, encoder, backbone, revision))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({MADE_FROM: record}), sink, compression="zstd")
+        write_whole(out / f"{split}.parquet", sink.getvalue().to_pybytes())
+        print(f"{out / split}.parquet: {table.num_rows} pairs, {encoder.truncation.as_dict()}")
+
+
+def _made_from(source: Path, encoder: TextEncoder, backbone: str, revision: str | None) -> dict[str, Any]:
+    """What token ids depend on; by how many processes they are read is no part of it."""
+    template = json.dumps(encoder.tokenizer.chat_template)
+    settings = {
+        "backbone": model_name(backbone),
+        "revision": revision,
+        "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],
+        "max_prompt_length": encoder.max_prompt_length,
+        "max_length": encoder.max_length,
+    }
+    # weights write no token
+    files = [path for path in model_files(backbone) if path.suffix not in (".safetensors", ".bin")]
+    return fingerprint(settings, [source, *files]) | {"processes": 1}
+
+
+def read_split(
+    path: Path,
+    tokens: Path,
+    encoder: TextEncoder,
+    backbone: str,
+    revision: str | None,
+    variant: Variant,
+    most: int | None = None,
+) -> tuple[Dataset, dict[str, int]]:
+    """As `tokenise_split`, from what `write_tokens` has written.
+
+    Args:
+        path: the split's file of pairs.
+        tokens: directory that `write_tokens` has filled.
+        encoder: what it must have been made with, and
+        backbone: whose tokenizer that is, and
+        revision: its commit on the hub.
+        variant: what is trained on it.
+        most: how many of its pairs are used, the first ones; None: all.
+
+    Raises:
+        RecordError: the file is missing, damaged or made from something else; or as `tokenise_split`.
+        Unrenderable: as `tokenise_split`.
+    """
+    file = tokens / f"{path.stem}.parquet"
+    try:
+        table = pq.read_table(file, partitioning=None)  # names in its path are no columns
+        found = json.loads((table.schema.metadata or {})[MADE_FROM])
+    except FileNotFoundError:
+        raise RecordError(f"{file}: there is no such file; run `vrm tokenise` first") from None
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise RecordError(f"{file}: no tokens of `vrm tokenise` ({error}); run it again") from None
+    changes = list(changes_of(found, _made_from(path, encoder, backbone, revision)))
+    if not table.schema.equals(TOKENS):
+        changes.append("it has the columns of another version")
+    if changes:
+        raise RecordError(f"{file}: made from something else: {'; '.join(changes)}; run `vrm tokenise` again")
+    return _trained_on(table.slice(0, most), path, variant)
 
 
 @dataclass

@@ -44,7 +44,7 @@ from vrm.runfiles import TRAINING
 from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import FiniteWatch, LogWriter, write_log
-from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, tokenise_split
+from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
@@ -71,6 +71,7 @@ class RewardJob:
         features: directories with the features of both splits, where the backbone is frozen; empty where it is not.
         dropout: share of those features that are set to 0 in training.
         chat_template: instead of the backbone's own, its text or a file.
+        tokens: directory that `write_tokens` has filled; None: the training tokenises the pairs itself.
     """
 
     variant: Variant
@@ -85,6 +86,7 @@ class RewardJob:
     features: tuple[Path, ...] = ()
     dropout: float = 0.0
     chat_template: str | None = None
+    tokens: Path | None = None
 
 
 def train_reward_model(job: RewardJob) -> None:
@@ -326,8 +328,10 @@ def _tokenise(
 ) -> tuple[Dataset, dict[str, int]]:
     encoder = TextEncoder(tokenizer, job.training.max_prompt_length, job.training.max_length)
     most = job.training.pairs if split == "train" else None
-    path, encoder = job.pairs / f"{split}.jsonl", frozen.encoder(encoder) if frozen else encoder
-    return tokenise_split(path, encoder, job.variant, most)
+    path = job.pairs / f"{split}.jsonl"
+    if job.tokens is not None:
+        return read_split(path, job.tokens, encoder, job.backbone, job.revision, job.variant, most)
+    return tokenise_split(path, frozen.encoder(encoder) if frozen else encoder, job.variant, most)
 
 
 def _head(dataset: Dataset, size: int) -> Dataset:
