@@ -10,6 +10,7 @@ from paths import ROOT
 from vrm.config import load
 from vrm.evaluation.study import make_study_world, train_and_score
 from vrm.records import read_jsonl, read_pairs, write_jsonl
+from vrm.training.pairs import write_tokens
 from vrm.world.write import write_world
 
 
@@ -40,13 +41,15 @@ def test_a_model_is_trained_on_the_first_pairs_alone(config, tiny_backbone, toy_
     write_jsonl(few / "validation.jsonl", read_pairs(toy_pairs / "validation.jsonl"))
     sets = [toy_pairs / "validation.jsonl"]
 
-    def scores(name, pairs, data):
-        train_and_score(config, "rm", pairs, 1, str(tiny_backbone), data, sets, tmp_path / f"{name}.csv")
+    def scores(name, pairs, data, tokens=None):
+        train_and_score(config, "rm", pairs, 1, str(tiny_backbone), data, sets, tmp_path / f"{name}.csv", tokens)
         return pd.read_csv(tmp_path / f"{name}.csv")[["reward_chosen", "reward_rejected"]].to_numpy()
 
     told, cut, more = scores("told", 32, toy_pairs), scores("cut", 96, few), scores("more", 96, toy_pairs)
     np.testing.assert_allclose(told, cut, atol=1e-6)
     assert np.abs(told - more).max() > 1e-3
+    write_tokens(str(tiny_backbone), None, None, config.reward.training, toy_pairs, tmp_path / "tokens")
+    np.testing.assert_array_equal(scores("tokens", 32, toy_pairs, tmp_path / "tokens"), told)
 
 
 def test_worlds_differ_in_what_they_change_and_in_nothing_else(config, tmp_path):

@@ -26,6 +26,7 @@ def planned(output):
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
     assert jobs["train_reward"] == jobs["score"] == 13 * 3
+    assert jobs["tokenise"] == 1
     assert (jobs["figure"], jobs["schematic"], jobs["table"], jobs["world"]) == (9, 2, 11, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
@@ -36,6 +37,21 @@ def test_the_default_plans_the_papers_grid(tmp_path):
     assert (jobs["benchmark_set"], jobs["judged_scores"]) == (3, 3)
     assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
+
+
+def test_every_world_of_the_study_is_tokenised_once_for_all_its_models(tmp_path):
+    preset = ROOT / "workflow" / "presets" / "study.yaml"
+    output = snakemake("-n", "-p", directory=tmp_path, configs=(DEFAULT, preset))
+    jobs = planned(output)
+    assert jobs["tokenise"] == 1
+    assert jobs["tokenise_study_world"] == jobs["study_world"] > 1
+    cells = [line for line in output.splitlines() if " study-cell " in line]
+    assert len(cells) == jobs["study_cell"]
+    for cell in cells:
+        data, tokens = (re.search(rf"--{name} (\S+)", cell)[1] for name in ("data", "tokens"))
+        assert tokens == data.replace("/data/pairs", "").replace("study/worlds", "study/tokens") or (
+            (data, tokens) == ("results/study/data/pairs", "results/study/data/tokens")
+        )
 
 
 def test_own_data_needs_no_world(tmp_path):
@@ -80,6 +96,7 @@ def test_smoke_leaves_provenance_beside_every_result(smoke):
         "tables/table2",
         "data/make-pairs",
         "backbone/backbone",
+        "data/tokens/tokenise",
         "policy/qwen3/sft/seed1/sft",
         "policy/qwen3/kto/seed1/train-preference",
         "policy/qwen2_5/ppo_vrm/seed1/train-ppo",
@@ -185,9 +202,9 @@ def test_another_seed_changes_the_table(smoke, tmp_path):
     ("change", "rerun", "kept"),
     [
         ("report={level: 0.9}", {"table", "figure"}, {"train_reward", "score"}),
-        ("reward={variants: {rm: {label: Plain RM}}}", {"table"}, {"train_reward", "score"}),
-        ("reward={variants: {vrm: {beta_z: 0.5}}}", {"train_reward", "score", "table"}, {"backbone", "world"}),
-        ("data={pairing: best_vs_worst}", {"make_pairs", "train_reward"}, {"world"}),
+        ("reward={variants: {rm: {label: Plain RM}}}", {"table"}, {"train_reward", "score", "world"}),
+        ("reward={variants: {vrm: {beta_z: 0.5}}}", {"train_reward", "score", "table"}, {"backbone", "tokenise"}),
+        ("data={pairing: best_vs_worst}", {"make_pairs", "tokenise", "train_reward"}, {"world"}),
         ("world={seed: 7}", {"world"}, set()),
         ("policy={ppo: {kl_coefficient: 0.1}}", {"train_ppo", "gold"}, {"train_preference", "sft", "best_of_n"}),
         ("policy={methods: {dpo: {label: Direct}}}", {"table"}, {"train_preference", "score_policy"}),
