@@ -35,7 +35,7 @@ def test_the_default_plans_the_papers_grid(tmp_path):
     judged = 2 * (1 + 6 + 5)  # what training started from, too
     assert (jobs["answer"], jobs["judge_alpaca_eval"], jobs["judge"]) == (judged, judged, 2 * judged)
     assert (jobs["benchmark_set"], jobs["judged_scores"]) == (3, 3)
-    assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (10 * 3, 1, 1)
+    assert (jobs["pac_bayes"], jobs["explorer"], jobs["paper_page"]) == (3 * 3, 1, 1)
     assert not (tmp_path / "results").exists()  # a dry run writes nothing
 
 
