@@ -243,6 +243,24 @@ def _commit(record: dict) -> str:
     return f"commit `{record['commit'][:10]}`" + (" with uncommitted changes" if record["dirty"] else "")
 
 
+def jobs() -> str:
+    """Processor time of the demo's jobs by command, from the warm interpreter's log."""
+    entries = [json.loads(line) for line in (RUN / "logs" / "warm.log").open() if line.startswith('{"job"')]
+    table = pd.DataFrame(
+        [{"command": e["job"][0], "seconds": e["processor_seconds"], "mib": e["max_rss_mib"]} for e in entries]
+    )
+    own = table.groupby("command").agg(
+        jobs=("seconds", "size"), each=("seconds", "mean"), all=("seconds", "sum"), mib=("mib", "max")
+    )
+    lines = ["| command | jobs | processor seconds a job | in all | peak MiB |", "|:--|--:|--:|--:|--:|"]
+    lines += [
+        f"| `{name}` | {row.jobs:.0f} | {row.each:.1f} | {row['all']:.0f} | {row.mib:.0f} |"
+        for name, row in own.sort_values("all", ascending=False).iterrows()
+    ]
+    note = f"*`results/demo/logs/warm.log`: {len(table)} jobs, {table.seconds.sum():,.0f} processor seconds.*"
+    return "\n".join([*lines, "", note])
+
+
 def judged() -> str:
     """Table 1's own rows, and its notes on what the numbers are not."""
     cells = pd.read_csv(RUN / "tables" / "table1.csv")
@@ -301,6 +319,7 @@ OF_THE_DEMO = {
         "PROVENANCE": provenance,
     },
     "docs/theory.md": {"ELBO": elbo, "BOUND": bound},
+    "docs/benchmarks.md": {"JOBS": jobs},
     "docs/findings.md": {
         "PROVENANCE": provenance,
         "COMPARED": lambda: findings.compared(RUN),
