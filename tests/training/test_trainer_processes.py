@@ -26,7 +26,7 @@ from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_json
 from vrm.training.trainer import is_sharded
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("processes")]
 
 PLAIN = ("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo")
 SHARDED = (
