@@ -17,11 +17,11 @@ from vrm.reporting.registry import FIGURES, TABLES
 
 
 def results(directory):
-    """Every file of a smoke run but those that say when and how long."""
+    """Every file of a smoke run but those that say when, how long, or in which order the judge's replies came."""
     return {
         name: content
         for name, content in contents(directory / "results" / "smoke").items()
-        if not name.startswith(("logs/", "benchmarks/"))
+        if not name.startswith(("logs/", "benchmarks/", "replies/"))
     }
 
 
@@ -180,7 +180,7 @@ def test_a_second_run_does_nothing(smoke):
 @pytest.mark.long
 @pytest.mark.xdist_group("second_run")
 def test_equal_seeds_give_byte_identical_files(smoke, tmp_path):
-    """Every file that a whole run leaves, made in another directory, with jobs one after the other, not side by side."""
+    """Every file of a whole run, made in another directory, with jobs one after the other instead of side by side."""
     snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
     once, twice = (results(directory) for directory in (smoke, tmp_path))
     assert {name for name in once if name.startswith("tables/")} >= {f"tables/{table}.csv" for table in TABLES}
