@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 CORES  ?= all
 
 # a worker a core of a small machine; tests of one file, or of one group, go to the same one
-LANE   := --numprocesses 2 --dist loadgroup
+LANE   := --numprocesses 2 --dist loadgroup --durations 10
 # says after a command how long it took
 lane    = ( export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; began=$$(date +%s); $(2); code=$$?; \
             echo "$(1): $$(($$(date +%s) - began)) s"; exit $$code )
