@@ -215,9 +215,9 @@ GATHERED = {
 def test_every_stage_makes_the_same_bytes_in_an_interpreter_of_its_own(smoke, tmp_path, monkeypatch):
     """A job of each stage, started as where there is no warm server, leaves what its fork of the server has left.
 
-    One job a stage is enough. The server runs no job itself, so what a fork has before a fresh interpreter is modules
-    that are imported already, and they are the same for all jobs of a stage; and equal files of all jobs, the methods
-    and variants that are not here among them, are the second run's to show.
+    One job a stage is enough. The server runs no job itself: what a fork has before a fresh interpreter is modules that
+    were imported beforehand, by a list that knows stages and no methods, and nothing that another job has left. That
+    each job of a stage, of whatever method, variant and base, gives equal files again is the second run's to show.
     """
     everything = planned(snakemake("-n", directory=tmp_path / "nothing", configs=(DEFAULT, SMOKE)))
     chain, copy = tmp_path / "chain", tmp_path / "copy"
