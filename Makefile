@@ -4,6 +4,12 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 CORES  ?= all
 
+# a worker a core of a small machine; tests of one file, or of one group, go to the same one
+LANE   := --numprocesses 2 --dist loadgroup --durations 10
+# says after a command how long it took
+lane    = ( export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; began=$$(date +%s); $(2); code=$$?; \
+            echo "$(1): $$(($$(date +%s) - began)) s"; exit $$code )
+
 .PHONY: demo report docs test test-all lint reliability audit clean lock help
 .DEFAULT_GOAL := help
 
@@ -19,11 +25,13 @@ report: $(READY) ## one HTML file of everything that `make demo` made: results/d
 	@echo "Open results/demo/report.html in a browser"
 
 test: $(READY)   ## lint the workflow and run the tests, two at a time
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(MAKE) --no-print-directory lint
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest --numprocesses 2 --dist loadgroup -m "not long"
+	@$(call lane,lint,$(MAKE) --no-print-directory lint)
+	@$(call lane,tests but the longest,pytest $(LANE) -m "not long")
 
-test-all: test   ## and those that take longest: SLURM, a second run byte for byte, trainings in several processes
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest -m long
+# its two calls of pytest share one run of the smoke preset
+test-all: $(READY) ## and those that take longest: SLURM, a second run byte for byte, trainings in several processes
+	@export VRM_SMOKE_RUN=$$(mktemp -d) && trap 'rm -rf "$$VRM_SMOKE_RUN"' EXIT && trap 'exit 130' INT TERM && \
+	  $(MAKE) --no-print-directory test && $(call lane,longest tests,pytest $(LANE) -m long)
 
 lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 	@$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """Shared fixtures: a micro backbone and toy pairs, made in a second, downloaded from nowhere."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -42,14 +44,40 @@ def toy_pair(number: int, rng: np.random.Generator):
     )
 
 
+GROUPS = ("smoke", "slurm", "second_run", "cold", "processes")
+"""Tests that one worker takes one after the other, in the order in which groups are begun: what takes longest first."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """All tests of one run of the smoke preset go to one worker, which makes it once, and first."""
+    """Tests of the smoke run go to one worker, or the other one would wait while the first one makes it."""
+    places = {}
     for item in items:
-        if "smoke" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("smoke"))
+        uses_smoke = "smoke" in getattr(item, "fixturenames", ())
+        if uses_smoke:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+        if uses_smoke and item.get_closest_marker("long") is None:
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+        group = item.get_closest_marker("xdist_group")
+        places[item] = GROUPS.index(group.args[0]) if group else len(GROUPS)
+    items.sort(key=places.get)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadgroup` a worker takes a group, or a file: what a module's fixtures make is made once."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # what we have put first stays first
+
+    class GroupOrFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            scope = super()._split_scope(nodeid)  # the group, or the test itself
+            return scope.split("::")[0]
+
+    return GroupOrFile(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +87,34 @@ def one_precision():
     state = sys.modules.get("accelerate.state")
     if state is not None and state.AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
         state.AcceleratorState._reset_state()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def headers_once():
+    """Encoders and trainings look for a template's headers once a tokenizer and template, not once a model.
+
+    It is 1,600 renderings each time, and hundreds of tests have the same tokenizer. Tests of the search itself call it.
+    """
+    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward", "training.frozen")]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in filter(None, users):
+            for name in ("generation_prompt_ids", "user_turn_ids"):
+                patch.setattr(module, name, by_content(getattr(module, name)))
+        yield
+
+
+def by_content(search):
+    """`search` for a header, its results kept by all that they depend on."""
+    known = {}
+
+    def found(tokenizer, kwargs=MappingProxyType({})):
+        rules = tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), repr(tokenizer.chat_template)
+        key = (*rules, repr(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = search(tokenizer, kwargs)
+        return known[key] and list(known[key])
+
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +145,23 @@ def tiny_backbone(tmp_path_factory, toy_pairs):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """Directory of a finished run of the smoke preset; tests copy what they change."""
+    """Directory of a finished run of the smoke preset; tests copy what they change.
+
+    One run for all workers of a session, and for all sessions that are given the same directory as VRM_SMOKE_RUN.
+    """
     from runs import DEFAULT, SMOKE, snakemake
 
-    directory = tmp_path_factory.mktemp("smoke")
-    snakemake(directory=directory, configs=(DEFAULT, SMOKE))
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a worker's own directory lies in that of the session
+        session = session.parent
+    place = Path(os.environ.get("VRM_SMOKE_RUN") or session / "smoke")
+    place.mkdir(exist_ok=True)
+    directory, finished = place / "run", place / "finished"
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            snakemake("--rerun-incomplete", directory=directory, configs=(DEFAULT, SMOKE))
+            finished.touch()
     return directory
 
 

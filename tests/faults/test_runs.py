@@ -114,7 +114,7 @@ def holding(path):
     return found
 
 
-def wait_until_gone(runs, seconds=60):
+def wait_until_gone(runs, seconds=300):
     """A warm server sees that its Snakemake has ended only after it has; no other process of a run may be left."""
     deadline = time.monotonic() + seconds
     while left := [name for run in runs for mark in run.marks for _, name in marked(mark)]:

@@ -93,6 +93,7 @@ def test_scores_are_those_of_plain_transformers(models, name, kind):
 def test_the_text_is_what_apply_chat_template_gives(name, split):
     tokenizer = prepare_tokenizer(make_tokenizer(name, split))
     encoder = TextEncoder(tokenizer, 400, 800)
+    headers = generation_prompt_ids(tokenizer), user_turn_ids(tokenizer)
     for prompt, response in conversations(name):
         (text,) = encoder.encode([prompt], [response])
         turns = [*prompt, assistant(response)]
@@ -100,7 +101,6 @@ def test_the_text_is_what_apply_chat_template_gives(name, split):
         assert not text.truncated
         # and it can be found from the ids alone
         assert text.prompt_length > 0
-        headers = generation_prompt_ids(tokenizer), user_turn_ids(tokenizer)
         assert prompt_end(text.ids, *headers) == text.prompt_length
 
 
@@ -177,6 +177,7 @@ def test_a_long_prompt_keeps_the_templates_frame(name):
     long = "alpha beta gamma " * 60 + "and the question"
     encoder, policy = TextEncoder(tokenizer, 60, 100), PolicyEncoder(tokenizer, 60, 100)
     whole = TextEncoder(tokenizer, 900, 1000)
+    header, turn = generation_prompt_ids(tokenizer), user_turn_ids(tokenizer)
     for prompt in ([user(long)], [user("beta " * 99), assistant("gamma " * 99), user(long)]):
         (text,), (answered,), (asked,) = (
             encoder.encode([prompt], ["good"]),
@@ -187,7 +188,6 @@ def test_a_long_prompt_keeps_the_templates_frame(name):
         assert len(asked) <= 60
         assert len(asked) > 50  # no more is cut than has to be
         begins = whole.encode_prompts([[user("")]])[0]
-        header, turn = generation_prompt_ids(tokenizer), user_turn_ids(tokenizer)
         assert asked[0] == begins[0]  # BOS, or the first header
         assert prompt_end(asked, header, turn) > 0
         assert asked[: len(turn)] == begins[: len(turn)]

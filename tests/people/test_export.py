@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +160,7 @@ def test_a_card_without_measurements_says_so(exported):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's HTTP that a push needs; files arrive inside of the commit."""
+    """The part of the hub's HTTP that a push needs; files arrive inside of the commit. It refuses me/refused."""
 
     def log_message(self, *_):
         """Nothing."""
@@ -175,16 +174,20 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.server.asked.append(("GET", self.path))
+        if self.path == "/next":  # what comes now belongs to the next command
+            self.server.seen.append({"asked": [], "commit": []})
+        else:
+            self.server.seen[-1]["asked"].append(("GET", self.path))
         self._reply({"id": "me/mine", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(("POST", self.path))
-        if self.server.refuses:
+        body, seen = self.rfile.read(int(self.headers.get("Content-Length", 0))), self.server.seen[-1]
+        seen["asked"].append(("POST", self.path))
+        if self.path == "/api/repos/create":
+            seen["created"] = json.loads(body)
+        if seen.get("created", {}).get("name") == "refused":
             return self._reply({"error": "no"}, 403)
         if self.path == "/api/repos/create":
-            self.server.created = json.loads(body)
             address = f"http://127.0.0.1:{self.server.server_port}/me/mine"
             return self._reply({"url": address, "id": "me/mine", "name": "me/mine"})
         if self.path == "/api/validate-yaml":
@@ -195,55 +198,84 @@ class Hub(BaseHTTPRequestHandler):
                 {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for n in names]}
             )
         if "/commit/" in self.path:
-            self.server.commit = [json.loads(line) for line in body.splitlines()]
+            seen["commit"] = [json.loads(line) for line in body.splitlines()]
             address = f"http://127.0.0.1:{self.server.server_port}/me/mine/commit/{'1' * 40}"
             return self._reply({"commitUrl": address, "commitOid": "1" * 40, "pullRequestUrl": None})
         return self._reply({}, 404)
 
 
-@pytest.fixture
-def hub():
+PUSHES = """
+import contextlib, io, json, os, sys, urllib.request
+from vrm.cli import main
+
+done = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/next").read()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(arguments)
+    done[name] = {"code": code, "said": said.getvalue()}
+open(sys.argv[2], "w").write(json.dumps(done))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushes(exported, tmp_path_factory):
+    """By command: its exit code, what it said, where it wrote, and what the hub saw.
+
+    All in one process of its own, because the hub's address is read when its client is imported.
+    """
+    place, (model, _) = tmp_path_factory.mktemp("pushes"), exported["vrm"]
+    commands = {
+        "unasked": ["--model", exported["scalar"][0]],
+        "refused": ["--model", model, "--push", "me/refused"],
+        "whole": ["--model", model, "--push", "me/mine", "--private"],
+    }
+    commands = {name: ["export", *map(str, words), "--out", str(place / name)] for name, words in commands.items()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.created, server.commit, server.refuses = [], None, [], False
+    server.seen = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def run_push(hub, model, out, *more):
-    """The command in a process of its own, whose hub is the stand-in."""
     environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HUB_OFFLINE": "0",
         "HF_TOKEN": "hf_standin",
         "HF_HUB_DISABLE_XET": "1",
     }
-    command = [sys.executable, "-m", "vrm", "export", "--model", str(model), "--out", str(out), *more]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
-def test_a_push_is_asked_for_by_name_and_brings_every_file(exported, hub, tmp_path):
-    model, _ = exported["vrm"]
-    done = run_push(hub, model, tmp_path / "out", "--push", "me/mine", "--private")
+    done = subprocess.run(
+        [sys.executable, "-c", PUSHES, json.dumps(commands), place / "done.json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    server.shutdown()
+    server.server_close()
     assert done.returncode == 0, done.stderr[-2000:]
-    assert hub.created["name"] == "mine"
-    assert hub.created.get("private") or hub.created.get("visibility") == "private"
-    files = {entry["value"]["path"]: entry["value"] for entry in hub.commit if entry["key"] == "file"}
-    here = {path.name for path in Path(tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    found = json.loads((place / "done.json").read_text())
+    assert len(server.seen) == len(found)
+    return {
+        name: {**result, "out": place / name, **seen}
+        for (name, result), seen in zip(found.items(), server.seen, strict=True)
+    }
+
+
+def test_a_push_is_asked_for_by_name_and_brings_every_file(pushes):
+    push = pushes["whole"]
+    assert push["code"] == 0, push["said"][-2000:]
+    assert push["created"]["name"] == "mine"
+    assert push["created"].get("private") or push["created"].get("visibility") == "private"
+    files = {entry["value"]["path"]: entry["value"] for entry in push["commit"] if entry["key"] == "file"}
+    here = {path.name for path in push["out"].iterdir() if not path.name.startswith(".")}
     assert files.keys() == here
-    assert base64.b64decode(files["README.md"]["content"]) == (tmp_path / "out" / "README.md").read_bytes()
-    assert "hf_standin" not in done.stdout + done.stderr
+    assert base64.b64decode(files["README.md"]["content"]) == (push["out"] / "README.md").read_bytes()
+    assert "hf_standin" not in push["said"]
 
 
-def test_a_hub_that_refuses_is_one_block_of_words(exported, hub, tmp_path):
-    hub.refuses = True
-    done = run_push(hub, exported["vrm"][0], tmp_path / "out", "--push", "me/mine")
-    assert done.returncode == 1
-    assert "--push me/mine" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_hub_that_refuses_is_one_block_of_words(pushes):
+    assert pushes["refused"]["code"] == 1
+    assert "--push me/refused" in pushes["refused"]["said"]
+    assert "Traceback" not in pushes["refused"]["said"]
 
 
-def test_nothing_is_pushed_unless_asked(exported, hub, tmp_path):
-    assert run_push(hub, exported["scalar"][0], tmp_path / "out").returncode == 0
-    assert hub.asked == []
+def test_nothing_is_pushed_unless_asked(pushes):
+    assert pushes["unasked"]["code"] == 0
+    assert pushes["unasked"]["asked"] == []

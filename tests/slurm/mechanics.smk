@@ -53,7 +53,7 @@ rule orphan:
     output:
         "orphan.txt",
     shell:
-        "mkdir -p attempts; echo $SLURM_JOB_ID >> attempts/orphan; sleep 4; touch {output}"
+        "mkdir -p attempts; echo $SLURM_JOB_ID >> attempts/orphan; sleep 8; touch {output}"
 
 
 rule after_orphan:

@@ -12,7 +12,7 @@ from paths import ROOT
 from runs import DEFAULT, SMOKE, snakemake
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("slurm")]
 
 MECHANICS = Path(__file__).with_name("mechanics.smk")
 KEY = "a-key-that-nobody-may-write-down"

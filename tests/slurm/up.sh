@@ -80,7 +80,7 @@ munged --force --key-file="$D/munge.key" --socket="$D/munge.socket" --pid-file="
   --log-file="$D/munged.log" --seed-file="$D/munge.seed" 2>> "$D/munged.log"
 slurmctld -f "$SLURM_CONF" 2>> "$D/slurmctld.log"
 slurmd -f "$SLURM_CONF" 2>> "$D/slurmd.log"
-for _ in $(seq 60); do
+for _ in $(seq 240); do
   [ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ] && exit 0
   sleep 0.5
 done

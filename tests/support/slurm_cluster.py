@@ -48,7 +48,7 @@ class Cluster:
         assert not check or code == 0, said[-6000:]
         return said
 
-    def wait_until(self, what, condition, seconds=90):
+    def wait_until(self, what, condition, seconds=300):
         """Poll; a test that waits for ever says nothing."""
         for _ in range(seconds * 20):
             if found := condition():

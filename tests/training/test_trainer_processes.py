@@ -26,7 +26,7 @@ from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_json
 from vrm.training.trainer import is_sharded
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("processes")]
 
 PLAIN = ("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo")
 SHARDED = (
@@ -53,7 +53,7 @@ def launch(configuration, backbone, pairs, directory, names):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search))},
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

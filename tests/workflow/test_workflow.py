@@ -2,17 +2,27 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 from paths import ROOT, SHARED
-from runs import DEFAULT, SMOKE, snakemake
+from runs import DEFAULT, SMOKE, contents, snakemake
 from transformers import AutoTokenizer
 
 from vrm.records import read_jsonl
 from vrm.reporting.registry import FIGURES, TABLES
+
+
+def results(directory):
+    """Every file of a smoke run but those that say when, how long, or in which order the judge's replies came."""
+    return {
+        name: content
+        for name, content in contents(directory / "results" / "smoke").items()
+        if not name.startswith(("logs/", "benchmarks/", "replies/"))
+    }
 
 
 def planned(output):
@@ -166,21 +176,66 @@ def test_a_second_run_does_nothing(smoke):
     assert "Nothing to be done" in plan(smoke)
 
 
-def contents(run, patterns=("tables/*.csv", "tables/*.md", "tables/*.tex", "tables/*.html", "figures/*.csv")):
-    """What a run's tables and figures say, by name."""
-    return {str(path.relative_to(run)): path.read_bytes() for pattern in patterns for path in run.glob(pattern)}
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.xdist_group("second_run")
+def test_equal_seeds_give_byte_identical_files(smoke, tmp_path):
+    """Every file of a whole run, made in another directory, with jobs one after the other instead of side by side."""
+    snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
+    once, twice = (results(directory) for directory in (smoke, tmp_path))
+    assert {name for name in once if name.startswith("tables/")} >= {f"tables/{table}.csv" for table in TABLES}
+    assert {name for name in once if name.startswith("figures/")} >= {f"figures/{figure}.csv" for figure in FIGURES}
+    assert twice.keys() == once.keys()
+    assert [name for name in once if once[name] != twice[name]] == []
+
+
+CHAIN = (
+    *("reward/vrm/seed1/scores.csv", "reward/vrm/seed1/pac_bayes.csv", "policy/qwen2_5/selective_dpo/seed1/scores.csv"),
+    *("policy/qwen2_5/ppo_vrm/seed1/samples.gold.csv", "policy/qwen2_5/ppo_vrm/seed1/judgments/alpaca_eval.json"),
+    "policy/qwen2_5/ppo_vrm/seed1/judgments/arena_hard.jsonl",
+    "study/no_bias/vrm_concept_residual/pairs64/seed1/scores.csv",
+)
+"""From the world to scores, samples and judgments: whatever a stage makes of one model, made from nothing."""
+
+GATHERED = {
+    "best_of_n": "policy/qwen2_5/best_of_n/seed1/samples.jsonl",
+    "judged_scores": "judged/arena_hard.csv",
+    "table": "tables/table1.csv",
+    "schematic": "figures/figure1.csv",
+    "figure": "figures/figure6.csv",
+    "explorer": "explorer/explorer.html",
+    "paper_page": "tables/paper.csv",
+}
+"""What the other stages make of all models, by rule."""
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_equal_seeds_give_byte_identical_tables(smoke, tmp_path, monkeypatch):
-    """In another directory, with jobs one after the other instead of side by side, each an interpreter of its own."""
+@pytest.mark.xdist_group("cold")
+def test_every_stage_makes_the_same_bytes_in_an_interpreter_of_its_own(smoke, tmp_path, monkeypatch):
+    """A job of each stage, started as where there is no warm server, leaves what its fork of the server has left.
+
+    One job a stage is enough. The server runs no job itself: what a fork has before a fresh interpreter is modules that
+    were imported beforehand, by a list that knows stages and no methods, and nothing that another job has left. That
+    each job of a stage, of whatever method, variant and base, gives equal files again is the second run's to show.
+    """
+    everything = planned(snakemake("-n", directory=tmp_path / "nothing", configs=(DEFAULT, SMOKE)))
+    chain, copy = tmp_path / "chain", tmp_path / "copy"
+    shutil.copytree(smoke, copy)
     monkeypatch.setenv("VRM_WARM", "off")
-    snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
-    once, twice = (contents(directory / "results" / "smoke") for directory in (smoke, tmp_path))
-    assert len(once) == 4 * len(TABLES) + len(FIGURES)
-    assert twice.keys() == once.keys()
-    assert [name for name in once if once[name] != twice[name]] == []
+    made = snakemake("--", *(f"results/smoke/{name}" for name in CHAIN), directory=chain, configs=(DEFAULT, SMOKE))
+    targets = [f"results/smoke/{name}" for name in GATHERED.values()]
+    gathered = snakemake(
+        *("--force", "--allowed-rules", *GATHERED, "--", *targets), directory=copy, configs=(DEFAULT, SMOKE)
+    )
+    assert planned(made).keys() | planned(gathered).keys() | {"all"} == everything.keys()
+    warm = "results/smoke/logs/warm.log"
+    assert not (chain / warm).exists()
+    assert (copy / warm).read_bytes() == (smoke / warm).read_bytes()
+    once = results(smoke)
+    for directory in (chain, copy):
+        found = results(directory)
+        assert [name for name in found if once[name] != found[name]] == []
 
 
 @pytest.mark.slow
