@@ -22,7 +22,7 @@ from typing import Any
 
 from vrm.cli import main as vrm
 from vrm.config import Config, dump, load
-from vrm.config.study import BASE, Cell
+from vrm.config.study import BASE, StudyCell
 from vrm.provenance import provenance
 from vrm.records import write_json, write_whole
 
@@ -67,12 +67,12 @@ def run(config: Config, results: Path, processes: int, until: float) -> None:
     print(f"{sum((results / cell.file).exists() for cell in cells)} of {len(cells)} models are there")
 
 
-def ordered(config: Config) -> Iterator[Cell]:
+def ordered(config: Config) -> Iterator[StudyCell]:
     """Every model of the study once."""
     study = config.study
     points = [*((point, study.variants) for point in study.sweep()), ((BASE, study.ablation_pairs), study.ablation)]
     each = ((*point, seed, name) for point, names in points for seed in study.seeds for name in names)
-    return iter(dict.fromkeys(Cell(world, name, pairs, seed) for world, pairs, seed, name in each))
+    return iter(dict.fromkeys(StudyCell(world, name, pairs, seed) for world, pairs, seed, name in each))
 
 
 def prepare(config: Config, results: Path) -> None:
@@ -134,13 +134,12 @@ def work(results: Path, todo: multiprocessing.Queue) -> None:
 
 def report(config: Config, results: Path, out: Path | None) -> None:
     """The figure and the table of what is whole."""
-    from vrm.reporting.figures.power import power_figure
-    from vrm.reporting.tables.ablation import ablation_table
+    from vrm.reporting.study import ablation_table, power_figure
 
     study = config.study
 
     def whole(world: str, pairs: int, variants: list[str]) -> bool:
-        return all((results / Cell(world, v, pairs, seed).file).exists() for v in variants for seed in study.seeds)
+        return all((results / StudyCell(world, v, pairs, seed).file).exists() for v in variants for seed in study.seeds)
 
     found = {
         "pairs": [pairs for pairs in study.pairs if whole(BASE, pairs, study.variants)],

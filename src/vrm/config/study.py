@@ -29,7 +29,7 @@ class StudyWorld(Section):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One reward model of the study.
 
     Args:
@@ -71,16 +71,16 @@ class StudyConfig(Section):
         """World and pairs of every point of the figure."""
         return [*((BASE, pairs) for pairs in self.pairs), *((world, self.worlds_pairs) for world in self.worlds)]
 
-    def power_cells(self) -> list[Cell]:
+    def power_cells(self) -> list[StudyCell]:
         """The models behind the figure `power`."""
         return list(self._cells(self.sweep(), self.variants))
 
-    def ablation_cells(self) -> list[Cell]:
+    def ablation_cells(self) -> list[StudyCell]:
         """The models behind the table `ablation`."""
         return list(self._cells([(BASE, self.ablation_pairs)], self.ablation))
 
-    def _cells(self, points: list[tuple[str, int]], variants: list[str]) -> Iterator[Cell]:
+    def _cells(self, points: list[tuple[str, int]], variants: list[str]) -> Iterator[StudyCell]:
         for world, pairs in points:
             for variant in variants:
                 for seed in self.seeds:
-                    yield Cell(world, variant, pairs, seed)
+                    yield StudyCell(world, variant, pairs, seed)

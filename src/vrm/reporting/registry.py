@@ -6,23 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vrm.config import Config
-from vrm.reporting.figures.bound import bound_figure
-from vrm.reporting.figures.calibration import calibration_figure
+from vrm.reporting.bound import bound_figure, bound_table
+from vrm.reporting.calibration import calibration_figure, calibration_table
 from vrm.reporting.figures.curves import figure3, figure4, figure5
 from vrm.reporting.figures.figure6 import figure6
 from vrm.reporting.figures.overoptimisation import overoptimisation
-from vrm.reporting.figures.power import power_figure
-from vrm.reporting.figures.residual import residual_figure
 from vrm.reporting.figures.schematics import figure1, figure2
 from vrm.reporting.figures.win_rate_length import win_rate_length
+from vrm.reporting.latents import latents_table
 from vrm.reporting.paper.page import paper_page
-from vrm.reporting.tables.ablation import ablation_table
-from vrm.reporting.tables.bound import bound_table
-from vrm.reporting.tables.calibration import calibration_table
+from vrm.reporting.residual import residual_figure, residual_table
+from vrm.reporting.study import ablation_table, power_figure
 from vrm.reporting.tables.comparisons import comparisons_table
 from vrm.reporting.tables.comparisons_judged import comparisons_judged
 from vrm.reporting.tables.health import health_table
-from vrm.reporting.tables.latents import latents_table, residual_table
 from vrm.reporting.tables.table1 import table1
 from vrm.reporting.tables.table2 import table2
 from vrm.reporting.tables.training_summary import training_summary

@@ -12,8 +12,7 @@ from example_run import VARIANTS, make_raw
 from vrm import config as configuration
 from vrm.records import RecordError
 from vrm.reporting import style
-from vrm.reporting.figures.bound import bound_figure
-from vrm.reporting.tables.bound import bound_table
+from vrm.reporting.bound import bound_figure, bound_table
 from vrm.statistics.pac_bayes import mcallester_bound
 
 BETAS = {

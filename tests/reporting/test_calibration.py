@@ -8,12 +8,10 @@ from example_run import VARIANTS, make_raw, write_results
 from vrm import config as configuration
 from vrm.evaluation.calibration import brier, expected_calibration_error, fit_temperature, negative_log_likelihood
 from vrm.records import RecordError
-from vrm.reporting.figures.calibration import _wilson, calibration_figure
-from vrm.reporting.figures.residual import residual_figure
+from vrm.reporting.calibration import _wilson, calibration_columns, calibration_figure, calibration_table
+from vrm.reporting.residual import residual_figure, residual_table
 from vrm.reporting.scores import RATED, pair_scores, read_scores, reward_model, rewards
-from vrm.reporting.tables.calibration import calibration_columns, calibration_table
 from vrm.reporting.tables.comparisons import comparisons_table, questions
-from vrm.reporting.tables.latents import residual_table
 from vrm.reporting.tables.table2 import table2
 
 RESIDUAL = {"label": "VRM (residual)", "ours": True, "score_anchor_weight": 1.0, "residual": True}

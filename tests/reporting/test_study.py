@@ -9,10 +9,8 @@ from drawing import boxes_of, drawn
 from example_run import make_raw, write_results
 
 from vrm.config import ConfigError, parse
-from vrm.reporting.figures.power import placed, power_figure
 from vrm.reporting.scores import reward_model
-from vrm.reporting.study import CORRELATION, RATED, measure
-from vrm.reporting.tables.ablation import ablation_table
+from vrm.reporting.study import CORRELATION, RATED, ablation_table, measure, placed, power_figure
 
 STUDY = {
     "variants": ["rm", "vrm"],

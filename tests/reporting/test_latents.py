@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.evaluation.latents import weight_recovery
+from vrm.reporting.latents import weight_recovery
 
 
 @pytest.fixture

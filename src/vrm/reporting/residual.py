@@ -1,199 +1,50 @@
-"""What the parts of each VRM do: its latents, and of a concept-residual VRM the rated aspects and the residual.
+"""What is substance and what is flattery: the parts of every concept-residual VRM, as a table and as a figure.
 
-* `latents`: learned weights, their recovery of the truth, and the size of both KLs. A collapsed posterior shows here:
-  KLs near zero, no active unit, and a negative ELBO at its lower bound of log 2.
-* `residual`: accuracy of r, w . g and b, each alone, and what b's differences go with. b is what the rated aspects do
-  not explain, good or bad; a bias that raters share with annotators stays in g.
+* The table has the accuracy of r, w . g and b, each alone, and what b's differences go with. b is what the rated
+  aspects do not explain, good or bad; a bias that raters share with annotators stays in g.
+* The figure has the first concept-residual VRM of `reward.run`, (a) on every evaluation set, (b) on pairs that differ
+  in one thing alone. Right of the line at 50 % a part prefers the better response; left of it, on a spurious feature,
+  the part pays for that feature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from vrm.config import Config
-from vrm.evaluation.latents import weight_recovery
 from vrm.records import RecordError
-from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, over_seeds_and_prompts, write_table
+from vrm.reporting import style
+from vrm.reporting.rendering import (
+    Cell,
+    Grid,
+    Row,
+    counted_seeds_and_prompts,
+    interval_cell,
+    over_seeds_and_prompts,
+    write_table,
+)
 from vrm.reporting.scores import (
     Column,
     PairScores,
     Scorer,
-    evaluation_pairs,
-    first_pairs,
     measure_pairs,
     members,
     pair_scores,
     read_scores,
-    read_training,
     reward_models,
     row_label,
-    starts_group,
     table_columns,
 )
 from vrm.statistics.intervals import Interval, crossed_interval, student_interval
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True)
-class _Quantity:
-    """A column of the table.
-
-    Args:
-        metric: its name in the files.
-        title: what stands above it.
-        digits: decimals for people.
-        split: of the training log; "" for what is read from scores.
-        possible: lowest and highest value; an interval ends there. The units of z end at their number, besides.
-    """
-
-    metric: str
-    title: str
-    digits: int
-    split: str = ""
-    possible: tuple[float, float] = (0.0, np.inf)
-
-
-# The negative ELBO is read where latents are sampled: at posterior means the bound of log 2 does not hold.
-_FROM_TRAINING = (
-    _Quantity("kl_w", "KL of w (nats)", 3, "validation"),
-    _Quantity("kl_z", "KL of z (nats)", 3, "validation"),
-    _Quantity("active_units", "active units of z", 1, "validation"),
-    _Quantity("negative_elbo", "negative ELBO (nats)", 3, "batch"),
-)
-
-_RECOVERY = (
-    _Quantity("weight_correlation/mean", "correlation with true w", 2, possible=(-1.0, 1.0)),
-    _Quantity("weight_mae", "absolute error of w", 3, possible=(0.0, 1.0)),
-    _Quantity("weight_mae_constant", "the same, best constant w", 3, possible=(0.0, 1.0)),
-)
-
-
-def latents_table(config: Config, results: Path, out: Path) -> list[Path]:
-    """Write latents.{csv,md,tex,html}: one row a VRM of `reward.run`.
-
-    Args:
-        config: names variants, aspects, seeds and the level; weights are read on the first set of `evaluation.run`.
-        results: the run's directory.
-        out: directory of the four files. The CSV has one row a number.
-
-    Raises:
-        RecordError: scores or training logs are missing, or lack the weights or a metric.
-    """
-    models = [model for model in reward_models(config) if config.reward.variants[model.name].kind == "variational"]
-    if not models:
-        raise RecordError("latents: reward.run names no variational variant; leave `latents` out of report.tables")
-    measured = {model.name: dict(_measure(config, results, model)) for model in models}
-    quantities = list(dict.fromkeys(quantity for row in measured.values() for quantity in row))
-    rows = [
-        Row(
-            [Cell(model.label), *_cells(measured[model.name], quantities)],
-            rule=starts_group(previous, model),
-        )
-        for model, previous in zip(models, [None, *models], strict=False)
-    ]
-    grid = Grid(
-        name="latents",
-        caption=f"The latents of each VRM at the end of training. Data: {config.data.label}.",
-        header=[Cell("Reward model"), *(Cell(quantity.title) for quantity in quantities)],
-        rows=rows,
-        notes=list(_notes(config, results, quantities, [model.name for model in models])),
-    )
-    return write_table(out, [grid], _tidy(config, measured))
-
-
-def _measure(config: Config, results: Path, model: Scorer) -> Iterator[tuple[_Quantity, Interval]]:
-    scores = read_scores(results, model)
-    scores = scores[scores["evaluation_set"] == config.evaluation.run[0]]
-    yield from _learned_weights(config, scores, model.name)
-    yield from _recovery(config, scores)
-    yield from _end_of_training(config, read_training(results, model), model.name)
-
-
-def _learned_weights(config: Config, scores: pd.DataFrame, name: str) -> Iterator[tuple[_Quantity, Interval]]:
-    """Mean weight of each aspect; a prompt counts once, however many pairs it has."""
-    for aspect in config.data.aspects:
-        column = f"weight_{aspect}"
-        if column not in scores or scores[column].isna().any():
-            raise RecordError(f"scores of {name}: column {column} is missing or has gaps; score the variant again")
-        table = scores.pivot_table(index="prompt_id", columns="seed", values=column, aggfunc="first")  # (N, S)
-        quantity = _Quantity(column, f"w: {aspect.replace('_', ' ')}", 3, possible=(0.0, 1.0))
-        interval = crossed_interval(table.to_numpy().T, table.index.to_numpy(), config.report.level)
-        yield quantity, interval.within(*quantity.possible)
-
-
-def _recovery(config: Config, scores: pd.DataFrame) -> Iterator[tuple[_Quantity, Interval]]:
-    """Learned against true weights, one number a seed; nothing where the truth is unknown."""
-    by_seed = [{m.metric: m.value for m in weight_recovery(part)} for _, part in scores.groupby("seed")]
-    for quantity in _RECOVERY:
-        if all(quantity.metric in metrics for metrics in by_seed):
-            values = [metrics[quantity.metric] for metrics in by_seed]
-            yield quantity, student_interval(values, config.report.level).within(*quantity.possible)
-
-
-def _end_of_training(config: Config, log: pd.DataFrame, name: str) -> Iterator[tuple[_Quantity, Interval]]:
-    """Last value of each seed."""
-    for quantity in _FROM_TRAINING:
-        part = log[(log["split"] == quantity.split) & (log["metric"] == quantity.metric)]
-        last = part.sort_values("step").groupby("seed")["value"].last()
-        if len(last) < len(config.reward.seeds):
-            raise RecordError(f"training log of {name}: a seed lacks {quantity.metric} of split {quantity.split}")
-        units = config.reward.variants[name].latent_dim
-        possible = (0.0, units) if quantity.metric == "active_units" else quantity.possible
-        yield quantity, student_interval(last, config.report.level).within(*possible)
-
-
-def _cells(row: dict[_Quantity, Interval], quantities: list[_Quantity]) -> Iterator[Cell]:
-    for quantity in quantities:
-        yield interval_cell(row[quantity], digits=quantity.digits) if quantity in row else Cell("")
-
-
-def _notes(config: Config, results: Path, quantities: list[_Quantity], names: list[str]) -> Iterator[str]:
-    label = config.evaluation.sets[config.evaluation.run[0]].label
-    level = f"{100 * config.report.level:g} %"
-    seeds = len(config.reward.seeds)
-    yield f"w: posterior mean weight, mean over the prompts of {label}; a prompt counts once."
-    pairs = first_pairs(evaluation_pairs(config, results, names, ["validation"]))
-    yield f"KLs and active units: {pairs} of the validation split, end of training; KL of z sums both responses."
-    yield (
-        "Negative ELBO: the strict one (unit KL weights) under sampled latents, last logging window of training; its "
-        "expectation is never below log 2 = 0.693."
-    )
-    if any(quantity in quantities for quantity in _RECOVERY):
-        yield "Correlation with the true w: Pearson over prompts, mean of the objectives; a dash where w does not vary."
-    if seeds > 1:
-        yield (
-            f"In brackets: {level} intervals; w: over {seeds} seeds and prompts (variance components, Student's t); "
-            f"all others: Student's t over {seeds} seeds, which leaves out the choice of pairs and prompts. None where "
-            "all seeds have the same value."
-        )
-    else:
-        yield f"In brackets: {level} intervals of w over prompts (Student's t); one seed, so all others have none."
-
-
-def _tidy(config: Config, measured: dict[str, dict[_Quantity, Interval]]) -> pd.DataFrame:
-    rows = [
-        {
-            "variant": name,
-            "label": row_label(config.reward.variants[name]),
-            "metric": quantity.metric,
-            "estimate": interval.estimate,
-            "low": interval.low,
-            "high": interval.high,
-            "level": interval.level,
-            "resampled": interval.resampled,
-            "n_seeds": len(config.reward.seeds),
-        }
-        for name, row in measured.items()
-        for quantity, interval in row.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-# The parts of a reward with a residual.
 
 PARTS = {"reward": "r, whole", "rated": "w . g, rated aspects", "residual": "b, residual"}
 """Prefixes of a part's columns in `scores.csv`, and what its row is called."""
@@ -378,3 +229,79 @@ def _tidy_parts(config: Config, cells: Cells) -> pd.DataFrame:
         }
         for (name, part, kind, column), interval in cells.items()
     )
+
+
+# The figure.
+
+SHIFTS = {"reward": 0.0, "rated": -0.22, "residual": 0.22}
+"""Where a part's marker stands within its line, so that bars do not cover each other."""
+LINE = 0.27
+"""Inches of a line."""
+
+
+def residual_figure(config: Config, results: Path, out: Path) -> list[Path]:
+    """Draw residual.{pdf,png,csv}.
+
+    Args:
+        config: names variants, sets, seeds and the level.
+        results: the run's directory.
+        out: directory of the three files. The CSV has one row a point, in points.
+
+    Raises:
+        RecordError: no variant has a residual, or scores are missing, broken or without parts.
+    """
+    models, cells = measure_parts(config, results)
+    model = models[0]
+    data = pd.DataFrame(
+        {
+            "variant": model.name,
+            "part": part,
+            "kind": kind,
+            "name": name,
+            "estimate": 100 * interval.estimate,
+            "low": 100 * interval.low,
+            "high": 100 * interval.high,
+            "level": interval.level,
+            "n_seeds": len(model.seeds),
+            "resampled": interval.resampled,
+        }
+        for (owner, part, kind, name), interval in cells.items()
+        if owner == model.name and kind != "correlation"
+    )
+    kinds = {"column": "(a) evaluation sets", "probe": "(b) pairs that differ in one thing alone"}
+    kinds = {kind: title for kind, title in kinds.items() if (data["kind"] == kind).any()}
+    names = {kind: list(dict.fromkeys(data[data["kind"] == kind]["name"])) for kind in kinds}
+    statement = (
+        f"{model.label}. Bars: {100 * config.report.level:g}\u00a0% interval over "
+        f"{counted_seeds_and_prompts(model.seeds)}."
+    )
+    bottom = 0.51 + style.FOOTER_LINE * len(style.footer_lines(statement, config.data.label, style.FULL_WIDTH))
+    height = 0.62 + LINE * max(map(len, names.values())) + bottom
+    with style.styled():
+        figure = style.new_figure(style.FULL_WIDTH, height)
+        margins = {"left": 0.17, "right": 0.985, "bottom": bottom / height, "top": 1 - 0.62 / height, "wspace": 0.75}
+        panels = figure.subplots(1, len(kinds), squeeze=False, sharex=True, gridspec_kw=margins)[0]
+        for panel, (kind, title) in zip(panels, kinds.items(), strict=True):
+            _draw(panel, data[data["kind"] == kind], names[kind])
+            panel.set_title(title, loc="left")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels))
+        style.footer(figure, statement, config.data.label)
+        return style.save(figure, out, "residual", data)
+
+
+def _draw(panel: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
+    """One line a set or probe, from top to bottom."""
+    panel.axvline(50, color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+    for index, (part, label) in enumerate(PARTS.items()):
+        own, look = points[points["part"] == part].set_index("name").reindex(names), style.look(index)
+        places = [place + SHIFTS[part] for place in range(len(names))]
+        panel.hlines(places, own["low"], own["high"], color=look["color"], alpha=0.4, linewidth=1.3, zorder=2)
+        panel.plot(own["estimate"], places, zorder=3, label=label, **look | {"linestyle": "", "markeredgewidth": 0})
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_yticks(range(len(names)), [name.partition("/")[2].replace("_", " ") or name for name in names])
+    for place in range(1, len(names)):
+        if names[place].partition("/")[0] != names[place - 1].partition("/")[0] and "/" in names[place]:
+            panel.axhline(place - 0.5, color=style.CONTEXT, linewidth=0.7, zorder=1)
+    panel.set_xlim(0, 100)
+    panel.set_xlabel("the better response preferred (%)")
