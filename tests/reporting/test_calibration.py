@@ -9,10 +9,10 @@ from vrm import config as configuration
 from vrm.evaluation.calibration import brier, expected_calibration_error, fit_temperature, negative_log_likelihood
 from vrm.records import RecordError
 from vrm.reporting.calibration import _wilson, calibration_columns, calibration_figure, calibration_table
+from vrm.reporting.comparisons import comparisons_table, questions
 from vrm.reporting.residual import residual_figure, residual_table
 from vrm.reporting.scores import RATED, pair_scores, read_scores, reward_model, rewards
-from vrm.reporting.tables.comparisons import comparisons_table, questions
-from vrm.reporting.tables.table2 import table2
+from vrm.reporting.table2 import table2
 
 RESIDUAL = {"label": "VRM (residual)", "ours": True, "score_anchor_weight": 1.0, "residual": True}
 GRID = {"rm": VARIANTS["rm"], "vrm": VARIANTS["vrm"], "vrm_residual": RESIDUAL}

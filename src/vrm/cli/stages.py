@@ -638,7 +638,7 @@ def figure(config: ConfigFiles, name: Name, results: Results, out: Fill) -> None
 @stage("vrm explorer --config config.yaml --results results/demo --out results/demo/explorer")
 def explorer(config: ConfigFiles, results: Results, out: Fill) -> None:
     """Make the page to read pairs, weights and contributions in."""
-    from vrm.reporting.explorer.page import explorer
+    from vrm.reporting.explorer import explorer
 
     explorer(_load(config), results, out)
 

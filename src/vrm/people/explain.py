@@ -204,7 +204,7 @@ def _shortened(text: str, width: int) -> str:
 
 def as_page(found: Explanation, model: str) -> str:
     """The explanation as one HTML file, which loads nothing and runs nothing."""
-    style = files("vrm.reporting.explorer").joinpath("explorer.css").read_text(encoding="utf-8") + STYLE
+    style = files("vrm.reporting").joinpath("explorer.css").read_text(encoding="utf-8") + STYLE
     allowed = "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     body = "\n".join([_page_prompt(found), _page_weights(found), *_page_responses(found), _page_verdict(found)])
     return PAGE.format(allowed=allowed, style=style, model=html.escape(model), body=body)

@@ -387,8 +387,8 @@ def _reliability(config: Config, q: NDArray[np.float64]) -> Iterator[dict[str, A
     confidence, won = np.maximum(q, 1 - q).ravel(), (q > 0.5).ravel()
     edges = np.unique(np.quantile(confidence, np.arange(1, BINS) / BINS))
     place = np.searchsorted(edges, confidence, side="right")
-    for number in np.unique(place):
-        inside = place == number
+    for k in np.unique(place):
+        inside = place == k
         share, pairs = float(won[inside].mean()), inside.sum() / len(q)
         low, high = _wilson(share, pairs, config.report.level)
         yield {

@@ -8,22 +8,22 @@ from pathlib import Path
 from vrm.config import Config
 from vrm.reporting.bound import bound_figure, bound_table
 from vrm.reporting.calibration import calibration_figure, calibration_table
-from vrm.reporting.figures.curves import figure3, figure4, figure5
-from vrm.reporting.figures.figure6 import figure6
-from vrm.reporting.figures.overoptimisation import overoptimisation
-from vrm.reporting.figures.schematics import figure1, figure2
-from vrm.reporting.figures.win_rate_length import win_rate_length
+from vrm.reporting.comparisons import comparisons_table
+from vrm.reporting.comparisons_judged import comparisons_judged
+from vrm.reporting.curves import figure3, figure4, figure5
+from vrm.reporting.figure6 import figure6
+from vrm.reporting.health import health_table
 from vrm.reporting.latents import latents_table
+from vrm.reporting.overoptimisation import overoptimisation
 from vrm.reporting.paper.page import paper_page
 from vrm.reporting.residual import residual_figure, residual_table
+from vrm.reporting.schematics import figure1, figure2
 from vrm.reporting.study import ablation_table, power_figure
-from vrm.reporting.tables.comparisons import comparisons_table
-from vrm.reporting.tables.comparisons_judged import comparisons_judged
-from vrm.reporting.tables.health import health_table
-from vrm.reporting.tables.table1 import table1
-from vrm.reporting.tables.table2 import table2
-from vrm.reporting.tables.training_summary import training_summary
-from vrm.reporting.tables.world import world_table
+from vrm.reporting.table1 import table1
+from vrm.reporting.table2 import table2
+from vrm.reporting.training_summary import training_summary
+from vrm.reporting.win_rate_length import win_rate_length
+from vrm.reporting.world import world_table
 
 Maker = Callable[[Config, Path, Path], list[Path]]
 

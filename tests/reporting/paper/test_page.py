@@ -8,11 +8,10 @@ from example_judged import write_judged
 
 from vrm.config import load, merge, parse
 from vrm.records import RecordError
-from vrm.reporting.paper import numbers as numbers
-from vrm.reporting.paper import page as page
+from vrm.reporting import published
+from vrm.reporting.paper import page
 from vrm.reporting.paper.orders import METRICS, SCORES
 from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, PaperRun
-from vrm.reporting.published import published
 
 NAN = float("nan")
 
@@ -92,7 +91,7 @@ def _cell(findings, what):
 
 def test_every_cell_of_both_tables_is_there_and_another_scale_decides_none(config, results):
     run = PaperRun(config, results)
-    first, second = list(numbers.table1_numbers(run)), list(numbers.table2_numbers(run))
+    first, second = list(page.table1_numbers(run)), list(page.table2_numbers(run))
     assert (len(first), len(second)) == (80, 40)
     assert {finding.verdict for finding in first + second} == {NOT_TESTABLE}
     ours = (
@@ -112,13 +111,13 @@ def test_every_cell_of_both_tables_is_there_and_another_scale_decides_none(confi
 
 def test_a_method_that_is_not_run_has_no_value_of_another_with_the_papers_number(config, results):
     run = PaperRun(config, results)
-    found = list(numbers.table1_numbers(run))
+    found = list(page.table1_numbers(run))
     other = _cell(found, "Qwen2.5-7B, SimPO: Arena-Hard WR")
     lacking = _cell(found, "Qwen2.5-7B, IPO: Arena-Hard WR")
     assert other.paper == lacking.paper == "54.6", "the paper has the same number twice"
     assert other.ours != "—"
     assert (lacking.ours, lacking.why) == ("—", "IPO is not in this run")
-    found = _cell(numbers.table2_numbers(run), "WPO: RewardBench Chat")
+    found = _cell(page.table2_numbers(run), "WPO: RewardBench Chat")
     assert (found.ours, found.why) == ("—", "WPO is not in this run")
 
 
@@ -129,16 +128,14 @@ def test_rows_are_told_by_the_papers_name_and_not_by_label_or_number(scale):
     for name in ("DPO", "PPO"):  # both have 71.9 in the paper
         own = (table.base == "qwen3") & (table.paper_method == name) & (table.metric == "sc_win_rate")
         table.loc[own, ["estimate", "low", "high"]] = (len(name), 0, 9)
-        assert _cell(numbers.table1_numbers(scale), f"Qwen3-8B, {name}: Arena-Hard SC").ours.startswith(
-            f"{len(name)}.0 "
-        )
-    assert _cell(numbers.table2_numbers(scale), "VRM: UF-C").ours == "91.4 [90.9, 91.9]"
+        assert _cell(page.table1_numbers(scale), f"Qwen3-8B, {name}: Arena-Hard SC").ours.startswith(f"{len(name)}.0 ")
+    assert _cell(page.table2_numbers(scale), "VRM: UF-C").ours == "91.4 [90.9, 91.9]"
 
 
 def test_two_rows_of_one_name_are_none_of_the_papers(scale):
     table = scale.table("table1")
     table.loc[table.paper_method == "IPO", "paper_method"] = "DPO"
-    found = _cell(numbers.table1_numbers(scale), "Qwen3-8B, DPO: MT-Bench score")
+    found = _cell(page.table1_numbers(scale), "Qwen3-8B, DPO: MT-Bench score")
     assert (found.ours, found.why) == ("—", "dpo, ipo are all called DPO")
 
 
@@ -146,7 +143,7 @@ def test_two_rows_of_one_name_are_none_of_the_papers(scale):
 def test_the_papers_own_models_and_data_are_compared(scale, shift, verdict):
     for table in (scale.table("table1"), scale.table("table2")):
         table[["estimate", "low", "high"]] += 1 - shift
-    found = [*numbers.table1_numbers(scale), *numbers.table2_numbers(scale)]
+    found = [*page.table1_numbers(scale), *page.table2_numbers(scale)]
     assert [f.verdict for f in found] == [verdict] * 120
 
 
@@ -154,7 +151,7 @@ def test_a_value_without_an_interval_is_not_compared(scale):
     table = scale.table("table1")
     official = table.metric == "lc_win_rate"
     table.loc[official, ["low", "high"]] = NAN
-    found = list(numbers.table1_numbers(scale))
+    found = list(page.table1_numbers(scale))
     bare = [f for f in found if f.what.endswith("AlpacaEval 2 LC")]
     assert {(f.verdict, f.why) for f in bare} == {(NOT_TESTABLE, "no interval in this run")}
     assert {f.verdict for f in found if f not in bare} == {DISAGREES}
@@ -174,7 +171,7 @@ def test_a_value_without_an_interval_is_not_compared(scale):
 )
 def test_only_gpt_4o_is_the_papers_judge(paper, files, model, same):
     config = parse(merge(paper.model_dump(mode="json"), {"judge": {"model": model}}))
-    found = list(numbers.table1_numbers(_scale(config, files)))
+    found = list(page.table1_numbers(_scale(config, files)))
     assert {f.why == "not the paper's judge" for f in found} == {not same}
 
 
@@ -202,7 +199,7 @@ HUB = {"dataset": "somebody/else", "revision": "0" * 40}
 )
 def test_whatever_a_number_of_table_1_depends_on_has_to_be_the_papers(paper, files, changes, why, columns):
     config = parse(merge(paper.model_dump(mode="json"), changes))
-    found = list(numbers.table1_numbers(_scale(config, files)))
+    found = list(page.table1_numbers(_scale(config, files)))
     unlike = {f.what for f in found if f.verdict == NOT_TESTABLE}
     assert unlike == {f.what for f in found if re.search(columns, f.what)}
     assert {f.why for f in found if f.what in unlike} == {f"not the paper's {why}"}
@@ -214,7 +211,7 @@ def test_style_control_over_another_set_of_policies_is_another_number(paper, fil
     more = parse(preset)
     root = write_judged(more, tmp_path, official_lc=True)
     (root / "judged" / "sets").symlink_to(files / "judged" / "sets")
-    found = list(numbers.table1_numbers(_scale(more, root)))
+    found = list(page.table1_numbers(_scale(more, root)))
     unlike = {f.what: f.why for f in found if f.verdict == NOT_TESTABLE}
     assert set(unlike) == {f.what for f in found if f.what.endswith("Arena-Hard SC")}
     assert set(unlike.values()) == {"not the paper's set of policies"}
@@ -228,7 +225,7 @@ def test_questions_that_are_not_the_official_ones_are_others(paper, files, tmp_p
         record = {"files": [{"official": value} for value in official]}
         (folder / "files.json").write_text(json.dumps(record))
     write_judged(paper, tmp_path, official_lc=True)
-    found = list(numbers.table1_numbers(_scale(paper, tmp_path)))
+    found = list(page.table1_numbers(_scale(paper, tmp_path)))
     assert {f.why for f in found} == {"not the paper's questions"}
 
 
@@ -244,13 +241,13 @@ def test_questions_that_are_not_the_official_ones_are_others(paper, files, tmp_p
 )
 def test_whatever_a_number_of_table_2_depends_on_has_to_be_the_papers(paper, files, changes, why, rows):
     config = parse(merge(paper.model_dump(mode="json"), changes))
-    found = list(numbers.table2_numbers(_scale(config, files)))
+    found = list(page.table2_numbers(_scale(config, files)))
     assert {f.what for f in found if f.verdict == NOT_TESTABLE} == {f.what for f in found if re.match(rows, f.what)}
     assert {f.why for f in found if f.verdict == NOT_TESTABLE} == {f"not the paper's {why}"}
 
 
 def test_an_lc_that_is_not_there_says_why(config, results):
-    found = [f for f in numbers.table1_numbers(PaperRun(config, results)) if f.what.endswith(" LC")]
+    found = [f for f in page.table1_numbers(PaperRun(config, results)) if f.what.endswith(" LC")]
     asked = [f for f in found if "not in this run" not in f.why]
     assert len(found) == 16
     assert len(asked) == 2 * 5

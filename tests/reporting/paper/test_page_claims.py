@@ -7,6 +7,7 @@ from example_paper import curves, gold
 
 from vrm.config import merge, parse
 from vrm.records import RecordError
+from vrm.reporting import published
 from vrm.reporting.paper import page as page
 from vrm.reporting.paper.orders import METRICS, JudgedOrders, Scored, answers, decide, orders
 from vrm.reporting.paper.verdicts import (
@@ -19,7 +20,6 @@ from vrm.reporting.paper.verdicts import (
     PaperRun,
     ordered,
 )
-from vrm.reporting.published import published
 from vrm.reporting.scores import table_columns
 from vrm.statistics.paired_tests import holm
 

@@ -21,6 +21,7 @@ import pandas as pd
 from vrm.config import Config, PpoMethod
 from vrm.data.reward_bench import SECTIONS
 from vrm.records import RecordError
+from vrm.reporting import published
 from vrm.reporting.judged_values import (
     ALPACA_LC,
     ALPACA_WR,
@@ -32,7 +33,6 @@ from vrm.reporting.judged_values import (
     compare_policies,
 )
 from vrm.reporting.paper.verdicts import NOT_TESTABLE, PAGE, ClaimedDifference, Finding, PaperRun, ordered
-from vrm.reporting.published import published
 from vrm.reporting.rendering import EMPTY
 from vrm.reporting.scores import (
     Column,

@@ -23,7 +23,7 @@ from vrm.reporting import style
 from vrm.reporting.judged import LENGTH_UNITS, BenchmarkResults, judged_models, read_benchmarks
 from vrm.reporting.judged_values import MAIN, measure_policy
 from vrm.reporting.rendering import counted_seeds_and_prompts
-from vrm.reporting.tables.table1 import span
+from vrm.reporting.table1 import span
 from vrm.runfiles import SFT
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, ConfigError, PpoMethod
+from vrm.reporting import published
 from vrm.reporting.judged import BenchmarkResults, JudgedModel
 from vrm.reporting.judged_values import ALPACA_LC, ALPACA_PARTIAL_LC, SHRUNK, JudgedMetric, JudgedTable, measure_judged
-from vrm.reporting.published import published
 from vrm.reporting.rendering import (
     EMPTY,
     Cell,

@@ -12,8 +12,8 @@ from example_explorer import ASPECTS, HOSTILE, make_explorer_raw, make_sets, wri
 
 from vrm import config as configuration
 from vrm.records import PreferencePair, RecordError, write_jsonl
-from vrm.reporting.explorer import page as module
-from vrm.reporting.explorer.page import compared_models, draw_pairs, explorer, pack
+from vrm.reporting import explorer as module
+from vrm.reporting.explorer import compared_models, draw_pairs, explorer, pack
 from vrm.runfiles import REFUSED_PAIRS
 
 ALL = "set=&right="

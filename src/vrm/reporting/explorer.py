@@ -333,8 +333,8 @@ def draw_pairs(pairs: Sequence[PreferencePair], most: int, seed: int) -> list[Pr
 def to_page(data: Mapping[str, Any]) -> str:
     """The HTML file, everything inside. Only `data["run"]` and `data["label"]` appear outside the data block."""
     template, style, script = (
-        files("vrm.reporting.explorer").joinpath(name).read_text(encoding="utf-8")
-        for name in ("template.html", "explorer.css", "explorer.js")
+        files("vrm.reporting").joinpath(name).read_text(encoding="utf-8")
+        for name in ("explorer.html", "explorer.css", "explorer.js")
     )
     return Template(template).substitute(
         run=html.escape(data["run"]),

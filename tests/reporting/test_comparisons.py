@@ -5,8 +5,8 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.tables.comparisons import comparisons_table, questions
-from vrm.reporting.tables.table2 import table2
+from vrm.reporting.comparisons import comparisons_table, questions
+from vrm.reporting.table2 import table2
 from vrm.statistics.paired_tests import holm
 
 COLUMNS = ["Chat", "Chat Hard", "Safety", "Reasoning", "UF-C", "Noise-free"]

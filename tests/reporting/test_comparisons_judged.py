@@ -7,9 +7,9 @@ from example_judged import make_judged, rewrite, write_judged
 from example_policies import METHODS
 
 from vrm.records import RecordError
-from vrm.reporting.figures.figure6 import figure6
-from vrm.reporting.tables.comparisons_judged import comparisons_judged, ppo_pair, questions
-from vrm.reporting.tables.table1 import table1
+from vrm.reporting.comparisons_judged import comparisons_judged, ppo_pair, questions
+from vrm.reporting.figure6 import figure6
+from vrm.reporting.table1 import table1
 from vrm.statistics.paired_tests import holm
 
 KEYS = ["base", "first", "second", "benchmark", "metric"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vrm.reporting.figures.win_rate_length import place_labels
+from vrm.reporting.win_rate_length import place_labels
 
 INSIDE = (0, 0, 400, 300)
 

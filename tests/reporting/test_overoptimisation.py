@@ -11,7 +11,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.figures.overoptimisation import COLUMNS, overoptimisation_curves
+from vrm.reporting.overoptimisation import COLUMNS, overoptimisation_curves
 from vrm.reporting.registry import FIGURES
 from vrm.statistics.best_of_n import best_of_n_kl
 

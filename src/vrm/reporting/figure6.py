@@ -20,7 +20,7 @@ from vrm.reporting import style
 from vrm.reporting.judged import judged_models, read_benchmarks
 from vrm.reporting.judged_values import MAIN, compare_policies, measure_policy
 from vrm.reporting.rendering import counted_seeds_and_prompts
-from vrm.reporting.tables.table1 import span
+from vrm.reporting.table1 import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

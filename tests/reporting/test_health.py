@@ -7,7 +7,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.tables.health import HEALTHY, health_table
+from vrm.reporting.health import HEALTHY, health_table
 from vrm.training.watchdog import LENGTH_CORRELATION, SYMPTOMS, symptoms
 
 MEASURES = {"loss": 0.6, "reward_sd": 0.8, "weights_sd": 0.05, "active_units": 5, "decoder_sd": 0.4}

@@ -15,7 +15,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.evaluation.accuracy import missing_subsets
-from vrm.reporting.published import published
+from vrm.reporting import published
 from vrm.reporting.rendering import (
     EMPTY,
     Cell,

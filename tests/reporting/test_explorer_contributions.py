@@ -6,7 +6,7 @@ from example_explorer import ASPECTS, make_explorer_raw, make_sets, write_explor
 from vrm import config as configuration
 from vrm.config import ConfigError
 from vrm.records import RecordError
-from vrm.reporting.explorer.page import (
+from vrm.reporting.explorer import (
     agreement,
     compared_models,
     contributions,

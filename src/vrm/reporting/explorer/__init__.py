@@ -1,1 +1,0 @@
-"""The page to read single pairs in."""
