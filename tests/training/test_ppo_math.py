@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vrm.training.ppo_math import (
+from vrm.training.ppo import (
     RunningMoments,
     approximate_kl,
     explained_variance,
