@@ -11,7 +11,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-from vrm.training.preference_losses import dpo, ipo, kto, kto_kl, simpo, wpo_weight
+from vrm.training.preference import dpo, ipo, kto, kto_kl, simpo, wpo_weight
 
 BETA = 0.3
 LENGTHS = [(5, 7, 3), (2, 4, 9), (8, 1, 6), (3, 12, 2)]

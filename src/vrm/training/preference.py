@@ -1,6 +1,6 @@
 """Training of policies on preference pairs: DPO, IPO, KTO, SimPO, WPO, and DPO on selected pairs.
 
-* One trainer, one enum: methods differ in the pure functions of `preference_losses`, chosen here by name, and in their
+* One trainer, one enum: methods differ in their losses, which are pure functions, chosen here by name, and in their
   rows. A row is two texts. For the paired methods they are the chosen and the rejected response. For KTO, which is
   unpaired, they are one response, desirable or not, and a mismatched one: another response of the same batch below
   this prompt, which estimates the KL term.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -35,12 +36,92 @@ from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
-from vrm.training import preference_losses as losses
 from vrm.training.log import LogWriter
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard, started_processes
+
+# The losses: pure functions of log-probabilities, one value an example, nothing averaged. `logratio` is log pi - log
+# pi_ref, `logp` is log pi, both summed over the tokens of a response, its end token included, in nats; `length` counts
+# those tokens. All are of shape (B,).
+
+
+def dpo(chosen_logratio: Tensor, rejected_logratio: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta (chosen - rejected)), shape (B,).
+
+    Source: Rafailov et al. 2023, Eq. 7.
+    """
+    return -F.logsigmoid(beta * (chosen_logratio - rejected_logratio))
+
+
+def ipo(
+    chosen_logratio: Tensor, rejected_logratio: Tensor, chosen_length: Tensor, rejected_length: Tensor, beta: float
+) -> Tensor:
+    """Squared distance of the difference of mean log ratios from 1 / (2 beta), shape (B,).
+
+    Source: Azar et al. 2023, Eq. 17, with log ratios averaged over tokens, as its authors confirmed to TRL.
+    """
+    difference = chosen_logratio / chosen_length - rejected_logratio / rejected_length
+    return (difference - 1 / (2 * beta)) ** 2
+
+
+def simpo(
+    chosen_logp: Tensor,
+    rejected_logp: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
+    beta: float,
+    gamma_over_beta: float,
+) -> Tensor:
+    """-log sigmoid(beta (difference of mean log-probabilities - gamma / beta)), shape (B,); there is no reference.
+
+    Source: Meng et al. 2024, Eq. 6.
+    """
+    difference = chosen_logp / chosen_length - rejected_logp / rejected_length
+    return -F.logsigmoid(beta * (difference - gamma_over_beta))
+
+
+def wpo_weight(chosen_exponent: Tensor, rejected_exponent: Tensor) -> Tensor:
+    """How likely the policy itself is to write the pair, at most 1, without gradient, shape (B,).
+
+    Args:
+        chosen_exponent: mean over tokens of log p(token) - log sum_v p(v)^2, shape (B,).
+        rejected_exponent: likewise.
+
+    Source: Zhou et al. 2024, Eq. 2 with sampled alignment; the clamp is the authors' code's.
+    """
+    return (chosen_exponent + rejected_exponent).exp().clamp(max=1).detach()
+
+
+def kto_kl(mismatched_logratio: Tensor) -> Tensor:
+    """Estimate of KL(pi || pi_ref) from mismatched responses: their mean log ratio, at least 0, without gradient.
+
+    Source: Ethayarajh et al. 2024, section 4.1.
+    """
+    return mismatched_logratio.mean().clamp(min=0).detach()
+
+
+def kto(
+    logratio: Tensor, desirable: Tensor, kl: Tensor, beta: float, desirable_weight: float, undesirable_weight: float
+) -> Tensor:
+    """lambda_D (1 - sigmoid(beta (logratio - kl))) or lambda_U (1 - sigmoid(beta (kl - logratio))), shape (B,).
+
+    Args:
+        logratio: of each response, shape (B,).
+        desirable: True where it is desirable, shape (B,).
+        kl: from `kto_kl`, a scalar.
+        beta: scale of the implicit reward.
+        desirable_weight, undesirable_weight: lambda_D and lambda_U.
+
+    Source: Ethayarajh et al. 2024, Eq. 8.
+    """
+    sign = torch.where(desirable, 1.0, -1.0)
+    weight = torch.where(desirable, desirable_weight, undesirable_weight)
+    return weight * (1 - torch.sigmoid(beta * sign * (logratio - kl)))
+
+
+# The rows, and the training.
 
 SIDES = ("first", "second")
 
@@ -172,16 +253,14 @@ def row_losses(
     """
     match method.method:
         case "dpo" | "selective_dpo" | "wpo":
-            return losses.dpo(first.logratio, second.logratio, method.beta)
+            return dpo(first.logratio, second.logratio, method.beta)
         case "ipo":
-            return losses.ipo(first.logratio, second.logratio, first.length, second.length, method.beta)
+            return ipo(first.logratio, second.logratio, first.length, second.length, method.beta)
         case "simpo":
-            return losses.simpo(
-                first.total, second.total, first.length, second.length, method.beta, method.gamma_over_beta
-            )
+            return simpo(first.total, second.total, first.length, second.length, method.beta, method.gamma_over_beta)
         case "kto":
             weights = method.desirable_weight, method.undesirable_weight
-            return losses.kto(first.logratio, desirable, kl, method.beta, *weights)
+            return kto(first.logratio, desirable, kl, method.beta, *weights)
 
 
 def rewards(method: PreferenceMethod, responses: Responses) -> Tensor:
@@ -209,7 +288,7 @@ def measured_pairs(
     """
     tensors = {name: torch.as_tensor(value) for name, value in {**evidence, **known}.items()}
     first, second = (read_responses(side, tensors, tensors) for side in SIDES)
-    kl = losses.kto_kl(second.logratio) if method.method == "kto" else None
+    kl = kto_kl(second.logratio) if method.method == "kto" else None
     loss = row_losses(method, first, second, tensors.get("desirable"), kl)
     if method.method == "kto":
         loss = loss.reshape(-1, 2).mean(1)
@@ -248,10 +327,10 @@ class PreferenceTrainer(Trainer):
         first, second = (read_responses(side, evidence, inputs) for side in SIDES)
         kl = None
         if self._unpaired:
-            kl = losses.kto_kl(self.accelerator.gather(second.logratio.detach()))
+            kl = kto_kl(self.accelerator.gather(second.logratio.detach()))
         rows = row_losses(self.method, first, second, inputs.get("desirable"), kl)
         if self.method.method == "wpo":
-            weight = losses.wpo_weight(first.exponent, second.exponent)
+            weight = wpo_weight(first.exponent, second.exponent)
             rows = weight * rows
             self._log_window(weight=weight)
         self._log_window(kl=kl)
