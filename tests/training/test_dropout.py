@@ -14,13 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClas
 
 from vrm.config import Lora, PreferenceMethod, RewardTraining, Variant
 from vrm.records import read_pairs
-from vrm.training.dropout import drop_adapters, switch_off_dropout
 from vrm.training.pairs import tokenise_pairs
 from vrm.training.policies import load_policy
 from vrm.training.ppo import PpoRun
 from vrm.training.preference import make_trainer
 from vrm.training.reward import RewardJob
 from vrm.training.reward import make_trainer as reward_trainer
+from vrm.training.trainer import drop_adapters, switch_off_dropout
 
 
 @pytest.fixture

@@ -41,13 +41,20 @@ from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import TRAINING
-from vrm.training.dropout import switch_off_dropout
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
 from vrm.training.log import FiniteWatch, LogWriter, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
-from vrm.training.trainer import common_arguments, merged, shard, weight_dtype, whole_weights, with_adapters
+from vrm.training.trainer import (
+    common_arguments,
+    merged,
+    shard,
+    switch_off_dropout,
+    weight_dtype,
+    whole_weights,
+    with_adapters,
+)
 from vrm.training.watchdog import symptoms, warning
 
 KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}

@@ -29,9 +29,8 @@ from vrm.models.text import TextEncoder
 from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
 from vrm.runfiles import ANSWER_MEASURES
-from vrm.training.dropout import switch_off_dropout
 from vrm.training.policies import PolicyJob, load_policy
-from vrm.training.trainer import weight_dtype, with_adapters
+from vrm.training.trainer import switch_off_dropout, weight_dtype, with_adapters
 
 
 @dataclass(frozen=True)
