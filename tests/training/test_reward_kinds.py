@@ -11,12 +11,11 @@ from reward_jobs import ASPECTS, TRAINING, weights
 
 from vrm.config import Lora, Variant
 from vrm.config.baselines import BASELINES
-from vrm.models.baseline_losses import spearman
+from vrm.models.baseline_losses import OBJECTIVES, spearman
 from vrm.models.latents import PairAnnotation, preference_loss
 from vrm.models.scoring import load_reward_model
 from vrm.records import RecordError, read_pairs, write_jsonl
 from vrm.training import reward
-from vrm.training.baseline_objectives import OBJECTIVES
 from vrm.training.reward import RewardJob, make_trainer, train_reward_model
 
 VARIANTS = {

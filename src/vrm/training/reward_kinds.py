@@ -20,7 +20,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from vrm.config import Variant
 from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
-from vrm.models.baseline_losses import anchor_thresholds, length_corrections, spearman
+from vrm.models.baseline_losses import OBJECTIVES, anchor_thresholds, length_corrections, spearman
 from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
@@ -37,7 +37,6 @@ from vrm.models.latents import (
 from vrm.models.shared_noise import Sampler
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.models.weights import checked_weights
-from vrm.training.baseline_objectives import OBJECTIVES
 from vrm.training.pairs import ANNOTATIONS
 
 SIDES = ("chosen", "rejected")
