@@ -24,7 +24,6 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from vrm.config import Generation, Lora, PolicyTraining, PpoLimits, PpoTraining, PreferenceMethod
-from vrm.models.backbones import train_tokenizer
 from vrm.models.scoring import HuggingFaceRewardModel
 from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import VrmConfig, VrmForSequenceClassification
@@ -33,6 +32,7 @@ from vrm.training.pairs import tokenise_pairs
 from vrm.training.policies import PolicyJob
 from vrm.training.ppo import PpoRun
 from vrm.training.preference import make_trainer
+from vrm.training.pretraining import train_tokenizer
 
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]
 VOCABULARY = 4096

@@ -11,7 +11,6 @@ from transformers import AutoModel, AutoTokenizer
 
 from vrm.config import CreatedBackbone, Features
 from vrm.models import feature_files
-from vrm.models.backbones import create_model, save_backbone
 from vrm.models.base import as_prompt
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, key_of
 from vrm.models.features import FeatureForSequenceClassification, FeatureTable
@@ -21,6 +20,7 @@ from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 from vrm.training.frozen import load_feature_model
+from vrm.training.pretraining import create_model, save_backbone
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 
