@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from vrm.models.latents import Weights, objective
-from vrm.models.shared_noise import sample_pairs, shared_sampler
+from vrm.models.latents import Weights, objective, sample_pairs, shared_sampler
 from vrm.models.vrm import INITIAL_LOG_CONCENTRATION, MINIMUM_CONCENTRATION, VrmHead
 
 HIDDEN, K, D, PAIRS = 8, 3, 5, 6

@@ -21,7 +21,7 @@ from transformers import (
 from vrm.config.baselines import BASELINES
 from vrm.models import shared_prefix
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise
-from vrm.models.shared_noise import sample_pairs
+from vrm.models.latents import sample_pairs
 from vrm.models.shared_prefix import (
     PromptGroup,
     attend,

@@ -6,7 +6,7 @@
   formula; a test of each is in `tests/models/test_baseline_losses.py`.
 * A batch that says nothing (no rating, no variance) costs nothing: the loss is 0 with zero gradients, never NaN.
 * Every objective takes what the head says of B chosen and of their B rejected responses (`BaselineHead.forward`, with
-  `reward` among the parts), the pairs' ratings where they have any, the kind's settings and the progress of the training
+  `reward` among the parts), the ratings of pairs that have some, the settings of the kind and the progress of training
   (0 to 1), and gives the loss and its terms, detached, by name. Terms that a setting turns off are reported too.
 """
 

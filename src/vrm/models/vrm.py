@@ -25,9 +25,8 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
-from vrm.models.latents import Posterior, dirichlet_mean
+from vrm.models.latents import Posterior, Sampler, dirichlet_mean
 from vrm.models.pooling import attention_pool, prompt_mask
-from vrm.models.shared_noise import Sampler
 from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
 from vrm.models.turns import prompt_end
 from vrm.models.weights import checked_weights

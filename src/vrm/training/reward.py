@@ -30,9 +30,8 @@ from vrm.checkpoints import fingerprint, model_files, model_name, require_places
 from vrm.config import RewardTraining, Variant, dependencies
 from vrm.models.baseline_heads import Noise
 from vrm.models.checks import checked_tokenizer
-from vrm.models.latents import PairAnnotation
+from vrm.models.latents import PairAnnotation, shared_sampler
 from vrm.models.scoring import own_device
-from vrm.models.shared_noise import shared_sampler
 from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder

@@ -25,6 +25,7 @@ from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
     Posterior,
+    Sampler,
     Weights,
     active_units,
     dirichlet_mean,
@@ -34,7 +35,6 @@ from vrm.models.latents import (
     supervision_kl,
     weights_sd,
 )
-from vrm.models.shared_noise import Sampler
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.models.weights import checked_weights
 from vrm.training.pairs import ANNOTATIONS
