@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vrm.models.pooling import attention_pool, prompt_mask
+from vrm.models.vrm import attention_pool, prompt_mask
 
 LENGTHS = [(2, 6), (5, 5), (1, 3)]
 """Tokens of the prompt, and of the whole text."""

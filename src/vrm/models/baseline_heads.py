@@ -26,9 +26,16 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
 from vrm.models.baseline_losses import weibull_kl, weibull_sample, weibull_scale, weibull_second_moment
-from vrm.models.pooling import attention_pool, prompt_mask
 from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
-from vrm.models.vrm import INITIAL_LOG_VARIANCE, LOG_VARIANCE_RANGE, last_prompt_token, last_token, positions
+from vrm.models.vrm import (
+    INITIAL_LOG_VARIANCE,
+    LOG_VARIANCE_RANGE,
+    attention_pool,
+    last_prompt_token,
+    last_token,
+    positions,
+    prompt_mask,
+)
 
 MINIMUM_VARIANCE = 1e-6
 """Of a Gaussian reward; keeps the division by its root finite."""

@@ -26,10 +26,45 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
 from vrm.models.latents import Posterior, Sampler, dirichlet_mean
-from vrm.models.pooling import attention_pool, prompt_mask
 from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
 from vrm.models.turns import prompt_end
 from vrm.models.weights import checked_weights
+
+# Pooling: from the states of a prompt's tokens to one vector, for any engine that has the states. B texts of T positions,
+# H channels. In a causal LM no state of a prompt's token has seen the response, so whatever is made of these alone
+# depends on the prompt alone.
+
+
+def prompt_mask(attention_mask: Tensor, last_prompt_token: Tensor) -> Tensor:
+    """Which positions hold the prompt's tokens, for either padding side.
+
+    Args:
+        attention_mask: 1 on real tokens, shape (B, T).
+        last_prompt_token: index of the prompt's last token, shape (B,).
+
+    Returns:
+        Bool, shape (B, T).
+    """
+    steps = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
+    return attention_mask.bool() & (steps <= last_prompt_token.unsqueeze(-1))
+
+
+def attention_pool(hidden: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Mean of the states that the mask lets through, each weighted by softmax_t(query . hidden_t).
+
+    Args:
+        hidden: states, shape (B, T, H).
+        mask: True on the positions that count, at least one in each row, shape (B, T), bool.
+        query: shape (H,); zeros give the plain mean.
+
+    Returns:
+        Shape (B, H).
+    """
+    scores = (hidden @ query).masked_fill(~mask, -torch.inf)  # (B, T)
+    return torch.einsum("bt,bth->bh", scores.softmax(-1), hidden)
+
+
+# The model.
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """Keeps exp() and the KL finite at the start of training; posteriors end well inside."""
