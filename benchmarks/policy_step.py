@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from vrm.config import Generation, Lora, PolicyTraining, PpoLimits, PpoTraining, PreferenceMethod
 from vrm.models.scoring import HuggingFaceRewardModel
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmConfig, VrmForSequenceClassification
 from vrm.records import PreferencePair, prompt_id, read_pairs, write_jsonl
 from vrm.training.pairs import tokenise_pairs

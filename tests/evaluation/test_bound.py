@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from vrm.evaluation.bound import BoundJob, _kl, _risk, pac_bayes
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl
 from vrm.models.scoring import load_reward_model, pad_batch
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import Decoded, VrmForSequenceClassification
 from vrm.records import RecordError, read_pairs, write_jsonl
 from vrm.statistics.pac_bayes import mcallester_bound

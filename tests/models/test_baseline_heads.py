@@ -9,7 +9,7 @@ from vrm.config.baselines import BASELINES
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise, States
 from vrm.models.baseline_losses import spearman
 from vrm.models.latents import preference_loss
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 
 KINDS = [(kind, {}) for kind in HEADS] + [
     ("gated", {"joint": True, "sampled": True}),

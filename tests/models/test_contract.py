@@ -9,7 +9,7 @@ from vrm.config.baselines import BASELINES
 from vrm.models.base import RewardModel
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 

@@ -15,8 +15,8 @@ from vrm.models.base import as_prompt
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, key_of
 from vrm.models.features import FeatureForSequenceClassification, FeatureTable
 from vrm.models.scoring import HuggingFaceRewardModel, pad_batch
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.text import TextEncoder, prepare_tokenizer
-from vrm.models.turns import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 from vrm.training.frozen import load_feature_model

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from vrm.config import ConfigError, RewardBackbone
 from vrm.models import gguf as our_gguf
 from vrm.models.gguf import PACKAGED, Packaged, dequantise, fetch_backbone
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.text import prepare_tokenizer
-from vrm.models.turns import generation_prompt_ids
 
 gguf = pytest.importorskip("gguf")
 

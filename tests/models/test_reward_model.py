@@ -18,7 +18,7 @@ from vrm.cli import main
 from vrm.config import CreatedBackbone
 from vrm.models.base import RewardOutput, as_prompt
 from vrm.models.reward_model import RewardBenchPipeline, RewardModel
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
 from vrm.training.pretraining import create_model, save_backbone, train_tokenizer

@@ -13,9 +13,8 @@ from families import FAMILIES, QWEN_SPLIT, make_tokenizer, save_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from vrm.models.scoring import load_reward_model
-from vrm.models.templates import Unrenderable
+from vrm.models.templates import Unrenderable, prompt_end
 from vrm.models.text import PolicyEncoder, TextEncoder, generation_prompt_ids, prepare_tokenizer, user_turn_ids
-from vrm.models.turns import prompt_end
 
 KINDS = ["scalar", "mixture", "mlp"]
 SPLITS = [QWEN_SPLIT, None]

@@ -6,9 +6,8 @@ import pytest
 import trl
 from transformers import AutoTokenizer
 
-from vrm.models.templates import TEMPLATES
+from vrm.models.templates import TEMPLATES, generation_prompt_ids
 from vrm.models.text import PolicyEncoder, TextEncoder, prepare_tokenizer, render
-from vrm.models.turns import generation_prompt_ids
 from vrm.training.pretraining import train_tokenizer
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]

@@ -15,7 +15,7 @@ from transformers import (
 from vrm_batch import batch
 
 from vrm.models.latents import sample_pairs
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import INITIAL_LOG_VARIANCE, VrmConfig, VrmForSequenceClassification, VrmHead, last_token, positions
 
 

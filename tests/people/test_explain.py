@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from vrm.cli import main
 from vrm.models.base import RewardOutput
 from vrm.models.scoring import load_reward_model
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.people.explain import as_page, as_text, explain
 

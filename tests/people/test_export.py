@@ -20,8 +20,8 @@ from vrm.cli import main
 from vrm.config.reward import PRESETS
 from vrm.models.baseline_heads import BaselineForSequenceClassification
 from vrm.models.scoring import load_reward_model
+from vrm.models.templates import generation_prompt_ids, user_turn_ids
 from vrm.models.text import prepare_tokenizer
-from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.people.export import without_places
 from vrm.people.train import TrainOptions, train

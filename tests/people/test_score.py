@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from vrm.cli import main
 from vrm.models.scoring import load_reward_model
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.people import score as module
 from vrm.people.watch import Watch

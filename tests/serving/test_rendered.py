@@ -3,8 +3,7 @@
 import pytest
 from families import FAMILIES, make_tokenizer
 
-from vrm.models.templates import apply_template
-from vrm.serving.rendered import RenderedTexts
+from vrm.models.templates import RenderedTexts, apply_template
 
 ONE = [{"role": "user", "content": "What is basil good for?"}]
 SEVERAL = [

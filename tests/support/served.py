@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from vrm.models.scoring import load_reward_model
-from vrm.models.turns import generation_prompt_ids
+from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.serving.app import create_app
 

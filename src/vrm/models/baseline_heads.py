@@ -385,7 +385,7 @@ class BaselineConfig(PreTrainedConfig):
         settings: the kind's section of the experiment's configuration; a head takes from it what concerns it.
         aspects: names of the K rated aspects; empty where the kind has no output for them.
         generation_prompt_ids: tokens that begin every response, and
-        user_turn_ids: those that begin every user turn; they locate the prompt where no length is given, see `turns`.
+        user_turn_ids: those that begin every user turn; they locate the prompt without a given length, see `templates`.
     """
 
     model_type = "vrm_baseline"

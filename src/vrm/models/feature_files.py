@@ -33,8 +33,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from vrm.models.features import FeatureConfig, FeatureModel, raw_features
+from vrm.models.templates import prompt_end
 from vrm.models.text import TextEncoder, TokenisedText, Truncation, located, without_prompt
-from vrm.models.turns import prompt_end
 from vrm.records import Prompt, RecordError, write_json
 
 PART_SECONDS = 60.0

@@ -42,7 +42,7 @@ class FeatureConfig(PreTrainedConfig):
     Args:
         layer: the intermediate layer, counted from 1.
         dropout: share of features that are set to 0 in training.
-        generation_prompt_ids, user_turn_ids: tokens that begin a response and a user turn; see `turns`.
+        generation_prompt_ids, user_turn_ids: tokens that begin a response and a user turn; see `templates`.
         mixed_precision: compute the backbone's states in bfloat16.
         recipe: `recipe_id` of what the features were made by.
         hidden_size: F.

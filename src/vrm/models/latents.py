@@ -289,8 +289,8 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> int:
 #   processes would share their samples, and a batch would have fewer independent ones than pairs.
 # * Shared, each process draws for all pairs, in the order in which one process would have them, and keeps its own rows.
 #   So the noise is that of one process with the whole batch, and a test can compare loss curves.
-# * Two exceptions: an epoch's last batch, which several processes fill up with pairs from its beginning; and `free_bits`,
-#   whose floor is on the mean over one forward pass, and so over the pairs of one process.
+# * Two exceptions: an epoch's last batch, which several processes fill up with pairs from its beginning; and
+#   `free_bits`, whose floor is on the mean over one forward pass, and so over the pairs of one process.
 
 Sampler = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From alpha, mu and log-variance of 2B texts, B chosen and then their B rejected ones, to w (2B, K) and z (2B, d)."""

@@ -33,8 +33,10 @@ from vrm.models.templates import (
     THOUGHT,
     Unrenderable,
     apply_template,
+    generation_prompt_ids,
+    prompt_end,
+    user_turn_ids,
 )
-from vrm.models.turns import generation_prompt_ids, prompt_end, user_turn_ids
 from vrm.records import Message, Prompt
 
 if TYPE_CHECKING:

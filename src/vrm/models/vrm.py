@@ -1,8 +1,8 @@
 """The variational reward model as a Hugging Face model: any causal LM below, one small head above.
 
 * One forward pass gives both encoders: q(w|x) reads hidden states of the prompt (its last token's, the end of the
-  header that the template writes before a response, see `turns`, or attention over all of them), which in a causal LM
-  cannot see the response; q(z|x,y) reads the last real token (VRM, Eq. 3-5).
+  header that the template writes before a response, see `templates`, or attention over all of them), which in a causal
+  LM cannot see the response; q(z|x,y) reads the last real token (VRM, Eq. 3-5).
 * Both positions come from the attention mask, never from comparing with a pad id, so pad == eos and either padding
   side are safe.
 * The head runs in float32 whatever the backbone's dtype: digamma differences have no digits left in bfloat16.
@@ -27,12 +27,12 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from vrm.models.latents import Posterior, Sampler, dirichlet_mean
 from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
-from vrm.models.turns import prompt_end
+from vrm.models.templates import prompt_end
 from vrm.models.weights import checked_weights
 
-# Pooling: from the states of a prompt's tokens to one vector, for any engine that has the states. B texts of T positions,
-# H channels. In a causal LM no state of a prompt's token has seen the response, so whatever is made of these alone
-# depends on the prompt alone.
+# Pooling: from the states of a prompt's tokens to one vector, for any engine that has the states. B texts of T
+# positions, H channels. In a causal LM no state of a prompt's token has seen the response, so whatever is made of these
+# alone depends on the prompt alone.
 
 
 def prompt_mask(attention_mask: Tensor, last_prompt_token: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class VrmConfig(PreTrainedConfig):
         residual_gain: b(z) = gain v . z, v learned: under Adam b learns so many times as fast as other layers.
         residual_detached: b takes z as it is and sends it no gradient.
         generation_prompt_ids: tokens that begin every response, and
-        user_turn_ids: those that begin every user turn; they locate the prompt where no length is given, see `turns`.
+        user_turn_ids: those that begin every user turn; they locate the prompt without a given length, see `templates`.
     """
 
     model_type = "vrm"
@@ -394,7 +394,7 @@ class VrmForSequenceClassification(PreTrainedModel):
             input_ids: token ids, shape (B, T), padded on either side.
             attention_mask: 1 on real tokens, shape (B, T); None where nothing is padded.
             prompt_lengths: tokens of the prompt, shape (B,); None locates it by the configuration's
-                `generation_prompt_ids` and `user_turn_ids`, see `vrm.models.turns`.
+                `generation_prompt_ids` and `user_turn_ids`, see `vrm.models.templates`.
             sampler: draws the latents that rewards are made of, and None takes posterior means. `sample_pairs` takes
                 rows as B/2 chosen followed by B/2 rejected texts of the same prompts, and draws w once a pair (Eq. 10).
             position_ids, layout: of a packed batch, whose rows `input_ids` are (`PackedBatch.inputs`); B is then the
@@ -448,7 +448,7 @@ def last_prompt_token(
     Args:
         input_ids: token ids, shape (B, T), padded on either side.
         attention_mask: 1 on real tokens, shape (B, T).
-        prompt_lengths: tokens of the prompt, shape (B,); None finds its end, see `vrm.models.turns`.
+        prompt_lengths: tokens of the prompt, shape (B,); None finds its end, see `vrm.models.templates`.
         config: has `generation_prompt_ids` and `user_turn_ids`.
 
     Raises:

@@ -37,9 +37,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vrm import __version__
 from vrm.config import ConfigError
 from vrm.models.base import RewardModel, RewardOutput
-from vrm.models.templates import Unrenderable
+from vrm.models.templates import RenderedTexts, Unrenderable
 from vrm.serving.batching import Batcher, Full, NotFinite
-from vrm.serving.rendered import RenderedTexts
 from vrm.serving.shapes import Classify, Embeddings, Refused, RemoteReward, RemoteRewards, Score, Scored
 
 TOKEN = "VRM_SERVE_TOKEN"

@@ -24,8 +24,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from vrm.models.base import RewardOutput
+from vrm.models.templates import RenderedTexts
 from vrm.records import Prompt
-from vrm.serving.rendered import RenderedTexts
 
 
 class Refused(ValueError):

@@ -23,9 +23,8 @@ from vrm.config import Features, RewardTraining
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.scoring import own_device
-from vrm.models.templates import left_out, read_template
+from vrm.models.templates import generation_prompt_ids, left_out, read_template, user_turn_ids
 from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
-from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.records import read_pairs, write_json
 
 NO_PADDING = -1

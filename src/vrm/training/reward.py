@@ -33,9 +33,8 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.latents import PairAnnotation, shared_sampler
 from vrm.models.scoring import own_device
 from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
-from vrm.models.templates import read_template
+from vrm.models.templates import generation_prompt_ids, read_template, user_turn_ids
 from vrm.models.text import TextEncoder
-from vrm.models.turns import generation_prompt_ids, user_turn_ids
 from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import write_json

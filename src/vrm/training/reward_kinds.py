@@ -84,7 +84,7 @@ class RewardKind:
         Args:
             path, revision: the causal LM; a model of frozen features as it is.
             dtype: of its weights.
-            turns: tokens that begin a response and a user turn, see `vrm.models.turns`.
+            turns: tokens that begin a response and a user turn, see `vrm.models.templates`.
             train: the training split, tokenised, for what a head takes from it; None where weights are loaded anyway.
         """
         raise NotImplementedError
@@ -263,7 +263,7 @@ class Baseline(RewardKind):
     def loss(
         self, evidence: Evidence, annotation: PairAnnotation | None, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `baseline_objectives`."""
+        """See `vrm.models.baseline_losses`."""
         sides = (evidence[side] for side in SIDES)
         return OBJECTIVES[self.variant.kind](*sides, annotation, self.variant.baseline, progress)
 

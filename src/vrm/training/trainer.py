@@ -1,5 +1,4 @@
-"""What every training on Hugging Face's `Trainer` has in common: length, measurements, checkpoints, dropout, adapters,
-sharding.
+"""What every training on Hugging Face's `Trainer` has in common: length, checkpoints, dropout, adapters, sharding.
 
 * Dropout is off: the numbers that a method starts from are then exact. With dropout on, a policy in training mode is
   not the policy that was measured: the first DPO loss is not log 2, and PPO clips ratios of a policy that has not moved
