@@ -19,7 +19,7 @@ from vrm.config import (
     merge,
     parse,
 )
-from vrm.config.baselines import GatedSettings
+from vrm.config.reward import GatedSettings
 
 DEFAULT = ROOT / "config.yaml"
 PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))

@@ -42,9 +42,8 @@ from vrm.data.sources import read_rows
 from vrm.judged.arena_hard import parse_verdict
 from vrm.judged.mt_bench import parse_rating
 from vrm.judging import Reply, Request, Store
-from vrm.judging.exchange import read_reply, unreadable
+from vrm.judging.exchange import read_reply, unreadable, without_thoughts
 from vrm.judging.refusals import error_in, meaning, read_error
-from vrm.judging.thoughts import without_thoughts
 from vrm.models.checks import checked_tokenizer
 from vrm.records import Quarantine, RecordError, read_jsonl, read_pairs, read_scored
 from vrm.world.judge import WorldJudge

@@ -1,6 +1,6 @@
 import pytest
 
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets, section_scores
 
 # PKU-Alignment/beaver-7b-v1.0-cost, the worked example in the README of allenai/reward-bench

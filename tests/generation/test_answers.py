@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import ConfigError
 from vrm.generation import answers
-from vrm.generation.base import Sampling
-from vrm.generation.engines import load_engine
+from vrm.generation.engines import Sampling, load_engine
 from vrm.judged import mt_bench
 from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES as OFFICIAL_TEMPERATURES

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vrm.data.benchmark_sets import Answer
 from vrm.generation.answers import SavedAnswers
-from vrm.generation.questions import Answer
 
 BATCHES = {
     "a/turn 1/batch 1": [Answer("one\nline\r\u2028 \ud800", 5, True), Answer("", 0, False)],

@@ -9,9 +9,9 @@ from server import Handler, Server, question
 
 from vrm.config.judge import JudgeConfig
 from vrm.judging import Failed, Judge, JudgeError, Reply, Request, Store, Unusable, Usage
-from vrm.judging.cost import estimate
 from vrm.judging.exchange import longest_usage, payload, request_key
 from vrm.judging.refusals import FIRST, error_in, meaning, read_error
+from vrm.judging.store import estimate
 
 
 def openai(message, code=None, kind="invalid_request_error", **more):

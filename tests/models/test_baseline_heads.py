@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from vrm_batch import batch
 
-from vrm.config.baselines import BASELINES
+from vrm.config.reward import BASELINES
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise, States
 from vrm.models.baseline_losses import spearman
 from vrm.models.latents import preference_loss

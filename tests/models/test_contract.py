@@ -5,7 +5,7 @@ import torch
 from contract import CHECKS, PROMPTS, RESPONSES, assert_same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from vrm.config.baselines import BASELINES
+from vrm.config.reward import BASELINES
 from vrm.models.base import RewardModel
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model

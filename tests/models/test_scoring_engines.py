@@ -6,7 +6,7 @@ import torch
 from contract import assert_same, reordered
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
-from vrm.config.baselines import BASELINES
+from vrm.config.reward import BASELINES
 from vrm.models import scoring
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification
 from vrm.models.scoring import HuggingFaceRewardModel

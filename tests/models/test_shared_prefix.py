@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from vrm.config.baselines import BASELINES
+from vrm.config.reward import BASELINES
 from vrm.models import shared_prefix
 from vrm.models.baseline_heads import HEADS, BaselineConfig, BaselineForSequenceClassification, Noise
 from vrm.models.latents import sample_pairs

@@ -3,9 +3,8 @@ import pytest
 from vrm.config import Lora
 from vrm.planning import time
 from vrm.planning.memory import Precision
-from vrm.planning.published import runs
 from vrm.planning.shapes import PUBLIC
-from vrm.planning.time import A100, H100
+from vrm.planning.time import A100, H100, runs
 
 SHAPE = PUBLIC["Qwen/Qwen3-8B"]
 

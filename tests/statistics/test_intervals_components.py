@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from strata_layout import layout
 
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.evaluation.accuracy import section_scores
 from vrm.statistics.intervals import (
     ALL_ALIKE,

@@ -8,7 +8,7 @@ import pandas as pd
 from example_bounds import write_bounds
 from example_policies import make_policies, write_policies
 
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.reporting.scores import scorers
 
 SEEDS = [1, 2, 3]

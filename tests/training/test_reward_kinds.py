@@ -10,7 +10,7 @@ from policy_jobs import Killed
 from reward_jobs import ASPECTS, TRAINING, weights
 
 from vrm.config import Lora, Variant
-from vrm.config.baselines import BASELINES
+from vrm.config.reward import BASELINES
 from vrm.models.baseline_losses import OBJECTIVES, spearman
 from vrm.models.latents import PairAnnotation, preference_loss
 from vrm.models.scoring import load_reward_model

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from vrm import __version__, alive
 from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
-from vrm.cli.commands import COMMANDS, Command, add_options
+from vrm.cli.commands import COMMANDS, UNUSED, Command, add_options, hide
 from vrm.cli.errors import explain
-from vrm.cli.startup import UNUSED, hide
 
 HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
 `snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name

@@ -13,8 +13,10 @@ default is required. Only the standard library is imported, so that `vrm --help`
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -125,3 +127,108 @@ def _settings(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": inner, "type": type(inner[0])}
     return {"type": kind}
+
+
+# Checks of what was typed: names that the configuration knows, directories that are here.
+
+T = TypeVar("T")
+
+
+def known(entries: Mapping[str, T], name: str, what: str) -> T:
+    """An entry by name.
+
+    Raises:
+        ConfigError: no entry has that name; the names that there are stand in the message.
+    """
+    from vrm.config import ConfigError
+
+    if name not in entries:
+        raise ConfigError(f"there is no {what} {name!r}; known are: {', '.join(entries)}")
+    return entries[name]
+
+
+def local(directory: str | Path, option: str) -> Path:
+    """A directory that has to be here.
+
+    Raises:
+        RecordError: it is not.
+    """
+    from vrm.records import RecordError
+
+    if not Path(directory).is_dir():
+        raise RecordError(
+            f"{option} {directory}: there is no such directory; train that model first, or correct the path"
+        )
+    return Path(directory)
+
+
+def local_or_hub(model: str, option: str) -> str:
+    """A model's directory, which has to be here unless the name can be `name` or `owner/name` on the hub.
+
+    Raises:
+        RecordError: neither.
+    """
+    may_be_hub_id = model.count("/") < 2 and not model.startswith((".", "/"))
+    return model if may_be_hub_id else str(local(model, option))
+
+
+def known_shape(shape: str | None) -> None:
+    """Check the name of a file shape, where one is given.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    from vrm.config.base import ShapeName
+
+    if shape is not None:
+        known({name: name for name in get_args(ShapeName)}, shape, "shape")
+
+
+def config_error(message: str) -> Exception:
+    """The exception for an option that can't be used; its class takes half a second to import."""
+    from vrm.config import ConfigError
+
+    return ConfigError(message)
+
+
+def installed(modules: Iterable[str], extra: str) -> None:
+    """Packages that come with an extra of ours.
+
+    Raises:
+        ConfigError: some are not here.
+    """
+    from vrm.config import ConfigError
+
+    if lacking := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise ConfigError(f"{', '.join(lacking)}: not installed; pip install 'vrm[{extra}]'")
+
+
+# What a command need not import: optional packages that transformers takes in wherever they are installed.
+#
+# scipy is there for losses of object detection, scikit-learn for a kind of assisted generation, PEFT for adapters: a
+# second and a half of processor time a job, and no reward model needs any of it.
+
+UNUSED = ("scipy", "sklearn")
+"""Nothing of ours needs these through transformers; whoever imports them by name still gets them."""
+
+
+def hide(*packages: str) -> None:
+    """Have transformers take packages for missing, in this process; one that is imported already changes nothing."""
+    from transformers.utils import import_utils
+
+    for package in packages:
+        if package in sys.modules:
+            continue
+        available = getattr(import_utils, f"is_{package}_available")
+        available.cache_clear()
+        sys.modules[package] = None  # Python's own way to say that a module can't be imported
+        try:
+            available()  # is asked once, and remembered
+        finally:
+            del sys.modules[package]
+
+
+def hide_peft(backbone: str) -> None:
+    """Do without PEFT in a training without adapters, unless the backbone itself is published as an adapter."""
+    if Path(backbone).is_dir() and not (Path(backbone) / "adapter_config.json").exists():
+        hide("peft")

@@ -7,8 +7,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vrm.cli.commands import ConfigFiles, Make, Option, person
-from vrm.cli.given import config_error, installed, known_shape, local, local_or_hub
+from vrm.cli.commands import (
+    ConfigFiles,
+    Make,
+    Option,
+    config_error,
+    installed,
+    known_shape,
+    local,
+    local_or_hub,
+    person,
+)
 
 Model = Annotated[str, Option("directory or hub id of a trained reward model")]
 

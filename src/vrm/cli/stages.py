@@ -9,9 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from vrm.cli.commands import ConfigFiles, Csv, Fill, Make, Option, stage
-from vrm.cli.given import config_error, known, local, local_or_hub
-from vrm.cli.startup import hide_peft
+from vrm.cli.commands import (
+    ConfigFiles,
+    Csv,
+    Fill,
+    Make,
+    Option,
+    config_error,
+    hide_peft,
+    known,
+    local,
+    local_or_hub,
+    stage,
+)
 
 if TYPE_CHECKING:
     from vrm.config import Config, PolicyBase

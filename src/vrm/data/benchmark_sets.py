@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 from vrm.config import ConfigError, Source
-from vrm.config.benchmarks import AlpacaEval, ArenaHard
+from vrm.config.benchmarks import FILES, AlpacaEval, ArenaHard
 from vrm.data.sources import Unusable, parse_label, parse_text, read_rows
-from vrm.records import RecordError
+from vrm.records import RecordError, write_json, write_jsonl
 
 QuestionId = int | str
 
@@ -376,3 +376,64 @@ def _require_arena_answer(row: Row, where: str) -> None:
         raise RecordError(
             f"{where}: no token_len in choices[0].turns[0] or conv_metadata, which style control needs; count them"
         )
+
+
+# What a policy is asked, and how its answers are written: the records between a benchmark and who answers it.
+#
+# * Rows keep the order and the number of the set's: AlpacaEval takes an instruction's difficulty by its position.
+# * No system prompt of ours: what the chat template adds by itself is the policy's own.
+# * Random answer ids and time stamps, which upstream's records have, are left out: same seed, same bytes.
+
+
+class Answer(NamedTuple):
+    """One answer: its text, its length in the policy's tokens (the end token counts), and whether it came to an end."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is asked of the policy in turn; each turn but the first follows its own answer to the one before.
+
+    Args:
+        turns: the user's.
+        temperature: of sampling.
+        origin: fields of the record that say what was asked.
+    """
+
+    turns: tuple[str, ...]
+    temperature: float
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """One benchmark's conversations, and how its file of answers is written.
+
+    Args:
+        name: the benchmark.
+        conversations: in the set's order, all with the same number of turns.
+        max_new_tokens: of one answer.
+        record: a conversation's record, from its origin and the texts of its answers.
+    """
+
+    name: str
+    conversations: list[Conversation]
+    max_new_tokens: int
+    record: Callable[[dict[str, Any], list[str]], dict[str, Any]]
+
+    @property
+    def turns(self) -> int:
+        """Turns of every conversation."""
+        return len(self.conversations[0].turns)
+
+    def write(self, answers: Sequence[Sequence[Answer]], out: Path) -> None:
+        """Write the file of answers; `answers` has a row a conversation, in its order."""
+        rows = [
+            self.record(conversation.origin, [answer.text for answer in own])
+            for conversation, own in zip(self.conversations, answers, strict=True)
+        ]
+        path = out / FILES[self.name]
+        write_json(path, rows) if path.suffix == ".json" else write_jsonl(path, rows)

@@ -1,7 +1,7 @@
 """Accuracy on preference pairs, and RewardBench's section scores as upstream defines them.
 
 * A win is a strictly greater reward of the chosen response, a tie is a loss.
-* A section's score is the mean of its subsets' accuracies, weighted as `vrm.data.reward_bench` has it.
+* A section's score is the mean of its subsets' accuracies, weighted as `vrm.data.preference_sets` has it.
 
 Source: allenai/reward-bench, `calculate_scores_per_section`.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from vrm.data.reward_bench import SECTIONS, SUBSETS
+from vrm.data.preference_sets import SECTIONS, SUBSETS
 from vrm.evaluation import several_responses
 
 

@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vrm.config import BestOfN, Generation
 from vrm.config.policy import RATED
-from vrm.generation.base import decode
-from vrm.generation.engines import load_engine
+from vrm.generation.engines import decode, load_engine
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder, prepare_tokenizer

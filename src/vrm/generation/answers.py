@@ -29,10 +29,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, resumable
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy, dependencies
+from vrm.data.benchmark_sets import Answer, AnswerSet, Conversation
 from vrm.data.sources import format_counts
-from vrm.generation.base import Engine, Sampling, decode
-from vrm.generation.engines import load_engine
-from vrm.generation.questions import Answer, AnswerSet, Conversation
+from vrm.generation.engines import Engine, Sampling, decode, load_engine
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import remove_ours, require_ours
 from vrm.records import Prompt, write_json

@@ -36,8 +36,7 @@ from numpy.typing import NDArray
 
 from vrm.config import Config, ConfigError, JudgedPolicy
 from vrm.config.benchmarks import FILES
-from vrm.data.benchmark_sets import read_alpaca_eval
-from vrm.generation.questions import AnswerSet, Conversation
+from vrm.data.benchmark_sets import AnswerSet, Conversation, read_alpaca_eval
 from vrm.judged.base import (
     ANSWER_AGAIN,
     JUDGE_AGAIN,
@@ -51,8 +50,7 @@ from vrm.judged.base import (
 )
 from vrm.judged.length_control import DF_GAMED, FORMULA, L2, LC, OFFICIAL_DRAWS, official, without_difficulty
 from vrm.judging.asking import Ask, ask_until, recording
-from vrm.judging.exchange import Failed, Reply, Request
-from vrm.judging.thoughts import without_thoughts
+from vrm.judging.exchange import Failed, Reply, Request, without_thoughts
 from vrm.records import Message, RecordError
 from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables, draw_column
 from vrm.statistics.draws import percentiles, question_draws

@@ -24,7 +24,9 @@ import pandas as pd
 
 from vrm.config import Config, ConfigError, JudgedPolicy
 from vrm.data.benchmark_sets import (
+    AnswerSet,
     ArenaQuestion,
+    Conversation,
     JudgePrompt,
     QuestionId,
     read_arena_answers,
@@ -32,11 +34,9 @@ from vrm.data.benchmark_sets import (
     read_arena_hard,
     read_arena_judge_prompt,
 )
-from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import Judgments, require_model, require_same
 from vrm.judging.asking import Ask, ask_until, recording, storable
-from vrm.judging.exchange import Failed, Reply, Request
-from vrm.judging.thoughts import without_thoughts
+from vrm.judging.exchange import Failed, Reply, Request, without_thoughts
 from vrm.records import count_words
 
 WORDS = "words"

@@ -28,6 +28,8 @@ from vrm.config import Config, JudgedPolicy
 from vrm.config.benchmarks import FILES
 from vrm.data.benchmark_sets import (
     MT_REFERENCE_CATEGORIES,
+    AnswerSet,
+    Conversation,
     JudgePrompt,
     MtQuestion,
     QuestionId,
@@ -35,7 +37,6 @@ from vrm.data.benchmark_sets import (
     read_mt_judge_prompts,
     read_mt_references,
 )
-from vrm.generation.questions import AnswerSet, Conversation
 from vrm.judged.base import (
     ANSWER_AGAIN,
     Judgments,
@@ -51,8 +52,7 @@ from vrm.judged.base import (
     terms_table,
 )
 from vrm.judging.asking import Ask, ask_until, recording, storable
-from vrm.judging.exchange import Failed, Reply, Request
-from vrm.judging.thoughts import without_thoughts
+from vrm.judging.exchange import Failed, Reply, Request, without_thoughts
 from vrm.records import RecordError, read_jsonl
 from vrm.runfiles import JUDGED_ITEMS, JUDGED_SCORES, JudgedTables
 

@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 
 from vrm.config import Config, ConfigError, JudgeConfig, JudgedPolicy
 from vrm.config.benchmarks import FILES, BenchmarkName
-from vrm.generation.questions import AnswerSet
+from vrm.data.benchmark_sets import AnswerSet
 from vrm.judged.alpaca_eval import alpaca_eval_scores, alpaca_eval_set, judge_alpaca_eval
 from vrm.judged.arena_hard import arena_hard_set, judge_arena_hard
 from vrm.judged.arena_scores import arena_hard_scores
 from vrm.judged.base import Judgments, identity
 from vrm.judged.mt_bench import judge_mt_bench, mt_bench_scores, mt_bench_set
 from vrm.judging.asking import Ask, asker
-from vrm.judging.cost import spending_of
 from vrm.judging.endpoint import endpoint
 from vrm.judging.exchange import Failed, Reply, Request, request_key
-from vrm.judging.store import Store
+from vrm.judging.store import Store, spending_of
 from vrm.records import RecordError, write_json, write_jsonl
 from vrm.runfiles import JudgedTables, write_judged
 

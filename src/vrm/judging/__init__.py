@@ -1,10 +1,9 @@
 """Asking a judge without losing a reply or paying for one twice."""
 
+from vrm.judging.asking import ask_apart
 from vrm.judging.client import Judge, JudgeError
-from vrm.judging.cost import Estimate, Spending, estimate, not_stored, spending, spending_of, total
-from vrm.judging.courier import ask_apart
 from vrm.judging.exchange import Failed, Reply, Request, Unanswered, Unusable, Usage, request_key
-from vrm.judging.store import Store, StoreError
+from vrm.judging.store import Estimate, Spending, Store, StoreError, estimate, not_stored, spending, spending_of, total
 
 __all__ = [
     "Estimate",

@@ -1,15 +1,130 @@
-"""Asking again, a bounded number of times, where a reply came but does not say what it should."""
+"""Asks through the store: in a process of its own, and again where a reply does not say what it should.
+
+* A process that is killed takes its open connections with it: up to `concurrency` replies that were billed and that
+  nobody has. The courier sees its standard input close when its parent ends, however it ends (kill -9 included),
+  takes no further request, stores what is under way, which takes twice the time-out at most, and leaves.
+* A rerun that comes meanwhile finds those requests reserved, and waits for their replies instead of paying again.
+* What kills the courier itself (a power cut, the whole job's memory limit) can still lose replies: the store then
+  counts them as unanswered.
+
+`main` is the courier: a job as one line of JSON on standard input, news as JSON lines on standard output.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
-from vrm.config import JudgeConfig
-from vrm.judging.cost import not_stored
-from vrm.judging.courier import ask_apart
+from tqdm import tqdm
+
+from vrm.config import ConfigError, JudgeConfig
+from vrm.judging.client import Judge, JudgeError
 from vrm.judging.exchange import Failed, Reply, Request, request_key
-from vrm.judging.store import Store
+from vrm.judging.store import Store, StoreError, not_stored
+
+ERRORS = {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}
+
+
+def ask_apart(
+    config: JudgeConfig, store: Store, requests: Sequence[Request], *, seed: int = 0, progress: bool = False
+) -> list[Reply | Failed]:
+    """`Judge.ask` in a process of its own: a killed run loses no reply that was under way.
+
+    Args:
+        config: the endpoint (of a served one, what `vrm.judging.endpoint` gives) and the manners of asking it; the
+            key goes from our environment into the courier's.
+        store: where replies are kept.
+        requests: what to ask.
+        seed: of the jitter.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: there is no key.
+        JudgeError: the endpoint refuses every request, can't be reached, or the courier was stopped.
+        StoreError: a reply can't be written.
+    """
+    keys = [request_key(request, config) for request in requests]
+    job = {
+        "config": config.model_dump(mode="json"),
+        "store": str(store.directory.resolve()),
+        "seed": seed,
+        "requests": [asdict(request) for request in requests],
+    }
+    with tqdm(total=len(set(keys)), desc="judging", unit="request", disable=not progress) as bar:
+        failed = _send(json.dumps(job), bar)
+    return [store.find(key) or Failed(**failed[key]) for key in keys]
+
+
+def _send(job: str, bar: Any) -> dict[str, dict[str, Any]]:
+    """Have a job done; what failed, by key."""
+    command = [sys.executable, "-c", "from vrm.judging.asking import main; main()"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    # a session of its own: Ctrl-C at the terminal reaches us alone, and we tell it by closing its input
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as courier:
+        with suppress(BrokenPipeError):  # it could not even start; its error output says why
+            courier.stdin.write(job + "\n")
+            courier.stdin.flush()
+        for line in courier.stdout:
+            news = json.loads(line)
+            if "error" in news:
+                raise ERRORS[news["error"]](news["message"])
+            if "failed" in news:
+                return news["failed"]
+            bar.update(news["done"])
+        last = courier.stderr.read().strip().rpartition("\n")[2]
+        raise JudgeError(
+            f"the process that asks the judge ended early ({last or 'it said nothing'}); replies that came are in the "
+            "store, and a rerun goes on from there"
+        )
+
+
+def main() -> None:
+    """The courier."""
+    job = json.loads(sys.stdin.buffer.readline())
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    Thread(target=_watch_parent, args=[stop], daemon=True).start()
+    try:
+        config, requests = _config(job["config"]), [Request(**request) for request in job["requests"]]
+        judge = Judge(config, Store(Path(job["store"])), seed=job["seed"], stop=stop, on_outcome=lambda: _say(done=1))
+        outcomes = judge.ask(requests)
+        _say(failed={outcome.key: asdict(outcome) for outcome in outcomes if isinstance(outcome, Failed)})
+    except tuple(ERRORS.values()) as error:
+        _say(error=type(error).__name__, message=str(error))
+    os._exit(0)  # nobody may be left to take what Python would flush at its end
+
+
+def _config(values: dict[str, Any]) -> JudgeConfig:
+    """As it was dumped; that of a served judge has the address beside the command, which no file may have."""
+    address = values["base_url"]
+    config = JudgeConfig(**({**values, "base_url": None} if values["serve"] else values))
+    return config.model_copy(update={"base_url": address})
+
+
+def _watch_parent(stop: Event) -> None:
+    while os.read(0, 4096):
+        pass
+    stop.set()
+
+
+def _say(**news: Any) -> None:
+    """One line, with one write: threads don't mix theirs, and a parent that is gone does not matter."""
+    with suppress(BrokenPipeError):
+        text = memoryview(json.dumps(news).encode() + b"\n")
+        while text:
+            text = text[os.write(1, text) :]
+
+
+# Asking again, a bounded number of times, where a reply came but does not say what it should.
 
 Ask = Callable[[Sequence[Request]], list[Reply | Failed]]
 """A reply or a named failure for each request, in the caller's order."""

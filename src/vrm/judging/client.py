@@ -11,7 +11,7 @@
   `vrm.judging.refusals`.
 * HTTP 200 with an error for a body is an error.
 * A stop, an error or Ctrl-C lets what is under way come in and be stored; it is paid for. So that a killed process
-  does so too, `vrm.judging.courier` runs all this in a process of its own.
+  does so too, `vrm.judging.asking` runs all this in a process of its own.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
-from vrm.config.baselines import (
+from vrm.config.reward import (
     BottleneckSettings,
     GatedSettings,
     GaussianSettings,

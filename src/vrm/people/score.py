@@ -25,8 +25,7 @@ import numpy as np
 
 from vrm.config import ConfigError, EvaluationSet, Source
 from vrm.config.base import ShapeName
-from vrm.data.preference_sets import compared_pairs, read_preference_set
-from vrm.data.reward_bench import SUBSETS
+from vrm.data.preference_sets import SUBSETS, compared_pairs, read_preference_set
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, read_as, recognise
 from vrm.data.sources import Unusable, parse_row_prompt, parse_text, read_rows
 from vrm.evaluation import several_responses

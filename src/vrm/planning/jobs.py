@@ -15,11 +15,10 @@ from math import ceil
 
 from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation, PolicyConfig, PolicyTraining
 from vrm.planning import memory, time
-from vrm.planning.counts import Texts, texts_of, training_pairs
 from vrm.planning.judge_cost import questions
 from vrm.planning.memory import GIB, Memory, Precision
 from vrm.planning.shapes import Shape, shape_of
-from vrm.planning.time import Gpu
+from vrm.planning.time import Gpu, Texts, texts_of, training_pairs
 
 QUESTION_TOKENS = 100
 """Mean tokens of a question. Assumed."""

@@ -18,9 +18,8 @@ from pathlib import Path
 from vrm.config import Config, ConfigError, JudgedPolicy
 from vrm.config.benchmarks import FILES, BenchmarkName
 from vrm.judged.stages import ask_for_judgments
-from vrm.judging.cost import Estimate, estimate, not_stored, spending, total
 from vrm.judging.exchange import Failed, Reply, Request, request_key
-from vrm.judging.store import Replies
+from vrm.judging.store import Estimate, Replies, estimate, not_stored, spending, total
 from vrm.planning.judge_cost import judge_costs, price
 from vrm.records import RecordError
 

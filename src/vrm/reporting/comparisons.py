@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.records import RecordError
 from vrm.reporting.rendering import Cell, Grid, Row, interval_cell, number, write_table
 from vrm.reporting.scores import (

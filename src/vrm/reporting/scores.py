@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
 from vrm.records import RecordError, read_jsonl
 from vrm.runfiles import LENGTHS, REFUSED_PAIRS, SCORES, TRAINING, VALIDATION_SCORES, RunTable

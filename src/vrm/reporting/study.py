@@ -22,7 +22,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.config.study import BASE, StudyCell
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.reporting import style
 from vrm.reporting.latents import weight_recovery, weights_spread
 from vrm.reporting.rendering import (

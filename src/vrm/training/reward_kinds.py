@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Tr
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from vrm.config import Variant
-from vrm.config.baselines import BASELINES, GatedSettings, GaussianSettings
+from vrm.config.reward import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
 from vrm.models.baseline_losses import OBJECTIVES, anchor_thresholds, length_corrections, spearman
 from vrm.models.features import FeatureForSequenceClassification

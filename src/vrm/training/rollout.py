@@ -21,7 +21,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from trl.trainer.utils import pad
 
 from vrm.config import ConfigError, PpoTraining
-from vrm.generation.base import Engine, decode
+from vrm.generation.engines import Engine, decode
 from vrm.models.base import RewardModel
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.templates import left_out

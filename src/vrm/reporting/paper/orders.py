@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from vrm.config import Config, PpoMethod
-from vrm.data.reward_bench import SECTIONS
+from vrm.data.preference_sets import SECTIONS
 from vrm.records import RecordError
 from vrm.reporting import published
 from vrm.reporting.judged_values import (

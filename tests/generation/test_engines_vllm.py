@@ -12,8 +12,7 @@ from trl import import_utils
 from trl.generation import vllm_generation
 
 from vrm.config import ConfigError, Generation
-from vrm.generation.base import Sampling
-from vrm.generation.engines import load_engine, make_engine
+from vrm.generation.engines import Sampling, load_engine, make_engine
 
 SETTINGS = Generation(engine="vllm", max_new_tokens=7, temperature=0.5, top_p=0.9)
 

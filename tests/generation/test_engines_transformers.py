@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm.config import Generation
-from vrm.generation.base import Sampling, decode, end_ids, seeded
-from vrm.generation.engines import load_engine, make_engine
+from vrm.generation.engines import Sampling, decode, end_ids, load_engine, make_engine, seeded
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
 

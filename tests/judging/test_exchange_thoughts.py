@@ -4,8 +4,7 @@ import pytest
 
 from vrm.judged.arena_hard import _game, _has_verdict, parse_verdict, read_verdict
 from vrm.judged.mt_bench import parse_rating
-from vrm.judging.exchange import Reply, Usage
-from vrm.judging.thoughts import without_thoughts
+from vrm.judging.exchange import Reply, Usage, without_thoughts
 
 CLOSED = [
     ("<think>[[B>A]] at first</think>It is [[A>B]]", "A>B"),
