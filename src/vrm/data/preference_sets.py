@@ -6,7 +6,7 @@ behind: they belong to training. `chosen_scores`, `rejected_scores` and `true_we
 present.
 
 A row with several chosen or rejected responses becomes all their pairs, `<id>/<chosen>-<rejected>`, both counted from
-0; `vrm.evaluation.several_responses` puts them together again.
+0; `vrm.evaluation.accuracy` puts them together again.
 
 A benchmark is taken as it is defined: two identical texts stay in the set and are counted (a tie is a loss). Refused
 are only rows that can't be scored: a text is missing or empty, or nothing is preferred.

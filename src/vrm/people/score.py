@@ -28,8 +28,7 @@ from vrm.config.base import ShapeName
 from vrm.data.preference_sets import SUBSETS, compared_pairs, read_preference_set
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, read_as, recognise
 from vrm.data.sources import Unusable, parse_row_prompt, parse_text, read_rows
-from vrm.evaluation import several_responses
-from vrm.evaluation.accuracy import missing_subsets, section_scores
+from vrm.evaluation.accuracy import group_pairs, missing_subsets, section_scores, several_metrics
 from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.base import RewardModel
 from vrm.models.scoring import load_reward_model
@@ -504,8 +503,8 @@ class Pairs:
         lines = [f"\n{self.n} pairs, {self.cut} of them cut, accuracy {100 * interval.estimate:.2f}{ends}"]
         for subset, (won, n) in sorted(self.subsets.items()):
             lines.append(f"  {subset or '(no subset)':32s} {100 * won / n:6.2f}   n = {n}")
-        items = several_responses.group(*map(list, zip(*self.grouped, strict=True))) if self.grouped else []
-        if several := several_responses.metrics(items):
+        items = group_pairs(*map(list, zip(*self.grouped, strict=True))) if self.grouped else []
+        if several := several_metrics(items):
             lines.append("\nRows with several responses, as RewardBench 2 and RM-Bench count them")
             lines += [f"  {name:32s} {100 * value:6.2f}   n = {n}" for name, (value, n) in several.items()]
         present = {subset: won / n for subset, (won, n) in self.subsets.items() if subset in SUBSETS}

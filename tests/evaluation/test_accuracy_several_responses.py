@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vrm.evaluation.accuracy import grouped
-from vrm.evaluation.several_responses import Item, best_of, group, metrics, rm_bench, ties_score
+from vrm.evaluation.accuracy import Item, best_of, group_pairs, grouped, rm_bench, several_metrics, ties_score
 
 
 def item(row_id, chosen, rejected, subset=""):
@@ -66,11 +65,11 @@ def test_rows_are_put_together_again_and_plain_pairs_are_none():
     ids = [f"CPP/0/{i}-{j}" for i in range(2) for j in range(4)]
     order = rng.permutation(8)
     chosen, rejected = np.repeat(right, 4)[order], np.tile(wrong, 2)[order]
-    (row,) = group([ids[k] for k in order], ["s"] * 8, chosen.tolist(), rejected.tolist())
+    (row,) = group_pairs([ids[k] for k in order], ["s"] * 8, chosen.tolist(), rejected.tolist())
     assert row.row_id == "CPP/0"
     assert [rewards.tolist() for rewards in row.rewards] == [right.tolist(), wrong.tolist()]
-    assert group(["CPP/0", "7"], ["", ""], [1.0, 1.0], [0.0, 0.0]) == []
-    assert metrics([]) == {}
+    assert group_pairs(["CPP/0", "7"], ["", ""], [1.0, 1.0], [0.0, 0.0]) == []
+    assert several_metrics([]) == {}
 
 
 def test_the_metrics_of_a_table_have_upstreams_numbers():
@@ -82,6 +81,6 @@ def test_the_metrics_of_a_table_have_upstreams_numbers():
             "reward_rejected": [0.0, 0.0, 2.0, 0.0, 0.0, 0.0],
         }
     )
-    values = metrics(grouped(scores))
+    values = several_metrics(grouped(scores))
     assert (values["best_of"], values["best_of/Math"], values["best_of/Focus"]) == ((0.5, 2), (0.0, 1), (1.0, 1))
-    assert metrics(grouped(scores.assign(pair_id=list("abcdef")))) == {}
+    assert several_metrics(grouped(scores.assign(pair_id=list("abcdef")))) == {}
