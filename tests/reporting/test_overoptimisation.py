@@ -10,10 +10,10 @@ from example_policies import ANSWERS, BASES, METHODS, PROMPTS, STEPS, make_polic
 from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
+from vrm.evaluation.overoptimisation import best_of_n_kl
 from vrm.records import RecordError
 from vrm.reporting.overoptimisation import COLUMNS, overoptimisation_curves
 from vrm.reporting.registry import FIGURES
-from vrm.statistics.best_of_n import best_of_n_kl
 
 
 def make_small(tmp_path, **policy):

@@ -501,7 +501,7 @@ def best_of_n(
 ) -> None:
     """Draw many answers to each prompt and score them."""
     from vrm.config import ConfigError
-    from vrm.evaluation.best_of_n import BestOfNJob, sample_best_of_n
+    from vrm.evaluation.overoptimisation import BestOfNJob, sample_best_of_n
 
     settings = _load(config)
     section, entry = settings.policy, _base(settings, base)
@@ -531,7 +531,7 @@ def best_of_n(
 def gold(config: ConfigFiles, samples: Annotated[Path, Option("a samples.jsonl")], out: Csv) -> None:
     """Score a file of samples by the gold judge."""
     from vrm.config import ConfigError
-    from vrm.evaluation.gold import score_gold
+    from vrm.evaluation.overoptimisation import score_gold
 
     spec = _load(config).policy.gold
     if spec is None:

@@ -24,8 +24,8 @@ from vrm.data.preference_sets import SECTIONS, SUBSETS
 # A row with several chosen or rejected responses is read as all its pairs, whose ids end in `/<chosen>-<rejected>`
 # (`vrm.data.preference_sets`). Here they are put together again:
 #
-# * RewardBench 2, best of four: a prompt counts 1 where the right answer has the highest reward, and one over the number
-#   of those that share it where it shares the highest.
+# * RewardBench 2, best of four: a prompt counts 1 where the right answer has the highest reward, and one over the
+#   number of those that share it where it shares the highest.
 #   Source: allenai/reward-bench, rewardbench/utils.py, `reroll_and_score_dataset`.
 # * RewardBench 2, Ties: several answers are right, and their rewards should lie closer together than right and wrong.
 #   Source: the same, `process_single_model`.

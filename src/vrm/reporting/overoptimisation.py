@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from vrm.config import Config
 from vrm.config.policy import RATED
+from vrm.evaluation.overoptimisation import best_of_n, best_of_n_kl, doublings
 from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.rendering import counted_seeds_and_prompts
 from vrm.reporting.scores import row_label
 from vrm.runfiles import BEST_OF_N, BEST_OF_N_SAMPLES, policy_run, read_best_of_n_samples, read_ppo_samples
-from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings
 from vrm.statistics.intervals import crossed_interval
 
 if TYPE_CHECKING:

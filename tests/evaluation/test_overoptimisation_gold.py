@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from vrm.evaluation.gold import score_gold
+from vrm.evaluation.overoptimisation import score_gold
 from vrm.records import RecordError, write_jsonl
 from vrm.world.gold import gold_reward
 

@@ -6,7 +6,7 @@ from contract import PROMPTS, RESPONSES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from vrm.config import ConfigError
-from vrm.evaluation.gold import load_gold
+from vrm.evaluation.overoptimisation import load_gold
 from vrm.models.base import RewardModel
 from vrm.models.scoring import HuggingFaceRewardModel
 from vrm.world.gold import gold_reward

@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from vrm.statistics.best_of_n import best_of_n, best_of_n_kl, doublings, rank_weights
+from vrm.evaluation.overoptimisation import best_of_n, best_of_n_kl, doublings, rank_weights
 
 
 def brute_force(proxy, gold, n):

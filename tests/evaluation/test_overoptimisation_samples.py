@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from vrm.config import BestOfN, Generation
-from vrm.evaluation.best_of_n import BestOfNJob, sample_best_of_n
+from vrm.evaluation.overoptimisation import BestOfNJob, sample_best_of_n
 from vrm.models.scoring import load_reward_model
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import read_jsonl, read_pairs
