@@ -24,8 +24,7 @@ from statistics import fmean
 from typing import Any
 
 from vrm.config import EvaluationSet
-from vrm.data.compared import ComparedRow
-from vrm.data.rated import Ratings
+from vrm.data.readers import ComparedRow, Ratings
 from vrm.data.scored import ScoredPrompts, annotated_aspects
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
 from vrm.data.sources import (

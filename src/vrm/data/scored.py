@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import DataConfig
-from vrm.data.compared import ComparedRow
-from vrm.data.rated import OutsideRange, RatedRow, Ratings
+from vrm.data.readers import ComparedRow, OutsideRange, RatedRow, Ratings
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
 from vrm.data.sources import Unusable, describe, format_counts, none_usable, read_rows, write_quarantine
 from vrm.records import (

@@ -14,9 +14,8 @@ from typing import Any
 
 from vrm.config.base import ShapeName
 from vrm.config.data import SHAPE_ASPECTS
-from vrm.data import compared, rated
-from vrm.data.compared import PAIR_PROMPT, SCORES, SIDES, ComparedRow
-from vrm.data.rated import RATED_PROMPT, RatedRow, Ratings
+from vrm.data import readers
+from vrm.data.readers import PAIR_PROMPT, RATED_PROMPT, SCORES, SIDES, ComparedRow, RatedRow, Ratings
 from vrm.data.sources import SYSTEM_COLUMNS, is_transcript, prompt_column
 
 Row = Mapping[str, Any]
@@ -55,7 +54,7 @@ class Shape:
 
     def unread(self, columns: Iterable[str], row: Row, aspects: Sequence[str]) -> list[str]:
         """Those of a file's columns that are not read; `row` shows which one holds the prompt."""
-        asked = {prompt_column(row, self.prompts), *(aspects if self.rate is rated.read_table else ())}
+        asked = {prompt_column(row, self.prompts), *(aspects if self.rate is readers.read_table else ())}
         asked |= {"input"} if "instruction" in asked else set()
         own = OWN_COLUMNS if "prompt_id" in row and "pair_id" in row else set()
         return [column for column in columns if column not in self.columns | ALWAYS_READ | asked | own]
@@ -101,7 +100,7 @@ RATED = (
         lambda row: isinstance(row.get("completions"), list),
         frozenset({"completions", "true_weights"}),
         RATED_PROMPT,
-        rate=rated.read_ultrafeedback,
+        rate=readers.read_ultrafeedback,
     ),
     Shape(
         "distilabel",
@@ -109,15 +108,15 @@ RATED = (
         _is_distilabel,
         frozenset({"generations", "ratings", "rating", "generation_models", "model_names"}),
         RATED_PROMPT,
-        rate=rated.read_distilabel,
+        rate=readers.read_distilabel,
     ),
     Shape(
         "helpsteer2",
         "HelpSteer2",
-        lambda row: _is_table(row) and _has(*rated.HELPSTEER_ASPECTS)(row),
+        lambda row: _is_table(row) and _has(*readers.HELPSTEER_ASPECTS)(row),
         frozenset({"response", "model", "overall_score", "helpfulness"}),
         ("prompt", *RATED_PROMPT),
-        rate=rated.read_table,
+        rate=readers.read_table,
         aspects=SHAPE_ASPECTS["helpsteer2"],
         rating_range=(0, 4),
     ),
@@ -130,7 +129,7 @@ RATED = (
             | {"better_response_id", "safer_response_id"}
         ),
         ("prompt", *RATED_PROMPT),
-        rate=rated.read_pku,
+        rate=readers.read_pku,
         aspects=SHAPE_ASPECTS["pku_saferlhf"],
         rating_range=(0, 1),
     ),
@@ -140,7 +139,7 @@ RATED = (
         lambda row: isinstance(row.get("answers"), list),
         frozenset({"answers"}),
         ("prompt", *RATED_PROMPT),
-        rate=rated.read_nectar,
+        rate=readers.read_nectar,
     ),
     Shape(
         "rated_responses",
@@ -148,7 +147,7 @@ RATED = (
         _is_table,
         frozenset({"response", "model", "overall_score", "helpfulness"}),
         ("prompt", *RATED_PROMPT),
-        rate=rated.read_table,
+        rate=readers.read_table,
     ),
 )
 COMPARED = (
@@ -158,7 +157,7 @@ COMPARED = (
         _has("response1", "response2", "overall_preference"),
         frozenset({"response1", "response2", "overall_preference", "domain", *_IDS}),
         ("context", *PAIR_PROMPT),
-        compare=compared.read_helpsteer3,
+        compare=readers.read_helpsteer3,
     ),
     Shape(
         "helpsteer2_preference",
@@ -166,7 +165,7 @@ COMPARED = (
         _has("response_1", "response_2", "preference_strength"),
         frozenset({"response_1", "response_2", "preference_strength", *_IDS}),
         PAIR_PROMPT,
-        compare=compared.read_helpsteer2_preference,
+        compare=readers.read_helpsteer2_preference,
     ),
     Shape(
         "judgebench",
@@ -174,18 +173,18 @@ COMPARED = (
         _has("response_A", "response_B", "label"),
         frozenset({"response_A", "response_B", "label", "source", *_IDS}),
         ("question", *PAIR_PROMPT),
-        compare=compared.read_judgebench,
+        compare=readers.read_judgebench,
     ),
-    Shape("rm_bench", "RM-Bench", _is_rm_bench, _PAIR_COLUMNS | {"domain"}, PAIR_PROMPT, compare=compared.read_pair),
+    Shape("rm_bench", "RM-Bench", _is_rm_bench, _PAIR_COLUMNS | {"domain"}, PAIR_PROMPT, compare=readers.read_pair),
     Shape(
         "reward_bench_2",
         "RewardBench 2",
         _are_lists_of_texts,
         _PAIR_COLUMNS | {"num_correct", "num_incorrect", "total_completions"},
         PAIR_PROMPT,
-        compare=compared.read_pair,
+        compare=readers.read_pair,
     ),
-    Shape("pairs", "preference pairs", _is_pair, compare=compared.read_pair, **_PAIR),
+    Shape("pairs", "preference pairs", _is_pair, compare=readers.read_pair, **_PAIR),
     Shape(
         "pku_saferlhf_single",
         "PKU-SafeRLHF, one dimension",
@@ -194,13 +193,13 @@ COMPARED = (
         ),
         frozenset({"response_0", "response_1", "better_response_id", *_IDS}),
         PAIR_PROMPT,
-        compare=compared.read_pku_single,
+        compare=readers.read_pku_single,
     ),
     Shape(
         "implicit_prompt",
         "preference pairs with an implicit prompt",
         lambda row: False,  # a common beginning may be an accident: it is taken only where the configuration says so
-        compare=partial(compared.read_pair, implicit=True),
+        compare=partial(readers.read_pair, implicit=True),
         **_PAIR,
     ),
 )

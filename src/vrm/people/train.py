@@ -30,7 +30,7 @@ from vrm.config.base import ShapeName
 from vrm.config.data import SHAPE_ASPECTS
 from vrm.config.reward import PRESETS
 from vrm.data.pairs import SPLITS, make_pairs, normalise_pairs
-from vrm.data.rated import parse_rating
+from vrm.data.readers import parse_rating
 from vrm.data.scored import read_scored_prompts
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, recognise
 from vrm.data.sources import Unusable, read_rows
