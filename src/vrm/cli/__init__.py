@@ -1,10 +1,10 @@
 """`vrm <command>`: parses, calls one function, says what went wrong, writes provenance after a stage.
 
-* `commands`: how a function becomes a command, and the list of them all
+* `commands`: how a function becomes a command, the list of them all, checks of what was typed, and what a command need
+  not import
 * `people`: what a person types; `stages`: what a rule of the workflow types
 * `errors`: which exceptions become one line
 * `doctor`: what this machine can run
-* `startup`: what a command need not import
 
 Nothing heavy is imported before a command is chosen: `vrm --help` answers at once.
 """

@@ -2,7 +2,7 @@
 
 Whatever scores - a scalar RM, a VRM, an ensemble, a remote server - is `score(prompts, responses) -> RewardOutput`.
 PPO, best-of-n, the benchmarks and the server take that and nothing more. Text is the boundary, because a policy and
-its reward model may have different tokenizers and chat templates. `tests/models/contract.py` is the contract as
+its reward model may have different tokenizers and chat templates. `tests/support/contract.py` is the contract as
 tests; every reward model runs through it.
 """
 
