@@ -70,9 +70,12 @@ def _send(job: str, bar: Any) -> dict[str, dict[str, Any]]:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # a session of its own: Ctrl-C at the terminal reaches us alone, and we tell it by closing its input
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as courier:
-        with suppress(BrokenPipeError):  # it could not even start; its error output says why
+        try:
             courier.stdin.write(job + "\n")
             courier.stdin.flush()
+        except BrokenPipeError:  # it could not even start; its error output says why
+            with suppress(BrokenPipeError):  # what is still in the buffer would be written when this block ends
+                courier.stdin.close()
         for line in courier.stdout:
             news = json.loads(line)
             if "error" in news:
