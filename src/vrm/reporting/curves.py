@@ -250,9 +250,11 @@ def _draw_context(
 
 
 def _draw(panel: Axes, curve: pd.DataFrame, **keywords: Any) -> None:
-    if curve["low"].notna().any():
+    # where seeds happen to agree there is no interval, and the band goes on from the one before to the one after
+    band = curve.dropna(subset=["low", "high"])
+    if len(band):
         panel.fill_between(
-            curve["step"], curve["low"], curve["high"], color=keywords["color"], alpha=0.18, linewidth=0, zorder=2
+            band["step"], band["low"], band["high"], color=keywords["color"], alpha=0.18, linewidth=0, zorder=2
         )
     panel.plot(curve["step"], curve["mean"], markeredgewidth=0, zorder=3, **keywords)
 
