@@ -2,8 +2,8 @@
 
     python tools/readme.py
 
-writes what comes from the study (docs/results/power.csv) into README.md and docs/findings.md and, where `make demo` has
-finished, what comes from it into docs/results.md, docs/theory.md, docs/findings.md and docs/images/.
+writes what comes from the study (docs/results/power.csv) into docs/findings.md and, where `make demo` has finished,
+what comes from it into README.md, docs/results.md, docs/benchmarks.md, docs/theory.md, docs/findings.md and docs/images/.
 A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
@@ -45,16 +45,23 @@ def table() -> str:
 
 
 def small() -> str:
-    """Reward models of the study at its largest number of pairs, in what tells them apart."""
-    cells, columns = _study()
-    lines = ["| Reward model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
-    for (_, part), own in cells.groupby(["variant", "part"], sort=False):
-        values = own.set_index("metric")
-        found = [_interval(_scaled(values.loc[m], 100)) if m in values.index else "" for m in ACCURACIES]
-        weights = _interval(values.loc["weight_correlation"], 2) if "weight_correlation" in values.index else ""
-        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
-        lines.append(f"| {label} | " + " | ".join([*found, weights]) + " |")
-    return "\n".join([*lines, "", _study_note(cells)])
+    """Reward models of the demo, in what tells them apart."""
+    cells = pd.read_csv(RUN / "tables" / "table2.csv")
+    cells = cells[cells.variant.str.removesuffix(":rated").isin(SHOWN)]
+    latents = pd.read_csv(RUN / "tables" / "latents.csv").set_index(["variant", "metric"])
+    columns = {"Chat Hard": "Chat Hard", "UF-C-like": "annotators' labels", "noise-free preference": "true preference"}
+    lines = ["| Reward model | " + " | ".join([*columns.values(), "r(w)"]) + " |", "|:--|" + "--:|" * 4]
+    for variant, own in cells.groupby("variant", sort=False):
+        values = own.set_index("column")
+        found = [_interval(values.loc[name]) for name in columns]
+        key = (variant, "weight_correlation/mean")
+        found.append(_interval(latents.loc[key], 2) if key in latents.index else "")
+        lines.append(f"| {own.label.iloc[0]} | " + " | ".join(found) + " |")
+    note = (
+        f"*`make demo`: means of {int(cells.n_seeds.max())} seeds, 95 % intervals over seeds and prompts; r(w): "
+        "correlation of the inferred with the true weights.*"
+    )
+    return "\n".join([*lines, "", note, "", provenance()])
 
 
 def against_rm() -> str:
@@ -305,8 +312,9 @@ def _interval(cell: pd.Series, digits: int = 1, signed: bool = False) -> str:
     return f"{cell.estimate:{form}} [{cell.low:{form}}, {cell.high:{form}}]"
 
 
-OF_THE_STUDY = {"README.md": {"SMALL": small}, "docs/findings.md": {"STUDY": against_rm}}
+OF_THE_STUDY = {"docs/findings.md": {"STUDY": against_rm}}
 OF_THE_DEMO = {
+    "README.md": {"SMALL": small},
     "docs/results.md": {
         "TABLE": table,
         "JUDGED": judged,
