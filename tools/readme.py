@@ -3,7 +3,7 @@
     python tools/readme.py
 
 writes what comes from the study (docs/results/power.csv) into docs/findings.md and, where `make demo` has finished,
-what comes from it into README.md, docs/results.md, docs/benchmarks.md, docs/theory.md, docs/findings.md and docs/images/.
+what comes from it into README.md, pages of docs/ and docs/images/.
 A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
