@@ -105,6 +105,7 @@ def _write_provenance(command: Command, options: Mapping[str, object], seconds: 
         "inputs": lineage.inputs(options),
         "data": lineage.data(config),
         "judge": lineage.judge(config),
+        "outside": lineage.outside(config, options),
         "device": _device() if command.models else "cpu",
         "seconds": round(seconds, 2),
         "config": config.model_dump(mode="json"),

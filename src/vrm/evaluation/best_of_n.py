@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from vrm.config import BestOfN, Generation
+from vrm.config import BestOfN, Generation, OutsideModel
 from vrm.config.policy import RATED
 from vrm.generation.base import decode
 from vrm.generation.engines import load_engine
-from vrm.models.scoring import load_reward_model
+from vrm.models.scoring import load_outside, load_reward_model
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.runfiles import BEST_OF_N_SAMPLES
@@ -32,7 +32,8 @@ class BestOfNJob:
         revision: commit of the hub model.
         chat_template_kwargs: passed to the policy's chat template.
         chat_template: instead of the policy's own, its text or a file.
-        rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone.
+        rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone. An
+            outside model is what the configuration says of it.
         pairs: preference pairs whose prompts are answered.
         generation: how the policy answers; the engine is always transformers.
         best_of_n: how many prompts, and answers to each.
@@ -45,7 +46,7 @@ class BestOfNJob:
     policy: str
     revision: str | None
     chat_template_kwargs: Mapping[str, Any]
-    rewards: Mapping[str, Path]
+    rewards: Mapping[str, Path | OutsideModel]
     pairs: Path
     generation: Generation
     best_of_n: BestOfN
@@ -68,9 +69,10 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     rows = _answers(job, tokenizer, asked)
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
-    for variant, path in job.rewards.items():
+    for variant, reward in job.rewards.items():
+        load = load_outside if isinstance(reward, OutsideModel) else load_reward_model
         part = "rated" if variant.endswith(RATED) else "full"
-        model = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True, reward=part)
+        model = load(reward, batch_size=job.scoring_batch_size, progress=True, reward=part)
         output = model.score(prompts, texts)
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):

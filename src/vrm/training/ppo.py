@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
-from vrm.config import ConfigError, Generation, PpoTraining, dependencies
+from vrm.config import ConfigError, Generation, OutsideModel, PpoTraining, dependencies
 from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
@@ -62,7 +62,11 @@ from vrm.training.watchdog import TrainingError, Watchdog
 
 
 def train_ppo(
-    job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
+    job: PolicyJob,
+    ppo: PpoTraining,
+    generation: Generation,
+    reward: RewardModel,
+    source: Path | OutsideModel | None = None,
 ) -> None:
     """Train one policy; write `model/`, `training.csv`, `samples.jsonl`, `held_out.csv`, `counts.json` in `job.out`.
 
@@ -71,7 +75,7 @@ def train_ppo(
         ppo: the algorithm's settings.
         generation: how the policy answers.
         reward: what it is paid by.
-        reward_path: where that reward model's weights are, so that another one starts the run anew.
+        source: where that reward model comes from, so that another one starts the run anew.
 
     Raises:
         ConfigError: a batch can't be dealt out evenly to processes and optimiser steps.
@@ -83,8 +87,10 @@ def train_ppo(
         "generation": dependencies.generation(generation),
         "reward_part": getattr(reward, "reward", "full"),
     }
-    reward_files = model_files(reward_path) if reward_path else []
-    made_from = job.made_from(settings, *reward_files, unused=dependencies.NOT_PPO)
+    if isinstance(source, OutsideModel):
+        settings["outside"] = dependencies.outside(source)
+        source = Path(source.path)
+    made_from = job.made_from(settings, *(model_files(source) if source else []), unused=dependencies.NOT_PPO)
     run = PpoRun(job, ppo, generation, reward)
     run.train(resumable(job.checkpoints, made_from))
     run.finish()
