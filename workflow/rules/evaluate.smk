@@ -58,11 +58,11 @@ rule score:
         runtime=get_runtime("score"),
     params:
         settings=depends_on(dependencies.score),
-        which=lambda wildcards, input: f"--model {input.model} --seed {wildcards.seed}",
+        scorer=lambda wildcards, input: f"--model {input.model} --seed {wildcards.seed}",
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
     shell:
-        "python -m vrm score-reward --config results/{wildcards.run}/config.yaml {params.which} --sets {input.sets}"
+        "python -m vrm score-reward --config results/{wildcards.run}/config.yaml {params.scorer} --sets {input.sets}"
         " --pairs {params.train} {params.features} --out {output.scores} > {log} 2>&1"
 
 
@@ -98,7 +98,7 @@ use rule score as score_outside with:
         runtime=get_runtime("score_outside"),
     params:
         settings=depends_on(dependencies.score_outside, "outside"),
-        which="--outside {outside}",
+        scorer="--outside {outside}",
         train=lambda wildcards, input: Path(input.train).parent,
         features="",
 

@@ -243,11 +243,7 @@ def doctor(
     print(as_json(findings) if json else as_lines(findings), end="")
 
 
-@person(
-    "vrm completion bash > ~/.local/share/bash-completion/completions/vrm\n"
-    "vrm completion zsh > ~/.zfunc/_vrm\n"
-    "vrm completion fish > ~/.config/fish/completions/vrm.fish"
-)
+@person("vrm completion bash\nvrm completion zsh\nvrm completion fish")
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Option("which", positional=True)]) -> None:
     """Print what a shell needs to complete commands, options and their values."""
     from vrm.cli.completion import script
