@@ -22,6 +22,7 @@ from vrm.cli import people, stages  # noqa: F401  declare the commands; in this 
 from vrm.cli.commands import COMMANDS, Command, parser
 from vrm.cli.errors import explain
 from vrm.cli.startup import UNUSED, hide
+from vrm.watch import plain_libraries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a reproduction must not talk to the network unless it is asked to fetch something
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    plain_libraries()
     alive.join()
     started = time.monotonic()
     try:

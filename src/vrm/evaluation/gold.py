@@ -16,6 +16,7 @@ from vrm.config import ConfigError
 from vrm.models.base import RewardModel, RewardOutput, checked_prompts
 from vrm.records import Prompt, RecordError, read_jsonl
 from vrm.runfiles import GOLD_REWARDS
+from vrm.watch import watched
 
 
 class TextFunction:
@@ -36,7 +37,8 @@ class TextFunction:
             ValueError: a prompt has no user turn.
         """
         pairs = zip(checked_prompts(prompts, responses), responses, strict=True)
-        rewards = [self.function(last_user_turn(prompt), response) for prompt, response in pairs]
+        found = watched(list(pairs), "gold", "answers")
+        rewards = [self.function(last_user_turn(prompt), response) for prompt, response in found]
         return RewardOutput(
             mean=np.array(rewards, dtype=float), truncated=np.zeros(len(rewards), dtype=bool), link=None
         )

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.config import Generation
 from vrm.generation.base import Sampling, end_ids, seeded
 from vrm.models.scoring import pad_batch
+from vrm.watch import watched
 
 
 class TransformersEngine:
@@ -56,7 +56,7 @@ class TransformersEngine:
         answers: dict[int, list[int]] = {}
         config = self._generation_config(sampling or self.sampling)
         with self._answering(config), seeded(seed, self.model.device):
-            for start in tqdm(starts, desc="generating", unit="batch", disable=not self.progress):
+            for start in watched(starts, "generating", "batches", quiet=not self.progress):
                 rows = order[start : start + self.batch_size]
                 answers |= zip(rows, self._batch([prompts[i] for i in rows], config), strict=True)
         return [answers[i] for i in range(len(prompts))]

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -42,6 +41,7 @@ from vrm.models.text import TextEncoder, TokenisedText, located, prepare_tokeniz
 from vrm.models.vrm import VrmForSequenceClassification, last_token
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt, RecordError, prompt_id
+from vrm.watch import watched
 
 REWARD_PARTS = ("full", "rated")
 """What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
@@ -169,7 +169,7 @@ class HuggingFaceRewardModel:
         numbers = self._batches(texts)
         batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
-            for rows in tqdm(numbers, desc="scoring", unit="batch", disable=not self.progress):
+            for rows in watched(numbers, "scoring", "batches", quiet=not self.progress):
                 batches.append(self._forward([texts[i] for i in rows]))
         order = np.concatenate(numbers)
         inverse = np.empty_like(order)

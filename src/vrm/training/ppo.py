@@ -24,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
@@ -59,6 +58,7 @@ from vrm.training.rollout import (
 )
 from vrm.training.trainer import KEPT, TRACKED
 from vrm.training.watchdog import TrainingError, Watchdog
+from vrm.watch import Watch
 
 
 def train_ppo(
@@ -145,13 +145,13 @@ class PpoRun:
         start = self._restore(Path(checkpoint)) if checkpoint else 0
         quiet = not self.accelerator.is_main_process
         stop = StopRequest(self.accelerator).listen()
-        progress = tqdm(range(start, total), initial=start, total=total, desc="PPO", unit="update", disable=quiet)
-        for update in progress:
+        watch = Watch("PPO", "updates", total, start, quiet=quiet)
+        for update in range(start, total):
             if update % measured == 0:
                 self.evaluate(update)
             measures = self.update(update)
             self._log(update + 1, "batch", measures)
-            progress.set_postfix({name: f"{measures[name]:.3g}" for name in ANSWER_MEASURES})
+            watch.add(**{name: measures[name] for name in ANSWER_MEASURES})
             try:
                 self.watchdog.check(update, measures)
             except TrainingError as error:
@@ -165,6 +165,7 @@ class PpoRun:
                 stop.leave()
                 raise PreemptedError(done, self.job.checkpoints)
         stop.leave()
+        watch.close()
         self.evaluate(total)
 
     def update(self, number: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ from vrm.models.templates import NO_KWARGS, left_out
 from vrm.models.text import TextEncoder
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
-from vrm.training.log import write_log
+from vrm.training.log import watch_steps, write_log
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import KEPT
 
@@ -56,6 +56,7 @@ def pretrain_backbone(
         train_dataset=_encode(records, encoder),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
+    watch_steps(trainer)
     trainer.add_callback(CheckpointOnStop(trainer))
     if config.pretraining_steps:
         settings = {
