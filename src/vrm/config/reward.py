@@ -233,10 +233,11 @@ class OutsideModel(Section):
     trust_remote_code: bool = Field(False, description="Run the code that the model brings along, as ArmoRM does.")
     max_prompt_length: PositiveInt | None = Field(
         None,
-        description="Tokens kept of a prompt. null: as many as it was trained with, where its configuration says so; "
-        "else 1024, or half of its positions.",
+        description="Tokens kept of a prompt; null: as its own configuration says, else half of max_length.",
     )
-    max_length: PositiveInt | None = Field(None, description="The same of prompt + response; null: else 2048.")
+    max_length: PositiveInt | None = Field(
+        None, description="Tokens kept of prompt + response; null: the same, else 2048, or as many as it has positions."
+    )
 
     @property
     def is_local(self) -> bool:
