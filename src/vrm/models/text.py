@@ -46,7 +46,7 @@ T = TypeVar("T")
 NO_HEADER = "its text does not hold the header that the chat template writes before a response"
 """Why a prompt's end can't be told."""
 
-MANY = 2000
+MANY = 5000
 """Texts from which on it is said how far their tokenising is; a request or a batch has fewer."""
 
 __all__ = [
