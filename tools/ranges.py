@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -51,9 +51,9 @@ def resolved(extras: list[str], resolution: str, python: str) -> dict[str, Versi
     return {canonicalize_name(name.split("[")[0]): Version(version) for name, version in pins}
 
 
-def direct(extras: list[str]) -> Iterator[Requirement]:
-    """Our own requirements of the library and some extras; those of an extra on another one of ours aside."""
-    for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
+def direct(extras: Sequence[str]) -> Iterator[Requirement]:
+    """What the library itself requires, or what some extras do; an extra that requires another one of ours aside."""
+    for text in [text for extra in extras for text in EXTRAS[extra]] if extras else PROJECT["dependencies"]:
         requirement = Requirement(text)
         if requirement.name != PROJECT["name"]:
             yield requirement
@@ -83,7 +83,7 @@ def main() -> int:
             except RuntimeError as error:
                 faults.append(f"{what}, Python {python}: {error}")
                 continue
-            # together, one extra may want more than another; newer Pythons want newer versions
+            # an extra may want more of a package than the library does; newer Pythons want newer versions
             alone = [] if whole or python != PYTHONS[0] else list(out_of_reach(lowest, direct(extras)))
             faults += [f"{what}, Python {python}: {fault}" for fault in alone]
             print(f"{what}, Python {python}: {len(lowest)} packages at the lower ends, {len(highest)} at the upper")
