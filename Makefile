@@ -10,7 +10,7 @@ LANE   := --numprocesses 2 --dist loadgroup --durations 10
 lane    = ( export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; began=$$(date +%s); $(2); code=$$?; \
             echo "$(1): $$(($$(date +%s) - began)) s"; exit $$code )
 
-.PHONY: demo report docs test test-all lint reliability audit clean lock help
+.PHONY: demo report docs test test-all lint ranges reliability audit clean lock help
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -40,6 +40,10 @@ lint: $(READY)   ## ruff, snakefmt, snakemake --lint
 # a stage's rules and their input functions stand in one file, which is the one thing that Snakemake would have otherwise
 	@found=$$($(VENV)/bin/snakemake --lint 2>&1); [ -n "$$found" ] || { echo "snakemake --lint said nothing" >&2; exit 1; }; \
 	  ! echo "$$found" | grep -E '^ +\* |Error|not found|No such' | grep -v 'Mixed rules and functions'
+
+ranges: $(READY) ## whether pyproject.toml's ranges resolve, at their lower ends and at their upper ones (asks the package index)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" python tools/ranges.py
 
 docs: $(READY)   ## the documentation site from docs/: results/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet

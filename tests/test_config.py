@@ -81,6 +81,13 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
             {"policy": {"methods": {"ppo": {"reward": "rn"}}}},
             "policy.methods.ppo.reward names rn, known are: rm, multitask",
         ),
+        ({"reward": {"run_outside": ["skywork"]}}, "reward.run_outside names skywork"),
+        ({"reward": {"outside": {"rm": {"label": "x", "path": "./x"}}}}, "reward.outside share the name rm"),
+        ({"reward": {"outside": {"dpo": {"label": "x", "path": "./x"}}}}, "reward.outside share the name dpo"),
+        (
+            {"reward": {"outside": {"hub": {"label": "x", "path": "owner/name"}}}},
+            "reward.outside.hub: path 'owner/name'",
+        ),
         ({"policy": {"methods": {"dpo": {"method": "dpq"}}}}, "policy.methods.dpo"),
         ({"policy": {"methods": {"sft": {"label": "x", "method": "dpo"}}}}, "policy.methods names sft, which is"),
         ({"policy": {"methods": {"best_of_n": {"label": "x", "method": "ppo", "reward": "rm"}}}}, "names best_of_n"),

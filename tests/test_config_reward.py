@@ -3,7 +3,7 @@
 import pytest
 from paths import ROOT
 
-from vrm.config import PpoMethod, RewardTraining, Variant, dependencies, load, merge, parse
+from vrm.config import OutsideModel, PpoMethod, RewardTraining, Variant, dependencies, load, merge, parse
 
 
 def variant(**settings):
@@ -69,3 +69,22 @@ def test_the_bound_is_measured_of_the_vrms_that_are_named():
     )
     assert named.bounded_variants == ["vrm"]
     assert unnamed.bounded_variants == ["vrm", "vrm_mse"]
+
+
+def test_an_outside_model_is_a_directory_or_pinned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "theirs").mkdir(parents=True)
+    kinds = {"models/theirs": True, "./absent": True, "a/b/c": True, "owner/name": False}
+    assert {path: OutsideModel(label="x", path=path, revision="0" * 40).is_local for path in kinds} == kinds
+    with pytest.raises(ValueError, match="revision"):
+        OutsideModel(label="x", path="owner/name")
+
+
+def test_ppo_is_paid_by_an_outside_model_whatever_its_seed():
+    outside = {"theirs": {"label": "Theirs", "path": "./theirs"}}
+    methods = {name: {"reward": "theirs"} for name in ("ppo", "ppo_vrm")}
+    overlay = {"reward": {"outside": outside}, "policy": {"seeds": [7], "run": ["ppo", "ppo_vrm"], "methods": methods}}
+    demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
+    config = parse(merge(demo, overlay))
+    assert {config.policy.methods[name].paid_by for name in config.policy.ppo_run} == {"theirs"}
+    assert config.reward.model("theirs").label == "Theirs"

@@ -24,7 +24,11 @@ NOBODYS = {
 def config():
     demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
     worlds = {"no_bias": {"label": "no bias", "spurious_bias": 0.0, "rating_bias": 0.0}}
-    return parse(merge(demo, {"study": {"worlds": worlds}}))
+    outside = {"theirs": {"label": "Theirs", "path": "./theirs"}}
+    ppo = {"ppo_theirs": {"label": "PPO (theirs)", "method": "ppo", "reward": "theirs"}}
+    run = [*demo["policy"]["run"], "ppo_theirs"]
+    more = {"reward": {"outside": outside, "run_outside": ["theirs"]}, "policy": {"methods": ppo, "run": run}}
+    return parse(merge(demo, {"study": {"worlds": worlds}} | more))
 
 
 def stages(config: Config):
@@ -35,7 +39,8 @@ def stages(config: Config):
             "study_cell": ["vrm"],
             "study_world": ["no_bias"],
             "train_preference": ["dpo"],
-            "train_ppo": ["ppo_vrm"],
+            "train_ppo": ["ppo_vrm", "ppo_theirs"],
+            "score_outside": ["theirs"],
             "evaluation_set": ["uf_c"],
             **dict.fromkeys(("benchmark_set", "judge", "judged_scores"), BENCHMARKS),
         }
@@ -54,7 +59,7 @@ def stages(config: Config):
 
 def leaves(section: BaseModel, prefix=""):
     """Every key with a value, its section and its own name; of several variants, bases, methods and sets one each."""
-    one = {"variants": "vrm", "bases": "qwen3", "sets": "uf_c", "worlds": "no_bias"}
+    one = {"variants": "vrm", "bases": "qwen3", "sets": "uf_c", "worlds": "no_bias", "outside": "theirs"}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, dict) and name in one:
@@ -123,3 +128,11 @@ def test_how_processes_share_a_model_is_a_question_of_several():
     assert "launch" not in dependencies.training(settings, 1)
     assert "launch" in dependencies.training(settings, 2)
     assert not {"processes", "checkpoints"} & dependencies.training(settings, 2).keys()
+
+
+def test_an_outside_model_is_read_again_where_it_is_used(config):
+    """And nowhere else: PPO against a model of ours goes on."""
+    used = {("score_outside", "theirs"), ("train_ppo", "ppo_theirs"), ("best_of_n", None)}
+    for name in ("path", "revision", "chat_template", "trust_remote_code", "max_prompt_length", "max_length"):
+        changed = changed_by(config, config.reward.outside["theirs"], name)
+        assert {entry for entry in changed if entry[0] not in REPORT} == used

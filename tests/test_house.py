@@ -8,7 +8,7 @@ from paths import ROOT
 
 SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
-    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive", "warm"),
+    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive", "warm", "watch"),
     ("world", "data", "models"),
     ("training", "generation", "judging", "serving"),
     ("judged", "evaluation"),
@@ -59,6 +59,12 @@ def assert_no_circle(graph):
 
 def test_every_room_has_a_floor():
     assert {room(module) for module in MODULES} - {"vrm", "__main__"} <= set(FLOOR)
+
+
+def test_progress_is_said_by_one_module():
+    """A bar of its own would fill a log with carriage returns."""
+    text = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    assert {module for module in text if "import tqdm" in text[module]} == {"vrm.watch"}
 
 
 def test_no_circle_between_files():

@@ -1,12 +1,15 @@
 """What is declared is what is imported, and what the wheel lays out runs outside of the repository."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 from paths import ROOT
 
 from vrm.cli import main
@@ -61,8 +64,6 @@ def test_torch_and_trl_are_ranges():
 
 
 def test_the_lock_is_inside_of_the_ranges():
-    from packaging.requirements import Requirement
-
     pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in NOT_LOCKED]
@@ -74,6 +75,21 @@ def test_the_lock_is_inside_of_the_ranges():
 
 
 @pytest.mark.slow
+def test_a_bound_that_cannot_be_reached_is_named():
+    """What `make ranges` finds, of what uv would have resolved."""
+    spec = importlib.util.spec_from_file_location("ranges", ROOT / "tools" / "ranges.py")
+    ranges = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ranges)
+    found = {"torch": Version("2.13.0"), "pydantic-core": Version("2.41.1"), "tiktoken": Version("0.12.0")}
+    wanted = [Requirement(line) for line in ("torch>=2.13,<3", "pydantic_core>=2.40", "tiktoken", "numpy>=2")]
+    (fault,) = ranges.out_of_reach(found, iter(wanted))
+    assert "pydantic_core>=2.40" in fault
+    assert "2.41.1" in fault
+    own = {name: {requirement.name for requirement in ranges.direct(name)} for name in ((), ("workflow",))}
+    assert "torch" in own[()]
+    assert own["workflow",] == {"snakemake"}
+
+
 def test_the_workflow_runs_where_it_was_laid_out(tmp_path, capsys):
     out = tmp_path / "study"
     assert main(["init", str(out)]) == 0

@@ -170,6 +170,24 @@ def data(config: Config) -> dict[str, Any]:
     return {"label": config.data.label, "scored": _source(config.data), "evaluation": sets}
 
 
+def outside(config: Config, arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Outside reward models that a command reads, by name: what the configuration says, and what a directory holds.
+
+    Args:
+        config: names them.
+        arguments: options of the command: `outside`, `models`, or a `method` that is paid by one.
+    """
+    known, method = config.reward.outside, config.policy.methods.get(arguments.get("method") or "")
+    asked = [text.split(":")[0] for text in arguments.get("models") or []]
+    named = [arguments.get("outside"), getattr(method, "reward", None), *asked]
+    found = {name: known[name] for name in named if name in known}
+    return {
+        name: model.model_dump(mode="json")
+        | {"files": {path.name: _sha256(path) for path in sorted(Path(model.path).glob("*.*")) if path.is_file()}}
+        for name, model in found.items()
+    }
+
+
 def judge(config: Config) -> dict[str, Any] | None:
     """Who judges; never a key."""
     if config.judge is None:

@@ -28,6 +28,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vrm.watch import plain_libraries
+
 CLIENT, SERVER = "VRM_WARM", "VRM_WARM_SERVER"
 """Environment variables: the socket that commands are sent to; what makes `python -m vrm` a server."""
 
@@ -165,6 +167,7 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> None:
     own = _inherited(), _sources()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # as `main` does, before anything is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    plain_libraries()
     alive = os.pidfd_open(parent)
     supervisors: set[int] = set()
     while True:

@@ -21,6 +21,8 @@ MAY_BE_EMPTY = {
     "difficulty": "--difficulty d.csv",
     "features": "--features f",
     "tokens": "--tokens t",
+    "scorer": "--model m --seed 1",
+    "reward": "--model m",
 }
 """Parameters that hold a whole option, or nothing."""
 

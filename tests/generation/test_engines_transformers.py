@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from vrm import watch
 from vrm.config import Generation
 from vrm.generation.engines import Sampling, decode, end_ids, load_engine, make_engine, seeded
 
@@ -119,7 +120,8 @@ def test_a_finished_policy_is_read_from_its_files(model, tokenizer, prompts, tin
     assert loaded.generate(prompts, 1) == engine(model, tokenizer).generate(prompts, 1)
 
 
-def test_a_progress_bar_is_shown_where_it_is_asked_for(tokenizer, prompts, tiny_backbone, capsys):
+def test_progress_is_shown_where_it_is_asked_for(tokenizer, prompts, tiny_backbone, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "EVERY", 0.0)
     for progress in (False, True):
         load_engine(Generation(), str(tiny_backbone), None, tokenizer, progress=progress).generate(prompts, 1)
         assert ("generating" in capsys.readouterr().err) == progress

@@ -15,7 +15,6 @@ from vrm.models.scoring import load_reward_model
 from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.people import score as module
-from vrm.people.watch import Watch
 
 
 def test_sections_and_missing_subsets_are_printed(tiny_backbone, tmp_path, capsys):
@@ -71,7 +70,7 @@ def test_a_forgotten_model_in_the_path_is_one_block_of_words(arguments, tmp_path
 
 
 def test_limits_without_room_for_a_response_are_named(arguments, capsys):
-    assert main([*arguments, "--max-length", "64"]) == 1
+    assert main([*arguments, "--max-prompt-length", "64", "--max-length", "64"]) == 1
     assert "must be below max_length (64)" in capsys.readouterr().err
 
 
@@ -238,12 +237,3 @@ def test_memory_does_not_grow_with_the_input(vrm, monkeypatch):
     pieces = module._scored(model, endless(), None, "responses", options, module.Quarantine("x"), 0)
     next(pieces)
     assert len(taken) == 2
-
-
-def test_a_log_gets_lines_with_rate_and_remaining_time():
-    clock, stream = iter([0.0, 0.0, 10.0, 40.0, 40.0, 40.0]), io.StringIO()
-    watch = Watch("scoring", "rows", total=100, stream=stream, clock=lambda: next(clock))
-    watch.add(10)
-    assert not stream.getvalue()
-    watch.add(10)
-    assert stream.getvalue().strip() == "scoring: 20 of 100 rows, 0.5/s, 2 min 40 s left"

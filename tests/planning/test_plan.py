@@ -204,6 +204,27 @@ def test_ktos_own_batch_is_what_its_memory_is_planned_for(paper):
     assert dpo.memory == RuleResources(many).job("train_preference", "qwen3", "dpo").memory
 
 
+def test_an_outside_model_is_scored_with_and_held_at_its_own_size(paper):
+    pinned = {"revision": "0" * 40}
+    outside = {
+        "small": {"label": "Small", "path": "Qwen/Qwen3-0.6B", **pinned},
+        "strange": {"label": "Strange", "path": "somebody/model", **pinned},
+    }
+    ppo = {"ppo_small": {"label": "PPO (small)", "method": "ppo", "reward": "small"}}
+    policy = {"methods": ppo, "run": [*paper.policy.run, "ppo_small"]}
+    config = changed(paper, reward={"outside": outside, "run_outside": ["small", "strange"]}, policy=policy)
+    planned = {job.name: job for job in jobs(Setting(config))}
+    weights = {name: planned[f"score_outside {name}"].memory for name in ("small", "strange")}
+    assert weights["strange"] is None  # of unknown size: a card, and the plan says so
+    assert planned["score_outside strange"].gpus == 1
+    size = 4 * shape_of(paper.backbone.model_copy(update={"path": "Qwen/Qwen3-0.6B"})).body_parameters / GIB
+    assert weights["small"].parts["weights"] == pytest.approx(size)
+    (paid,) = (job for name, job in planned.items() if name.startswith("train_ppo ppo_small qwen3 "))
+    assert paid.memory.parts["reward model"] == pytest.approx(size)
+    assert not any("train_reward" in name for name in paid.needs)
+    assert not any("train_reward small" in name for name in planned)
+
+
 def test_ppos_activations_are_those_of_a_forward_pass(paper):
     def parts(**sizes):
         config = changed(paper, policy={"ppo": sizes})

@@ -7,6 +7,7 @@ from example_run import VARIANTS, make_raw, write_results
 from vrm import config as configuration
 from vrm.evaluation.accuracy import section_scores
 from vrm.records import RecordError, write_jsonl
+from vrm.reporting.overoptimisation import overoptimisation_curves
 from vrm.reporting.registry import TABLES
 
 
@@ -112,6 +113,25 @@ def test_table2_says_what_policies_score_by_and_how_many_seeds_they_have(tables)
     assert "Reward models: mean of 3 seeds (1, 2, 3)" in text
     assert "Policies: one seed (1)" in text
     assert "DPO, β = 0.5 (ours), in the paper" not in text
+
+
+def test_an_outside_model_says_so_wherever_it_appears(tmp_path):
+    """In its row, whatever it is called, and as what PPO is paid by; it has no seeds and no value of the paper."""
+    variants = {"rm": VARIANTS["rm"]}
+    methods = {"ppo": {"label": "PPO", "method": "ppo", "reward": "theirs"}}
+    raw = make_raw(variants, sets=("uf_c",), policy=make_policies(methods=methods, scorers_from=None))
+    raw["reward"] |= {"outside": {"theirs": {"label": "VRM", "path": "./theirs"}}, "run_outside": ["theirs"]}
+    raw["report"]["figures"] = ["overoptimisation"]
+    config = configuration.parse(raw)
+    root = write_results(config, tmp_path / "run")
+    for name in ("table2", "training_summary"):
+        TABLES[name](config, root, tmp_path)
+    row = pd.read_csv(tmp_path / "table2.csv").set_index("variant").loc["theirs"]
+    assert (row.label, row.group, row.n_seeds) == ("VRM (outside model)", "outside model", 0)
+    assert row.resampled.startswith("prompts")
+    assert np.isnan(row.paper)
+    assert "VRM (outside model)" in (tmp_path / "training_summary.md").read_text()
+    assert "best-of-n, VRM (outside model)" in set(overoptimisation_curves(config, root)["label"])
 
 
 def test_equal_seeds_are_said_once_and_cuts_by_group(tmp_path):

@@ -79,10 +79,10 @@ def write_results(config, root: Path, subset_pairs=12, pairs=120, skip_subsets=(
         if scorer.is_rated:  # columns of its model's file
             continue
         variant = config.reward.variants.get(scorer.name)
-        names = config.reward.run if variant else config.policy.run
-        index = names.index(scorer.name)
+        runs = (config.reward.run, config.policy.run, config.reward.run_outside)
+        index = next(names.index(scorer.name) for names in runs if scorer.name in names)
         for seed in scorer.seeds:
-            folder = root / scorer.folder / f"seed{seed}"
+            folder = scorer.file(root, seed, "scores.csv").parent
             folder.mkdir(parents=True)
             rng = np.random.default_rng([index, seed])
             if variant:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from trl import SFTTrainer
 
+from vrm import watch
 from vrm.config import PreferenceMethod, SftTraining, Variant
 from vrm.records import read_pairs
 from vrm.training.log import LossWatch, tidy
@@ -150,6 +153,26 @@ def test_what_kl_weights_that_allow_nothing_do_to_a_vrm_is_said(reward_job, caps
         if symptom.measure != LENGTH_CORRELATION:
             assert symptom.shows(last[symptom.measure]), (symptom.measure, last[symptom.measure])
             assert f"warning: {symptom.fault}" in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_training_says_how_far_it_is_and_what_it_measures(terminal, reward_job, capsys, monkeypatch):
+    """In a log by plain lines, without carriage returns and without dictionaries of every metric."""
+    monkeypatch.setattr(watch, "EVERY", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    train_reward_model(replace(reward_job, training=TRAINING.model_copy(update={"epochs": 1, "checkpoints": 0})))
+    said = capsys.readouterr()
+    steps = 96 // TRAINING.batch_size
+    losses = [line for line in (said.err + said.out).splitlines() if "loss" in line]
+    assert all(re.search(rf"step \d+ of {steps}: .*loss [\d.]+ \(\w+\)", line) for line in losses)
+    assert len(losses) > TRAINING.evaluations
+    if terminal:
+        assert "training: 100%" in said.err
+    else:
+        assert f"training: {steps} of {steps} steps, " in said.err
+        assert "measuring: " in said.err
+        ours = [line for line in said.err.splitlines(keepends=True) if re.match("training|measuring|step", line)]
+        assert not any("\r" in line for line in ours)
 
 
 def test_nothing_is_said_of_a_model_that_has_learned(reward_job, capsys):

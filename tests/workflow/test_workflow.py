@@ -8,10 +8,12 @@ import sys
 
 import pandas as pd
 import pytest
+import yaml
 from paths import ROOT, SHARED
 from runs import DEFAULT, SMOKE, contents, snakemake
 from transformers import AutoTokenizer
 
+from vrm.cli.commands import COMMANDS
 from vrm.records import read_jsonl
 from vrm.reporting.registry import FIGURES, TABLES
 
@@ -74,6 +76,48 @@ def test_own_data_needs_no_world(tmp_path):
     )
     assert "absent.jsonl" in absent
     assert "Missing input files" in absent
+
+
+def test_an_outside_model_is_scored_and_pays_ppo_without_a_training(tmp_path):
+    """One in a directory is a file of the workflow; one of the hub is none."""
+    (tmp_path / "theirs").mkdir()
+    overlay = {
+        "reward": {
+            "run": ["rm"],
+            "seeds": [1],
+            "outside": {
+                "theirs": {"label": "Theirs", "path": "./theirs"},
+                "hub": {"label": "Hub", "path": "owner/name", "revision": "0" * 40},
+            },
+            "run_outside": ["theirs", "hub"],
+        },
+        "policy": {
+            "run_bases": ["qwen3"],
+            "scorers_from": None,
+            "run": ["ppo", "ppo_theirs", "ppo_hub"],
+            "methods": {f"ppo_{n}": {"label": n, "method": "ppo", "reward": n} for n in ("theirs", "hub")},
+        },
+        "benchmarks": {"run": []},
+        "report": {"tables": ["table2", "training_summary"], "figures": ["overoptimisation"], "paper": False},
+    }
+    (tmp_path / "outside.yaml").write_text(yaml.safe_dump(overlay))
+    configs = (DEFAULT, tmp_path / "outside.yaml")
+    output = snakemake("-n", "-p", directory=tmp_path, configs=configs)
+    jobs = planned(output)
+    assert (jobs["score_outside"], jobs["train_ppo"], jobs["train_reward"], jobs["score"]) == (2, 3, 1, 1)
+    commands = {command: [line for line in output.splitlines() if f"-m vrm {command}" in line] for command in COMMANDS}
+    outside = [line for line in commands["score-reward"] if "--outside" in line]
+    assert len(outside) == 2
+    assert not any("--model" in line or "--features" in line for line in outside)
+    paid = [line for line in commands["train-ppo"] if "ppo_theirs" in line or "ppo_hub" in line]
+    assert len(paid) == 2
+    assert not any("--model" in line for line in paid)
+    (drawn,) = commands["best-of-n"]
+    assert "--models rm=results/demo/reward/rm/seed1/model theirs hub --pairs" in drawn
+    (tmp_path / "theirs").rmdir()
+    absent = snakemake("-n", directory=tmp_path, configs=configs, check=False)
+    assert "Missing input files" in absent
+    assert "theirs" in absent
 
 
 def test_a_mistyped_key_stops_before_anything_runs(tmp_path):

@@ -46,6 +46,7 @@ os.environ[alive.ALIVE] = str(Path.cwd() / ".snakemake" / alive.NAME)
 wildcard_constraints:
     run=r"[A-Za-z0-9_.-]+",
     variant=r"[a-z][a-z0-9_]*",
+    outside=r"[a-z][a-z0-9_]*",
     seed=r"\d+",
     base=r"[a-z][a-z0-9_]*",
     method=r"[a-z][a-z0-9_]*",
@@ -126,6 +127,7 @@ def get_runtime(stage):
 def get_kind(wildcards):
     """What the estimate of a job depends on; without these wildcards it is about the reward models."""
     base, method = wildcards.get("base", ""), wildcards.get("method", "")
+    method = wildcards.get("outside", method)
     if base and not method:
         selective = CONFIG.policy.trained("selective_dpo")
         method = selective[0] if selective else ""

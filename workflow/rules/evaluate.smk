@@ -58,11 +58,49 @@ rule score:
         runtime=get_runtime("score"),
     params:
         settings=depends_on(dependencies.score),
+        scorer=lambda wildcards, input: f"--model {input.model} --seed {wildcards.seed}",
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
     shell:
-        "python -m vrm score-reward --config results/{wildcards.run}/config.yaml --model {input.model} --sets {input.sets}"
-        " --pairs {params.train} {params.features} --seed {wildcards.seed} --out {output.scores} > {log} 2>&1"
+        "python -m vrm score-reward --config results/{wildcards.run}/config.yaml {params.scorer} --sets {input.sets}"
+        " --pairs {params.train} {params.features} --out {output.scores} > {log} 2>&1"
+
+
+def get_outside_directory(name):
+    """An outside model's directory, where it is one; a model of the hub is no file."""
+    model = CONFIG.reward.outside[name]
+    return [model.path] if model.is_local else []
+
+
+def get_outside_model(wildcards):
+    return get_outside_directory(wildcards.outside)
+
+
+# A reward model that others have trained: no seed, and a backbone of its own, so no stored features.
+use rule score as score_outside with:
+    input:
+        model=get_outside_model,
+        train="results/{run}/data/pairs/train.jsonl",
+        validation="results/{run}/data/pairs/validation.jsonl",
+        sets=collect(
+            "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
+        ),
+    output:
+        scores="results/{run}/outside/{outside}/scores.csv",
+        validation="results/{run}/outside/{outside}/validation.csv",
+    log:
+        "results/{run}/logs/score_outside/{outside}.log",
+    benchmark:
+        "results/{run}/benchmarks/score_outside/{outside}.tsv"
+    resources:
+        gpu=get_gpus("score_outside"),
+        mem_mb=get_mem_mb("score_outside"),
+        runtime=get_runtime("score_outside"),
+    params:
+        settings=depends_on(dependencies.score_outside, "outside"),
+        scorer="--outside {outside}",
+        train=lambda wildcards, input: Path(input.train).parent,
+        features="",
 
 
 # Every term of Theorem 5.1, on the pairs that the model was trained on.
@@ -134,12 +172,19 @@ def get_ppo_rewards():
 
 def get_ppo_reward_models(wildcards):
     """Every reward model that some PPO trains against."""
-    return collect(
-        "results/{run}/reward/{variant}/seed{seed}/model",
-        run=wildcards.run,
-        variant=[name.removesuffix(":rated") for name in get_ppo_rewards()],
-        seed=wildcards.seed,
-    )
+    names = [name.removesuffix(":rated") for name in get_ppo_rewards()]
+    return [path for name in names for path in get_reward_model(wildcards, name)]
+
+
+def get_ppo_reward_options(wildcards):
+    """The same as the command takes them: with the directory of one that is trained here, an outside one by name."""
+    options = []
+    for name in get_ppo_rewards():
+        variant = name.removesuffix(":rated")
+        trained = variant not in CONFIG.reward.outside
+        (path,) = get_reward_model(wildcards, variant) if trained else [""]
+        options.append(f"{name}={path}" if trained else name)
+    return options
 
 
 rule best_of_n:
@@ -163,9 +208,7 @@ rule best_of_n:
     params:
         settings=depends_on(dependencies.best_of_n, "base"),
         start=get_start,
-        models=lambda wildcards, input: [
-            f"{name}={path}" for name, path in zip(get_ppo_rewards(), input.models)
-        ],
+        models=get_ppo_reward_options,
         pairs=lambda wildcards, input: Path(input.validation).parent,
     shell:
         "python -m vrm best-of-n --config results/{wildcards.run}/config.yaml --base {wildcards.base}"

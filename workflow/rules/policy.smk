@@ -198,10 +198,22 @@ rule difficulty:
         " > {log} 2>&1"
 
 
-def get_reward_model(wildcards):
-    """The reward model that PPO trains against; its seed is the policy's."""
-    reward = CONFIG.policy.methods[wildcards.method].reward
-    return f"results/{wildcards.run}/reward/{reward}/seed{wildcards.seed}/model"
+def get_reward_model(wildcards, name):
+    """A reward model's directory: that of the policy's seed, or an outside model's, which has none on the hub."""
+    if name in CONFIG.reward.outside:
+        return get_outside_directory(name)
+    return [f"results/{wildcards.run}/reward/{name}/seed{wildcards.seed}/model"]
+
+
+def get_ppo_reward(wildcards):
+    """The reward model that PPO trains against."""
+    return get_reward_model(wildcards, CONFIG.policy.methods[wildcards.method].reward)
+
+
+def get_ppo_reward_option(wildcards, input):
+    """The command's option; an outside model is read by the configuration."""
+    outside = CONFIG.policy.methods[wildcards.method].reward in CONFIG.reward.outside
+    return "" if outside else f"--model {input.reward}"
 
 
 rule train_ppo:
@@ -209,7 +221,7 @@ rule train_ppo:
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
         start=get_start_files,
-        reward=get_reward_model,
+        reward=get_ppo_reward,
     output:
         model=directory("results/{run}/policy/{base}/{method}/seed{seed}/model"),
         training="results/{run}/policy/{base}/{method}/seed{seed}/training.csv",
@@ -233,10 +245,11 @@ rule train_ppo:
         launcher=get_launcher(CONFIG.policy.training, "ddp"),
         settings=depends_on(dependencies.train_ppo, "base", "method"),
         start=get_start,
+        reward=get_ppo_reward_option,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/{method}/seed{seed}",
         out=lambda wildcards, output: Path(output.model).parent,
     shell:
         "{params.launcher} -m vrm train-ppo --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
-        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start:q} --model {input.reward}"
+        " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start:q} {params.reward}"
         " --pairs {params.pairs} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"

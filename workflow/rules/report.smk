@@ -19,6 +19,14 @@ def get_reward_scores():
     return [*get_reward_files("scores.csv"), *get_reward_files("validation.csv")]
 
 
+def get_outside_scores():
+    """Scores of the outside models that are rows of Table 2."""
+    return collect(
+        "results/{{run}}/outside/{outside}/scores.csv",
+        outside=CONFIG.reward.run_outside,
+    )
+
+
 def get_policy_scores():
     """Scores of the policies that are rows of Table 2."""
     scorers = CONFIG.policy.scorers_from
@@ -48,7 +56,7 @@ def get_table_inputs(wildcards):
     """Files that a table is made of."""
     needs = {
         "table1": get_judged_scores(),
-        "table2": [*get_policy_scores(), *get_reward_scores()],
+        "table2": [*get_policy_scores(), *get_reward_scores(), *get_outside_scores()],
         "comparisons": get_reward_files("scores.csv"),
         "comparisons_judged": get_judged_scores(),
         "bound": get_bounds(),
@@ -133,7 +141,7 @@ def get_paper_page_inputs(wildcards):
     if {"table2", "comparisons"} & {*tables}:
         made += get_reward_scores()
     if "table2" in tables:
-        made += get_policy_scores()
+        made += [*get_policy_scores(), *get_outside_scores()]
     return [path.format(run=wildcards.run) for path in made]
 
 

@@ -1,7 +1,7 @@
 """`vrm <command>`: parses, calls one function, says what went wrong, writes provenance after a stage.
 
-* `commands`: how a function becomes a command, the list of them all, checks of what was typed, and what a command need
-  not import
+* `commands`: how a function becomes a command, the list of them all, the parser that is made of it, checks of what was
+  typed, and what a command need not import
 * `people`: what a person types; `stages`: what a rule of the workflow types
 * `errors`: which exceptions become one line
 * `doctor`: what this machine can run
@@ -11,21 +11,17 @@ Nothing heavy is imported before a command is chosen: `vrm --help` answers at on
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vrm import __version__, alive
+from vrm import alive
 from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
-from vrm.cli.commands import COMMANDS, UNUSED, Command, add_options, hide
+from vrm.cli.commands import COMMANDS, UNUSED, Command, hide, parser
 from vrm.cli.errors import explain
-
-HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
-`snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name
-your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
+from vrm.watch import plain_libraries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a reproduction must not talk to the network unless it is asked to fetch something
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    plain_libraries()
     alive.join()
     started = time.monotonic()
     try:
@@ -53,42 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line as argparse knows it, built from `COMMANDS`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    people_first = "\n\n".join(
-        [
-            "Variational reward modelling.",
-            _listed("commands", [command for command in COMMANDS.values() if not command.is_stage]),
-            _listed("stages of the workflow", [command for command in COMMANDS.values() if command.is_stage]),
-        ]
-    )
-    top = argparse.ArgumentParser(
-        prog="vrm",
-        usage="vrm [--help] [--version] COMMAND ...",
-        description=people_first,
-        epilog=HINT,
-        formatter_class=raw,
-    )
-    top.add_argument("--version", action="version", version=f"vrm {__version__}")
-    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-    for command in COMMANDS.values():
-        sub = subparsers.add_parser(
-            command.name,
-            prog=f"vrm {command.name}",
-            description=command.text,
-            epilog="example:\n  " + command.example.replace("\n", "\n  "),
-            formatter_class=raw,
-        )
-        add_options(sub, command.function)
-    return top
-
-
-def _listed(title: str, commands: Sequence[Command]) -> str:
-    width = max(map(len, COMMANDS))
-    return "\n".join([f"{title}:", *(f"  {command.name:{width}s}  {command.text}" for command in commands)])
-
-
 def _write_provenance(command: Command, options: Mapping[str, object], seconds: float) -> None:
     """Leave `<what>.provenance.json` in an output directory or beside an output file."""
     from vrm import provenance as lineage
@@ -104,6 +65,7 @@ def _write_provenance(command: Command, options: Mapping[str, object], seconds: 
         "inputs": lineage.inputs(options),
         "data": lineage.data(config),
         "judge": lineage.judge(config),
+        "outside": lineage.outside(config, options),
         "device": _device() if command.models else "cpu",
         "seconds": round(seconds, 2),
         "config": config.model_dump(mode="json"),

@@ -16,11 +16,13 @@ import argparse
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vrm import __version__
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -94,6 +96,48 @@ def _declare(example: str, is_stage: bool, models: bool) -> Callable[[F], F]:
         return function
 
     return declare
+
+
+HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
+`snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name
+your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line as argparse knows it, built from `COMMANDS`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    people_first = "\n\n".join(
+        [
+            "Variational reward modelling.",
+            _listed("commands", [command for command in COMMANDS.values() if not command.is_stage]),
+            _listed("stages of the workflow", [command for command in COMMANDS.values() if command.is_stage]),
+        ]
+    )
+    top = argparse.ArgumentParser(
+        prog="vrm",
+        usage="vrm [--help] [--version] COMMAND ...",
+        description=people_first,
+        epilog=HINT,
+        formatter_class=raw,
+    )
+    top.add_argument("--version", action="version", version=f"vrm {__version__}")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    for command in COMMANDS.values():
+        sub = subparsers.add_parser(
+            command.name,
+            help=command.text,
+            prog=f"vrm {command.name}",
+            description=command.text,
+            epilog="example:\n  " + command.example.replace("\n", "\n  "),
+            formatter_class=raw,
+        )
+        add_options(sub, command.function)
+    return top
+
+
+def _listed(title: str, commands: Sequence[Command]) -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join([f"{title}:", *(f"  {command.name:{width}s}  {command.text}" for command in commands)])
 
 
 def add_options(parser: argparse.ArgumentParser, function: Callable[..., None]) -> None:

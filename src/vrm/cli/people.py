@@ -252,6 +252,14 @@ def doctor(
     print(as_json(findings) if json else as_lines(findings), end="")
 
 
+@person("vrm completion bash\nvrm completion zsh\nvrm completion fish")
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Option("which", positional=True)]) -> None:
+    """Print what a shell needs to complete commands, options and their values."""
+    from vrm.cli.completion import script
+
+    print(script(shell))
+
+
 @person("vrm fetch-backbone smollm2 --out models/smollm2")
 def fetch_backbone(
     name: Annotated[str, Option("smollm2: SmolLM2-135M-Instruct, Apache-2.0, 93 MB", positional=True)],

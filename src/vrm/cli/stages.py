@@ -24,7 +24,7 @@ from vrm.cli.commands import (
 )
 
 if TYPE_CHECKING:
-    from vrm.config import Config, PolicyBase
+    from vrm.config import Config, OutsideModel, PolicyBase
     from vrm.config.benchmarks import BenchmarkName
     from vrm.training.policies import PolicyJob
 
@@ -42,6 +42,8 @@ Reference = Annotated[str, Option("directory or hub id of the policy it was trai
 Pairs = Annotated[Path, Option("directory of normalised pairs by split")]
 Checkpoints = Annotated[Path, Option("where resumable state lives")]
 TrainedModel = Annotated[Path, Option("directory of a trained reward model")]
+TrainedHere = Annotated[Path | None, Option("directory of a trained reward model; none where it is an outside one")]
+Outside = Annotated[str | None, Option("instead of --model: a key of reward.outside")]
 Sets = Annotated[list[Path], Option("files of evaluation sets")]
 JudgedSets = Annotated[list[Path], Option("directories that `vrm benchmark-set` filled")]
 Tokens = Annotated[Path | None, Option("directory that `vrm tokenise` filled; without it, pairs are tokenised anew")]
@@ -257,28 +259,36 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
 )
 def score_reward(
     config: ConfigFiles,
-    model: TrainedModel,
     sets: Sets,
     pairs: Pairs,
     out: Csv,
+    model: TrainedHere = None,
+    outside: Outside = None,
     features: FeatureFiles = (),
     seed: Seed = 0,
 ) -> None:
     """Score every evaluation set with a reward model."""
-    from vrm.evaluation.score_sets import score_sets
-    from vrm.models.scoring import load_reward_model
+    from vrm.config import ConfigError
 
+    if (model is None) == (outside is None):
+        raise ConfigError("give --model DIRECTORY, or --outside NAME for one that was not trained here")
     reward = _load(config).reward
-    scorer = load_reward_model(
-        model,
-        max_prompt_length=reward.training.max_prompt_length,
-        max_length=reward.training.max_length,
-        batch_size=reward.scoring_batch_size,
-        posterior_samples=reward.posterior_samples,
-        seed=seed,
-        progress=True,
-        features=features,
-    )
+    options = {
+        "batch_size": reward.scoring_batch_size,
+        "posterior_samples": reward.posterior_samples,
+        "seed": seed,
+        "progress": True,
+    }
+    limits = {name: getattr(reward.training, name) for name in ("max_prompt_length", "max_length")}
+    entry = None if outside is None else known(reward.outside, outside, "outside model")
+
+    from vrm.evaluation.score_sets import score_sets
+    from vrm.models.scoring import load_outside, load_reward_model
+
+    if entry is not None:
+        scorer = load_outside(entry, **options)
+    else:
+        scorer = load_reward_model(model, **limits, **options, features=features)
     sources = {path.stem: path for path in sets}
     score_sets(scorer, sources, pairs / "train.jsonl", out, validation=pairs / "validation.jsonl")
 
@@ -423,24 +433,29 @@ def train_ppo(
     base: Base,
     method: Method,
     policy: Policy,
-    model: TrainedModel,
     pairs: Pairs,
     checkpoints: Checkpoints,
     out: Fill,
+    model: TrainedHere = None,
     seed: Seed = 0,
 ) -> None:
     """Train a policy by PPO."""
-    from vrm.config import PpoMethod
-    from vrm.models.scoring import load_reward_model
-    from vrm.training.ppo import train_ppo
+    from vrm.config import ConfigError, PpoMethod
 
     settings = _load(config)
     spec = _method(settings, method, PpoMethod)
+    outside = settings.reward.outside.get(spec.reward)
+    if (model is None) == (outside is None):
+        here = "trained here: give --model DIRECTORY" if outside is None else "an outside model: leave --model out"
+        raise ConfigError(f"{method}: its reward {spec.reward} is {here}")
     job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out)
-    reward = load_reward_model(
-        local(model, "--model"), batch_size=settings.reward.scoring_batch_size, reward=spec.reward_part
-    )
-    train_ppo(job, settings.policy.ppo, settings.policy.generation, reward, model)
+
+    from vrm.models.scoring import load_outside, load_reward_model
+    from vrm.training.ppo import train_ppo
+
+    options = {"batch_size": settings.reward.scoring_batch_size, "reward": spec.reward_part}
+    reward = load_outside(outside, **options) if outside else load_reward_model(local(model, "--model"), **options)
+    train_ppo(job, settings.policy.ppo, settings.policy.generation, reward, outside or model)
 
 
 @stage(
@@ -494,27 +509,25 @@ def best_of_n(
     config: ConfigFiles,
     base: Base,
     policy: Policy,
-    models: Annotated[list[str], Option("trained reward models", metavar="VARIANT=DIRECTORY")],
+    models: Annotated[
+        list[str], Option("trained reward models; an outside one by its name alone", metavar="VARIANT=DIRECTORY")
+    ],
     pairs: Pairs,
     out: Annotated[Path, Option("JSONL to write")],
     seed: Seed = 0,
 ) -> None:
     """Draw many answers to each prompt and score them."""
-    from vrm.config import ConfigError
     from vrm.evaluation.overoptimisation import BestOfNJob, sample_best_of_n
 
     settings = _load(config)
     section, entry = settings.policy, _base(settings, base)
-    if unnamed := [text for text in models if "=" not in text]:
-        raise ConfigError(f"--models {unnamed[0]}: give VARIANT=DIRECTORY")
-    rewards = dict(text.split("=", 1) for text in models)
     sample_best_of_n(
         BestOfNJob(
             policy=local_or_hub(policy, "--policy"),
             revision=_revision(entry, policy),
             chat_template_kwargs=entry.chat_template_kwargs,
             chat_template=entry.chat_template,
-            rewards={name: local(path, "--models") for name, path in rewards.items()},
+            rewards=dict(_reward(settings, text) for text in models),
             pairs=pairs / "validation.jsonl",
             generation=section.generation,
             best_of_n=section.best_of_n,
@@ -663,6 +676,18 @@ def _benchmark(name: str) -> BenchmarkName:
 
 def _base(settings: Config, name: str) -> PolicyBase:
     return known(settings.policy.bases, name, "policy base")
+
+
+def _reward(settings: Config, text: str) -> tuple[str, Path | OutsideModel]:
+    """A reward model by name, with `:rated` behind it for that part: VARIANT=DIRECTORY, or that of an outside model."""
+    from vrm.config import ConfigError
+    from vrm.config.policy import RATED
+
+    name, given, directory = text.partition("=")
+    outside = settings.reward.outside.get(name.removesuffix(RATED))
+    if bool(given) == (outside is not None):
+        raise ConfigError(f"--models {text}: give VARIANT=DIRECTORY, or the name of an outside model alone")
+    return name, outside or local(directory, "--models")
 
 
 def _method(settings: Config, name: str, kind: type[M]) -> M:

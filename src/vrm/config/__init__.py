@@ -38,7 +38,7 @@ from vrm.config.policy import (
     SftTraining,
 )
 from vrm.config.report import ReportConfig
-from vrm.config.reward import RewardConfig, RewardTraining, Variant
+from vrm.config.reward import OutsideModel, RewardConfig, RewardTraining, Variant
 from vrm.config.study import StudyConfig
 from vrm.config.world import WorldConfig
 
@@ -109,19 +109,20 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _policies_fit_the_reward_models(self) -> Config:
-        both = set(self.policy.methods) & set(self.reward.variants)
-        if both:
-            raise ValueError(f"policy.methods and reward.variants share the name {', '.join(sorted(both))}: rename one")
+        for section, models in (("variants", self.reward.variants), ("outside", self.reward.outside)):
+            if both := sorted(set(self.policy.methods) & set(models)):
+                raise ValueError(f"policy.methods and reward.{section} share the name {', '.join(both)}: rename one")
         if not self.policy.run_bases:
             for name in {"training_summary", "overoptimisation"} & {*self.report.tables, *self.report.figures}:
                 raise ValueError(f"report names {name}, which needs policies; name some in policy.run_bases")
             return self
         if "overoptimisation" in self.report.figures and not self.policy.ppo_run:
             raise ValueError("report.figures names overoptimisation, but policy.run has no method that is ppo")
-        for name in self.policy.ppo_run:
-            require_known(f"policy.methods.{name}.reward", [self.policy.methods[name].reward], self.reward.run)
+        rewards = {name: self.policy.methods[name].reward for name in self.policy.ppo_run}
+        for name, reward in rewards.items():
+            require_known(f"policy.methods.{name}.reward", [reward], [*self.reward.run, *self.reward.outside])
         lacking = [str(seed) for seed in self.policy.seeds if seed not in self.reward.seeds]
-        if self.policy.ppo_run and lacking:
+        if lacking and set(rewards.values()) & set(self.reward.run):
             raise ValueError(
                 f"policy.seeds names {', '.join(lacking)}: PPO takes the reward model of the same seed, and "
                 f"reward.seeds are {', '.join(map(str, self.reward.seeds))}"
@@ -276,6 +277,7 @@ __all__ = [
     "Method",
     "MtBench",
     "Optimisation",
+    "OutsideModel",
     "PolicyBase",
     "PolicyConfig",
     "PolicyTraining",

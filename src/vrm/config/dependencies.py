@@ -20,6 +20,7 @@ from vrm.config import (
     Config,
     Generation,
     Optimisation,
+    OutsideModel,
     PolicyBase,
     PolicyTraining,
     PpoMethod,
@@ -62,6 +63,11 @@ def variant(settings: Variant) -> dict[str, Any]:
 
 def method(settings: PreferenceMethod | PpoMethod) -> dict[str, Any]:
     """A policy's method, without what it is called."""
+    return _dump(settings, but=NAMES)
+
+
+def outside(settings: OutsideModel) -> dict[str, Any]:
+    """An outside reward model, without what it is called."""
     return _dump(settings, but=NAMES)
 
 
@@ -191,6 +197,7 @@ def difficulty(config: Config) -> dict[str, Any]:
 def train_ppo(config: Config, base: str, name: str) -> dict[str, Any]:
     """A policy trained by PPO: `name` is its method."""
     return {
+        **_outside_rewards(config, [name]),
         **_base(config, base),
         **_started(config.policy.training, NOT_PPO),
         "method": method(config.policy.methods[name]),
@@ -225,6 +232,12 @@ def score(config: Config) -> dict[str, Any]:
     return _of(config, *(f"reward.{key}" for key in keys)) | _lengths(config.reward.training)
 
 
+def score_outside(config: Config, name: str) -> dict[str, Any]:
+    """An outside model's scores on every evaluation set; what it keeps of a text is its own affair."""
+    keys = ("scoring_batch_size", "posterior_samples")
+    return _of(config, *(f"reward.{key}" for key in keys)) | {"outside": outside(config.reward.outside[name])}
+
+
 def pac_bayes(config: Config) -> dict[str, Any]:
     """The terms of Theorem 5.1."""
     return _of(config, "reward.scoring_batch_size", "reward.training.pairs") | _lengths(config.reward.training)
@@ -238,6 +251,7 @@ def score_policy(config: Config, base: str) -> dict[str, Any]:
 def best_of_n(config: Config, base: str) -> dict[str, Any]:
     """Many answers to a prompt."""
     return {
+        **_outside_rewards(config, config.policy.ppo_run),
         **_base(config, base),
         **_lengths(config.policy.training),
         "generation": generation(config.policy.generation),
@@ -276,7 +290,7 @@ def judged_scores(config: Config, name: str) -> dict[str, Any]:
 
 
 _POLICIES = ("policy.run", "policy.run_bases", "policy.bases", "policy.methods")
-_REWARDS = ("reward.run", "reward.variants")
+_REWARDS = ("reward.run", "reward.variants", "reward.run_outside", "reward.outside")
 
 
 def table(config: Config) -> dict[str, Any]:
@@ -325,6 +339,13 @@ def _started(settings: Optimisation, unused: Collection[str] = ()) -> dict[str, 
 
 def _lengths(settings: Optimisation) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in sorted(LENGTHS)}
+
+
+def _outside_rewards(config: Config, methods: Iterable[str]) -> dict[str, Any]:
+    """The outside models that pay some of these PPO methods; nothing where ours alone do."""
+    known = config.reward.outside
+    paying = {config.policy.methods[name].reward for name in methods} & set(known)
+    return {"outside": {name: outside(known[name]) for name in sorted(paying)}} if paying else {}
 
 
 def _base(config: Config, name: str) -> dict[str, Any]:

@@ -100,7 +100,10 @@ class PpoMethod(Section):
     label: str = Field(description="Row name in tables, legend in figures.")
     ours: bool = Field(False, description="Not in the paper: labelled as ours wherever it appears.")
     method: Literal["ppo"] = Field(description="The objective.")
-    reward: Name = Field(description="Which of reward.run is the reward; policy seed s takes reward model seed s.")
+    reward: Name = Field(
+        description="Which of reward.run is the reward, policy seed s taking reward model seed s; or one of "
+        "reward.outside, the same for all seeds."
+    )
     reward_part: Literal["full", "rated"] = Field(
         "full",
         description="Its whole reward, or the rated-aspect reward alone; without a residual they are the same.",

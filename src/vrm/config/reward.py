@@ -1,7 +1,8 @@
-"""Reward models: the grid of variants, and how they are trained."""
+"""Reward models: the grid of variants and how they are trained, and those that others have trained."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from vrm.config.base import (
     Optimisation,
     PositiveFloat,
     PositiveInt,
+    RunPath,
     Section,
     require_known,
 )
@@ -326,12 +328,50 @@ class RewardTraining(Optimisation):
         return self.model_copy(update={"learning_rate": rate, "learning_rate_factors": {}})
 
 
+class OutsideModel(Section):
+    """A reward model that others have trained: scored as it is, and nothing here trains it."""
+
+    label: str = Field(description="Row name in tables, where it is followed by `(outside model)`.")
+    path: RunPath = Field(
+        description="Hub id or local directory of a sequence classifier with one label, or of one with code of its own."
+    )
+    revision: str | None = Field(None, description="Commit of the hub model; required for a hub id.")
+    chat_template: str | None = Field(
+        None, description="Instead of the tokenizer's own chat template: its text, or a file that holds it."
+    )
+    trust_remote_code: bool = Field(False, description="Run the code that the model brings along, as ArmoRM does.")
+    max_prompt_length: PositiveInt | None = Field(
+        None,
+        description="Tokens kept of a prompt; null: as its own configuration says, else half of max_length.",
+    )
+    max_length: PositiveInt | None = Field(
+        None, description="Tokens kept of prompt + response; null: the same, else 2048, or as many as it has positions."
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory and no name of the hub."""
+        named = self.path.startswith((".", "/")) or self.path.count("/") > 1
+        return named or Path(self.path).is_dir()
+
+    @model_validator(mode="after")
+    def _hub_models_are_pinned(self) -> OutsideModel:
+        if not self.is_local and self.revision is None:
+            raise ValueError(
+                f"path {self.path!r} is no directory here; as a model of the hub it needs `revision`, its commit, or "
+                "the row changes when the model does"
+            )
+        return self
+
+
 class RewardConfig(Section):
-    """The grid of reward models."""
+    """The grid of reward models, and outside models beside it."""
 
     seeds: list[int] = Field([1, 2, 3], min_length=1, description="Every table cell is a mean over these.")
     run: list[Name] = Field(description="Which variants are trained, in the order of the table's rows.")
     variants: dict[Name, Variant] = Field(description="All known variants, by name.")
+    outside: dict[Name, OutsideModel] = Field({}, description="All known outside models, by name.")
+    run_outside: list[Name] = Field([], description="Which outside models are rows of Table 2, below ours.")
     training: RewardTraining = Field(default_factory=RewardTraining, description="Optimisation.")
     scoring_batch_size: PositiveInt = Field(64, description="Texts per forward pass when scoring.")
     posterior_samples: int = Field(
@@ -344,4 +384,15 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _run_is_known(self) -> RewardConfig:
         require_known("reward.run", self.run, self.variants)
+        require_known("reward.run_outside", self.run_outside, self.outside)
         return self
+
+    @model_validator(mode="after")
+    def _names_are_one_models(self) -> RewardConfig:
+        if both := sorted(set(self.variants) & set(self.outside)):
+            raise ValueError(f"reward.variants and reward.outside share the name {', '.join(both)}: rename one")
+        return self
+
+    def model(self, name: str) -> Variant | OutsideModel:
+        """What a policy's `reward` names: a variant, or an outside model."""
+        return self.variants[name] if name in self.variants else self.outside[name]

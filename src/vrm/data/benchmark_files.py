@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vrm.config import ConfigError
 from vrm.config.benchmarks import BenchmarkName, BenchmarksConfig
 from vrm.data import benchmark_sets
 from vrm.records import RecordError, write_json, write_whole
+from vrm.watch import Watch
 
 ALPACA = "https://raw.githubusercontent.com/tatsu-lab/alpaca_eval/25be1b6c406f339fe1e362bbe2b3f2720b946511/results"
 
@@ -346,10 +345,10 @@ def _download(url: str) -> bytes:
     parts: list[bytes] = []
     with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
         length = int(reply.headers.get("Content-Length") or 0)
-        with tqdm(total=length or None, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True) as progress:
+        with Watch(url.rsplit("/", 1)[-1], "bytes", length or None) as watch:
             while part := reply.read(CHUNK):
                 parts.append(part)
-                progress.update(len(part))
+                watch.add(len(part))
     content = b"".join(parts)
     if len(content) < length:
         raise OSError(f"it ended after {len(content)} of {length} bytes")

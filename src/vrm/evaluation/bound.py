@@ -27,6 +27,7 @@ from vrm.records import RecordError, read_pairs
 from vrm.runfiles import BOUND_TERMS, PAC_BAYES
 from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
+from vrm.watch import watched
 
 SAMPLES = 64
 """Draws of the latents a pair: over 2,000 pairs a risk's standard error is then 0.14 points at most."""
@@ -119,8 +120,9 @@ def _encode(model: HuggingFaceRewardModel, path: Path, most: int | None = None) 
     order = np.argsort([len(pair.chosen.ids) + len(pair.rejected.ids) for pair in pairs], kind="stable")
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(order), max(1, model.batch_size // 2)):
-            parts.append(_encode_batch(model, [pairs[i] for i in order[start : start + max(1, model.batch_size // 2)]]))
+        size = max(1, model.batch_size // 2)
+        for start in watched(range(0, len(order), size), "posteriors", "batches"):
+            parts.append(_encode_batch(model, [pairs[i] for i in order[start : start + size]]))
     inverse = torch.as_tensor(np.argsort(order, kind="stable"))
     chosen, rejected = (Posterior.concatenate(side).select(inverse) for side in zip(*parts, strict=True))
     return chosen, rejected
@@ -148,7 +150,7 @@ def _risk(head: VrmHead, pairs: Pairs, samples: int, seed: int) -> float:
     lost, n = 0, len(pairs[0].alpha)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for start in range(0, n, _PAIRS_AT_ONCE):
+        for start in watched(range(0, n, _PAIRS_AT_ONCE), "risk", f"times {_PAIRS_AT_ONCE} pairs"):
             part = [side.select(slice(start, start + _PAIRS_AT_ONCE)) for side in pairs]
             for _ in range(samples):
                 weights = sample_dirichlet(part[0].alpha).to(device)  # once a pair

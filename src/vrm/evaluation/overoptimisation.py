@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from vrm.config import BestOfN, ConfigError, Generation
+from vrm.config import BestOfN, ConfigError, Generation, OutsideModel
 from vrm.config.policy import RATED
 from vrm.models.base import RewardModel, RewardOutput, checked_prompts
 from vrm.records import Prompt, RecordError, read_jsonl
 from vrm.runfiles import BEST_OF_N_SAMPLES, GOLD_REWARDS
+from vrm.watch import watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +124,8 @@ class BestOfNJob:
         revision: commit of the hub model.
         chat_template_kwargs: passed to the policy's chat template.
         chat_template: instead of the policy's own, its text or a file.
-        rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone.
+        rewards: directory of each reward model, by variant; by `<variant>:rated` for its rated-aspect reward alone. An
+            outside model is what the configuration says of it.
         pairs: preference pairs whose prompts are answered.
         generation: how the policy answers; the engine is always transformers.
         best_of_n: how many prompts, and answers to each.
@@ -136,7 +138,7 @@ class BestOfNJob:
     policy: str
     revision: str | None
     chat_template_kwargs: Mapping[str, Any]
-    rewards: Mapping[str, Path]
+    rewards: Mapping[str, Path | OutsideModel]
     pairs: Path
     generation: Generation
     best_of_n: BestOfN
@@ -152,7 +154,7 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
     from transformers import AutoTokenizer
 
-    from vrm.models.scoring import load_reward_model
+    from vrm.models.scoring import load_outside, load_reward_model
     from vrm.models.templates import read_template
     from vrm.models.text import TextEncoder, prepare_tokenizer
     from vrm.training.rollout import read_questions
@@ -166,9 +168,10 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     rows = _answers(job, tokenizer, asked)
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
-    for variant, path in job.rewards.items():
+    for variant, source in job.rewards.items():
+        load = load_outside if isinstance(source, OutsideModel) else load_reward_model
         part = "rated" if variant.endswith(RATED) else "full"
-        model = load_reward_model(path, batch_size=job.scoring_batch_size, progress=True, reward=part)
+        model = load(source, batch_size=job.scoring_batch_size, progress=True, reward=part)
         output = model.score(prompts, texts)
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):
@@ -212,7 +215,8 @@ class TextFunction:
             ValueError: a prompt has no user turn.
         """
         pairs = zip(checked_prompts(prompts, responses), responses, strict=True)
-        rewards = [self.function(last_user_turn(prompt), response) for prompt, response in pairs]
+        found = watched(list(pairs), "gold", "answers")
+        rewards = [self.function(last_user_turn(prompt), response) for prompt, response in found]
         return RewardOutput(
             mean=np.array(rewards, dtype=float), truncated=np.zeros(len(rewards), dtype=bool), link=None
         )

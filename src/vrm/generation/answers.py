@@ -24,7 +24,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from vrm.checkpoints import fingerprint, model_files, model_name, resumable
@@ -35,6 +34,7 @@ from vrm.generation.engines import Engine, Sampling, decode, load_engine
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import remove_ours, require_ours
 from vrm.records import Prompt, write_json
+from vrm.watch import Watch
 
 
 class SavedAnswers:
@@ -141,7 +141,7 @@ def answer_benchmarks(
         if len(saved):
             print(f"{judged.name}: going on after {len(saved)} of {total} answers")
         answerer = _Answerer(config, judged, policy, revision, saved)
-        with tqdm(total=total, desc="answering", unit="answer") as progress:
+        with Watch("answering", "answers", total) as progress:
             for answer_set in answer_sets:
                 answers, counts = answerer.answer(answer_set, progress)
                 answered[answer_set.name] = answers, counts
@@ -162,7 +162,7 @@ class _Answerer:
         self.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(policy, revision=revision))
         self.engine = self._engine(policy, revision)
 
-    def answer(self, answer_set: AnswerSet, progress: tqdm) -> tuple[list[list[Answer]], dict[str, Any]]:
+    def answer(self, answer_set: AnswerSet, progress: Watch) -> tuple[list[list[Answer]], dict[str, Any]]:
         """Answers, a row a conversation and a column a turn, and their counts."""
         answering = self.config.benchmarks.answering
         limits = answering.max_prompt_length, answering.max_prompt_length + answer_set.max_new_tokens
@@ -178,7 +178,7 @@ class _Answerer:
                 batch = self._batch(name, [ids[i] for i in rows], sampling)
                 for row, answer in zip(rows, batch, strict=True):
                     answers[row].append(answer)
-                progress.update(len(batch))
+                progress.add(len(batch))
         return answers, _counts(answers, encoder.truncation.prompts_cut)
 
     def _batch(self, name: str, prompts: list[list[int]], sampling: Sampling) -> list[Answer]:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.config import ConfigError, Generation
 from vrm.models.scoring import own_device, pad_batch
+from vrm.watch import watched
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ class TransformersEngine:
         answers: dict[int, list[int]] = {}
         config = self._generation_config(sampling or self.sampling)
         with self._answering(config), seeded(seed, self.model.device):
-            for start in tqdm(starts, desc="generating", unit="batch", disable=not self.progress):
+            for start in watched(starts, "generating", "batches", quiet=not self.progress):
                 rows = order[start : start + self.batch_size]
                 answers |= zip(rows, self._batch([prompts[i] for i in rows], config), strict=True)
         return [answers[i] for i in range(len(prompts))]

@@ -24,12 +24,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tqdm import tqdm
-
 from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import Judge, JudgeError
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store, StoreError, not_stored
+from vrm.watch import Watch
 
 ERRORS = {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}
 
@@ -59,12 +58,12 @@ def ask_apart(
         "seed": seed,
         "requests": [asdict(request) for request in requests],
     }
-    with tqdm(total=len(set(keys)), desc="judging", unit="request", disable=not progress) as bar:
-        failed = _send(json.dumps(job), bar)
+    with Watch("judging", "requests", len(set(keys)), quiet=not progress) as watch:
+        failed = _send(json.dumps(job), watch)
     return [store.find(key) or Failed(**failed[key]) for key in keys]
 
 
-def _send(job: str, bar: Any) -> dict[str, dict[str, Any]]:
+def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
     """Have a job done; what failed, by key."""
     command = [sys.executable, "-c", "from vrm.judging.asking import main; main()"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -82,7 +81,7 @@ def _send(job: str, bar: Any) -> dict[str, dict[str, Any]]:
                 raise ERRORS[news["error"]](news["message"])
             if "failed" in news:
                 return news["failed"]
-            bar.update(news["done"])
+            watch.add(news["done"])
         last = courier.stderr.read().strip().rpartition("\n")[2]
         raise JudgeError(
             f"the process that asks the judge ended early ({last or 'it said nothing'}); replies that came are in the "

@@ -25,9 +25,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Any
-
-from tqdm import tqdm
 
 from vrm.config import ConfigError
 from vrm.config.judge import JudgeConfig
@@ -47,6 +44,7 @@ from vrm.judging.exchange import (
 from vrm.judging.refusals import AllAlike, FirstRequests, Meaning, Said, error_in, meaning, read_error, status_inside
 from vrm.judging.store import Reservation, Store
 from vrm.judging.transport import Answer, ApiKey, NoAnswer, Pace, backoff, make_opener, post, retry_after
+from vrm.watch import Watch
 
 HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
 LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats
@@ -81,7 +79,7 @@ class _Run:
     """What the workers of one `ask` share."""
 
     waiting: deque[tuple[str, Request]]
-    progress: Any
+    progress: Watch
     first: FirstRequests
     outcomes: dict[str, Reply | Failed] = field(default_factory=dict)
     held_since: dict[str, float] = field(default_factory=dict)
@@ -138,7 +136,7 @@ class Judge:
         keys = [request_key(request, self.config) for request in requests]
         wanted = dict(zip(reversed(keys), reversed(requests), strict=True))  # the first of equal ones pays
         queue = deque((key, wanted[key]) for key in dict.fromkeys(keys))
-        with tqdm(total=len(queue), desc="judging", unit="request", disable=not self.progress) as progress:
+        with Watch("judging", "requests", len(queue), quiet=not self.progress) as progress:
             asked = [key for key, _ in queue if not self.store.find(key)]
             first = FirstRequests(asked, known=len(asked) < len(queue))
             run = _Run(queue, progress, first, stop=self._stop or Event())
@@ -187,7 +185,7 @@ class Judge:
                 run.stop.wait(HELD_POLL)
             else:
                 run.outcomes[key] = outcome
-                run.progress.update()
+                run.progress.add()
                 self._on_outcome()
 
     def _outcome(self, key: str, request: Request, run: _Run) -> Reply | Failed | None:

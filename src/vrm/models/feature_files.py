@@ -29,13 +29,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from vrm.models.features import FeatureConfig, FeatureModel, raw_features
 from vrm.models.templates import prompt_end
 from vrm.models.text import TextEncoder, TokenisedText, Truncation, located, without_prompt
 from vrm.records import Prompt, RecordError, write_json
+from vrm.watch import Watch
 
 PART_SECONDS = 60.0
 """How much work a killed job can lose."""
@@ -87,8 +87,8 @@ def compute_features(
     store.mkdir(parents=True, exist_ok=True)
     wanted, missing = _missing(texts, _keys(store))
     started, tokens = time.monotonic(), sum(group.tokens for group in missing)
-    with tqdm(total=tokens, desc="features", unit="token", unit_scale=True) as bar, torch.inference_mode():
-        _write_parts(store, _vectors(model, missing, pad_token_id, batch_size, bar))
+    with Watch("features", "tokens", tokens) as watch, torch.inference_mode():
+        _write_parts(store, _vectors(model, missing, pad_token_id, batch_size, watch))
     seconds = time.monotonic() - started
     summary = {
         "recipe": model.config.recipe,
@@ -135,20 +135,20 @@ def _missing(texts: Iterable[TokenisedText], known: Mapping[str, list[bytes]]) -
 
 
 def _vectors(
-    model: FeatureModel, groups: Sequence[Grouped], pad: int, batch_size: int, bar: tqdm
+    model: FeatureModel, groups: Sequence[Grouped], pad: int, batch_size: int, watch: Watch
 ) -> Iterator[tuple[list[bytes], Tensor]]:
     """Keys and vectors of everything in `groups`, a few prompts at a time."""
     for chunk in _chunks(groups, batch_size):
         prompts, mask, cache = _prompts(model, [group.prompt for group in chunk], pad)
         yield [key_of(group.prompt) for group in chunk], prompts
-        bar.update(sum(len(group.prompt) for group in chunk))
+        watch.add(sum(len(group.prompt) for group in chunk))
         rows = sorted(((len(ids), row, ids) for row, group in enumerate(chunk) for ids in group.texts))
         for batch in _batches([(row, ids) for _, row, ids in rows], [len(g.prompt) for g in chunk], batch_size):
             owners = torch.tensor([row for row, _ in batch], device=mask.device)
             prompts_of = [chunk[row].prompt for row, _ in batch]
             vectors = _responses(model, batch, prompts_of, mask[owners], cache, owners, pad)
             yield [key_of(ids) for _, ids in batch], vectors
-            bar.update(sum(len(ids) - len(chunk[row].prompt) for row, ids in batch))
+            watch.add(sum(len(ids) - len(chunk[row].prompt) for row, ids in batch))
 
 
 def _chunks(groups: Sequence[Grouped], batch_size: int) -> Iterator[list[Grouped]]:

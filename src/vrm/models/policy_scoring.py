@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
@@ -29,6 +28,7 @@ from vrm.models.text import PolicyEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import positions
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt
+from vrm.watch import watched
 
 
 def fuse_head(model: PreTrainedModel, *outputs: str, temperature: float = 1.0) -> PreTrainedModel:
@@ -121,7 +121,7 @@ class PolicyScorer:
         order = np.argsort([len(text.ids) for text in texts], kind="stable")
         starts = range(0, len(order), self.batch_size)
         with torch.no_grad():
-            for start in tqdm(starts, desc="scoring", unit="batch", disable=not self.progress):
+            for start in watched(starts, "scoring", "batches", quiet=not self.progress):
                 rows = order[start : start + self.batch_size]
                 rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
         truncated = np.array([text.truncated for text in texts], dtype=bool)

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -29,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from vrm.config import OutsideModel
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.baseline_heads import BaselineForSequenceClassification, BaselineOutput
 from vrm.models.checks import checked_config, checked_tokenizer, positions_of
@@ -36,10 +36,12 @@ from vrm.models.feature_files import StoredEncoder, StoredFeatures
 from vrm.models.features import FeatureTable
 from vrm.models.latents import dirichlet_mean
 from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, shares_prefixes, unsupported
+from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder, TokenisedText, located, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt, RecordError, prompt_id
+from vrm.watch import watched
 
 REWARD_PARTS = ("full", "rated")
 """What a reward model can be asked for: its whole reward, or the rated-aspect reward, e^tau w . g(z), alone."""
@@ -167,7 +169,7 @@ class HuggingFaceRewardModel:
         numbers = self._batches(texts)
         batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
-            for rows in tqdm(numbers, desc="scoring", unit="batch", disable=not self.progress):
+            for rows in watched(numbers, "scoring", "batches", quiet=not self.progress):
                 batches.append(self._forward([texts[i] for i in rows]))
         order = np.concatenate(numbers)
         inverse = np.empty_like(order)
@@ -283,6 +285,7 @@ def load_reward_model(
     device: torch.device | str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    chat_template: str | None = None,
     trust_remote_code: bool = False,
     **options: object,
 ) -> HuggingFaceRewardModel:
@@ -299,11 +302,12 @@ def load_reward_model(
         device: e.g. "cuda:1"; None: this process's GPU, the CPU where there is none.
         revision: commit of the hub model.
         attn_implementation: e.g. "flash_attention_2"; None lets transformers choose.
+        chat_template: instead of the tokenizer's own, its text or a file.
         trust_remote_code: run the code that the model brings along.
         options: further keyword arguments of `HuggingFaceRewardModel`.
 
     Raises:
-        ConfigError: no causal language model, or fewer positions than `max_length`.
+        ConfigError: no causal language model, fewer positions than `max_length`, or a chat template that is none.
         RecordError: there is no such model, its files are incomplete, it has no reward head, or more than one label.
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -316,6 +320,8 @@ def load_reward_model(
         )
     limits = limits_of(config, max_prompt_length, max_length)
     tokenizer = checked_tokenizer(path, max_length=limits["max_length"], **source)
+    if chat_template is not None:
+        prepare_tokenizer(tokenizer, read_template(chat_template))
     model = checked_weights(
         AutoModelForSequenceClassification,
         path,
@@ -327,6 +333,19 @@ def load_reward_model(
     )
     reward_model = HuggingFaceRewardModel(model.to(device or own_device()), tokenizer, **limits, **options)
     return with_stored_features(reward_model, features) if features else reward_model
+
+
+def load_outside(model: OutsideModel, **options: object) -> HuggingFaceRewardModel:
+    """A reward model that the configuration names and others have trained.
+
+    Args:
+        model: which, and how it is read.
+        options: further arguments of `load_reward_model`.
+
+    Raises:
+        ConfigError, RecordError: as `load_reward_model`.
+    """
+    return load_reward_model(**model.model_dump(exclude={"label"}), **options)
 
 
 def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequence[Path]) -> HuggingFaceRewardModel:
@@ -350,10 +369,13 @@ def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequenc
 def limits_of(
     config: PreTrainedConfig, max_prompt_length: int | None = None, max_length: int | None = None
 ) -> dict[str, int]:
-    """Limits in tokens: those given, else those of the training, else what the model has positions for."""
+    """Limits in tokens: those given, else those of the training, else what the model has positions for.
+
+    Half of what is kept in all may be the prompt's, unless it is said.
+    """
     trained_with = getattr(config, "reward_limits", None)
     if trained_with is None:
-        longest = min(2048, positions_of(config) or 2048)
+        longest = max_length or min(2048, positions_of(config) or 2048)
         trained_with = {"max_prompt_length": longest // 2, "max_length": longest}
     given = {"max_prompt_length": max_prompt_length, "max_length": max_length}
     return {name: given[name] or trained_with[name] for name in given}

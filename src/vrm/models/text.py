@@ -38,6 +38,7 @@ from vrm.models.templates import (
     user_turn_ids,
 )
 from vrm.records import Message, Prompt
+from vrm.watch import watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,9 @@ T = TypeVar("T")
 
 NO_HEADER = "its text does not hold the header that the chat template writes before a response"
 """Why a prompt's end can't be told."""
+
+MANY = 5000
+"""Texts from which on it is said how far their tokenising is; a request or a batch has fewer."""
 
 __all__ = [
     "CHATML",
@@ -154,7 +158,8 @@ class TextEncoder:
         """As `encode`, with None for what can't be encoded, and the reason by its 0-based place."""
         pairs = list(zip(prompts, responses, strict=True))
         refused: dict[int, str] = {}
-        parts = _each(range(len(pairs)), lambda row: self._parts(*pairs[row]), refused)
+        rows = watched(range(len(pairs)), "tokenising", "texts", quiet=len(pairs) < MANY)
+        parts = _each(rows, lambda row: self._parts(*pairs[row]), refused)
         ids = iter(self._tokenise([text for both in parts.values() for text in both]))
         tokens = {row: (next(ids), next(ids)) for row in parts}
         found = _each(tokens, lambda row: self._fit(*pairs[row], *tokens[row]), refused)

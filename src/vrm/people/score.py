@@ -33,11 +33,11 @@ from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.base import RewardModel
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable
-from vrm.people.watch import Watch
 from vrm.provenance import describe
 from vrm.records import PreferencePair, Prompt, Quarantine, RecordError, read_jsonl, read_pairs, write_json
 from vrm.runfiles import TRUE_WEIGHT
 from vrm.statistics.intervals import crossed_interval
+from vrm.watch import Watch
 
 PIECE = 256
 """Rows that are scored at a time."""

@@ -8,12 +8,21 @@ on the CPU: its jobs count, and their hours and memory are not estimated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 
-from vrm.config import BackboneConfig, Config, ConfigError, Lora, Optimisation, PolicyConfig, PolicyTraining
+from vrm.config import (
+    BackboneConfig,
+    Config,
+    ConfigError,
+    Lora,
+    Optimisation,
+    OutsideModel,
+    PolicyConfig,
+    PolicyTraining,
+)
 from vrm.planning import memory, time
 from vrm.planning.judge_cost import questions
 from vrm.planning.memory import GIB, Memory, Precision
@@ -90,6 +99,16 @@ class Setting:
         """What policies of a base start from."""
         return self.config.policy.bases[base]
 
+    def reward(self, name: str) -> BackboneConfig:
+        """The backbone of a reward model: the run's, or an outside model's own."""
+        outside = self.config.reward.outside.get(name)
+        return self.config.backbone if outside is None else _own_backbone(outside)
+
+    def largest_reward(self, methods: Iterable[str]) -> Shape:
+        """The largest of the reward models that pay some of the PPO methods."""
+        names = [self.config.policy.methods[name].reward for name in methods] or [""]
+        return max((shape_of(self.reward(name)) for name in names), key=lambda shape: shape.body_parameters)
+
     def evaluation_rows(self) -> int:
         """Texts of all evaluation sets."""
         sets = self.config.evaluation
@@ -107,13 +126,13 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
         setting: configuration and card.
         stage: a rule's name, with underscores.
         base: a key of policy.bases, for stages of policies.
-        method: a key of policy.methods, for stages that have one.
+        method: a key of policy.methods, for stages that have one; of reward.outside, for `score_outside`.
 
     Returns:
         A job named after the stage. Stages without a model need no GPU.
     """
-    backbone = setting.policy(base) if base else setting.config.backbone
-    if stage not in ESTIMATES or backbone.create is not None:
+    backbone = setting.policy(base) if base else setting.reward(method)
+    if stage not in ESTIMATES or (backbone.create is not None and not _reads_outside(setting, stage, method)):
         return Job(stage, stage)
     if setting.config.backbone.freeze and stage in ("train_reward", "score"):
         return _frozen(setting, stage)
@@ -122,6 +141,17 @@ def estimate(setting: Setting, stage: str, base: str = "", method: str = "") -> 
     except ConfigError:  # a model of unknown size: it gets a card a process, and the plan says so
         job = Job(stage, stage, gpus=1, memory=None, host=32.0)
     return _spread(setting, job, backbone)
+
+
+def _own_backbone(outside: OutsideModel) -> BackboneConfig:
+    return BackboneConfig(path=outside.path, revision=outside.revision)
+
+
+def _reads_outside(setting: Setting, stage: str, method: str) -> bool:
+    """Whether a job of a policy that is made here, and small, loads an outside reward model, which may be large."""
+    policy, outside = setting.config.policy, setting.config.reward.outside
+    methods = {"train_ppo": [method], "best_of_n": policy.ppo_run}.get(stage, [])
+    return any(policy.methods[name].reward in outside for name in methods)
 
 
 def jobs(setting: Setting) -> Iterator[Job]:
@@ -136,6 +166,8 @@ def jobs(setting: Setting) -> Iterator[Job]:
             trained = f"train_reward {variant} seed{seed}"
             yield _named(estimate(setting, "train_reward"), trained, *features[:2])
             yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained, *features)
+    for name in config.reward.run_outside:
+        yield _named(estimate(setting, "score_outside", method=name), f"score_outside {name}")
     for base in config.policy.run_bases:
         for seed in config.policy.seeds:
             yield from _policy_jobs(setting, base, seed)
@@ -156,11 +188,15 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
         yield _named(estimate(setting, "train_preference", base, method), name, *first)
         if base == policy.scorers_from:
             yield _named(estimate(setting, "score_policy", base, method), f"score_policy {method} {end}", name)
-    rewards = {method: f"train_reward {policy.methods[method].reward} seed{seed}" for method in policy.ppo_run}
-    for method, reward in rewards.items():
-        yield _named(estimate(setting, "train_ppo", base, method), f"train_ppo {method} {end}", reward, *start)
+    outside = setting.config.reward.outside  # is there before anything runs
+    rewards = {name: policy.methods[name].reward for name in policy.ppo_run}
+    trained = {name: [f"train_reward {reward} seed{seed}"] for name, reward in rewards.items() if reward not in outside}
+    for method in rewards:
+        first = trained.get(method, [])
+        yield _named(estimate(setting, "train_ppo", base, method), f"train_ppo {method} {end}", *first, *start)
     if rewards and "overoptimisation" in setting.config.report.figures:
-        yield _named(estimate(setting, "best_of_n", base), f"best_of_n {end}", *rewards.values(), *start)
+        first = [name for names in trained.values() for name in names]
+        yield _named(estimate(setting, "best_of_n", base), f"best_of_n {end}", *first, *start)
     for judged in setting.config.judged_policies:
         if (judged.base, judged.seed) == (base, seed):
             stage = "train_ppo" if judged.method in rewards else "train_preference"
@@ -269,12 +305,14 @@ def _train_reward(setting: Setting, base: str, method: str) -> Job:
 
 
 def _score(setting: Setting, base: str, method: str) -> Job:
-    reward, shape = setting.config.reward, shape_of(setting.config.backbone)
+    """`method` is the outside model, where it is one."""
+    reward, shape = setting.config.reward, shape_of(setting.reward(method))
     length = setting.text_length(reward.training)
     operations = setting.evaluation_rows() * length * time.forward_operations(shape, length, head=False)
     parts = memory.forward_only(shape, reward.scoring_batch_size, reward.training.max_length, 4, head=False)
     # finished reward models are float32, and are asked in it
-    return _job("score", shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
+    stage = "score_outside" if method else "score"
+    return _job(stage, shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
 
 
 def _difficulty_adapters(policy: PolicyConfig) -> Lora | None:
@@ -334,7 +372,7 @@ def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
 def _train_ppo(setting: Setting, base: str, method: str) -> Job:
     config, policy = setting.config, setting.config.policy
     ppo, training, generation = policy.ppo, policy.training, policy.generation
-    shape, reward = shape_of(setting.policy(base)), shape_of(config.backbone)
+    shape, reward = shape_of(setting.policy(base)), setting.largest_reward([method])
     precision = replace(_precision(training, training.lora), moments=memory.MOMENTS["adamw"])
     prompt = min(setting.data.prompt, training.max_prompt_length)
     length = prompt + time.ANSWER * generation.max_new_tokens
@@ -391,7 +429,8 @@ def _score_policy(setting: Setting, base: str, method: str) -> Job:
 
 def _best_of_n(setting: Setting, base: str, method: str) -> Job:
     config, policy = setting.config, setting.config.policy
-    generation, shape, reward = policy.generation, shape_of(setting.policy(base)), shape_of(config.backbone)
+    generation, shape = policy.generation, shape_of(setting.policy(base))
+    reward = setting.largest_reward(policy.ppo_run)
     answers = policy.best_of_n.samples * policy.best_of_n.prompts
     length = setting.data.prompt + time.ANSWER * generation.max_new_tokens
     judges = len({policy.methods[name].reward for name in policy.ppo_run})
@@ -434,6 +473,7 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "features": _features,
     "train_reward": _train_reward,
     "score": _score,
+    "score_outside": _score,
     "sft": _sft,
     "train_preference": _train_preference,
     "difficulty_run": _difficulty_run,

@@ -134,7 +134,8 @@ def questions(config: Config) -> Questions:
     methods, judged = policy.methods, {entry.method for entry in config.judged_policies}
     vrm, plain = ppo_pair(config)
     figure6 = [name for name in config.report.figure6 if name in judged]
-    anchored = [name for name in policy.ppo_run if variants[methods[name].reward].score_anchor_weight > 0]
+    paid_by = {name: variants[methods[name].reward] for name in policy.ppo_run if methods[name].reward in variants}
+    anchored = [name for name, variant in paid_by.items() if variant.score_anchor_weight > 0]
     dpo = [name for name in policy.run if methods[name].method == "dpo" and not methods[name].ours][:1]
     pairs = [(vrm, plain), *((figure6[0], name) for name in figure6[1:])]
     pairs += [*((name, plain) for name in anchored), *((vrm, name) for name in dpo)]

@@ -140,7 +140,7 @@ def _best_of_n(config: Config, base: str, reward: str, answers: _Answers) -> Ite
         """Expected value of the best of n by this reward, shape (S, P)."""
         return np.stack([best_of_n(*seed, n) for seed in zip(by_seed, values, strict=True)])
 
-    model = row_label(config.reward.variants[reward.removesuffix(RATED)])
+    model = row_label(config.reward.model(reward.removesuffix(RATED)))
     label = f"best-of-n, {model}" + (", rated aspects alone" if reward.endswith(RATED) else "")
     for n in doublings(by_seed.shape[2]):
         rewards = best(by_seed, n)

@@ -1,7 +1,8 @@
 """Who scores pairs, their scores with all seeds side by side, and their accuracy in every column of Table 2.
 
 * A scorer is a row of Table 2: a reward model, the rated-aspect reward of one, a policy whose own reward is read as
-  one, or no model but length alone. Whatever reads scores takes a scorer and asks no further.
+  one, a reward model that others have trained, or no model but length alone. Whatever reads scores takes a scorer and
+  asks no further.
 * An accuracy is a mean over seeds with an interval over seeds and prompts (`vrm.statistics.intervals`).
 * RewardBench's sections weigh their subsets as upstream does; prompts then vary within subsets.
 """
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vrm.config import Config, PpoMethod, PreferenceMethod, Variant
+from vrm.config import Config, OutsideModel, PpoMethod, PreferenceMethod, Variant
 from vrm.data.preference_sets import SECTIONS
 from vrm.evaluation.accuracy import missing_subsets
 from vrm.records import RecordError, read_jsonl
@@ -29,6 +30,8 @@ RATED = ":rated"
 """Behind a variant's name: its rated-aspect reward alone, without the residual."""
 NO_MODEL = "no model"
 """Group of length alone."""
+OUTSIDE = "outside model"
+"""Group of reward models that others have trained, and what follows their labels."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Something that scores pairs, trained once a seed.
+    """Something that scores pairs, trained once a seed; what was not trained here has a seed that stands for none.
 
     Args:
         name: its key in the configuration, with `RATED` behind it for that part of its reward alone; no policy has the
@@ -74,7 +77,7 @@ class Scorer:
         ours: not in the paper.
         folder: its directory in the run's, which holds `seed<seed>/scores.csv`.
         seeds: the seeds it was trained with.
-        group: `policy`, `reward model`, `ours` (a reward model that the paper does not have) or `NO_MODEL`.
+        group: `policy`, `reward model`, `ours` (a reward model that the paper does not have), `OUTSIDE` or `NO_MODEL`.
     """
 
     name: str
@@ -94,14 +97,20 @@ class Scorer:
         """Whether it is a rated-aspect reward alone."""
         return self.name.endswith(RATED)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training of this run made it."""
+        return self.group not in (OUTSIDE, NO_MODEL)
+
     def file(self, results: Path, seed: int, name: str) -> Path:
-        """One of its files."""
-        return Path(results) / self.folder / f"seed{seed}" / name
+        """One of its files; those of an outside model, which has no seeds, lie in its directory itself."""
+        folder = Path(results) / self.folder
+        return (folder if self.group == OUTSIDE else folder / f"seed{seed}") / name
 
 
 def scorers(config: Config) -> list[Scorer]:
-    """The rows of Table 2: the policies of `policy.scorers_from`, the paper's reward models, then ours."""
-    return [*policy_scorers(config), *rewards(config)]
+    """The rows of Table 2: the policies of `policy.scorers_from`, the paper's reward models, ours, outside ones."""
+    return [*policy_scorers(config), *rewards(config), *outside_models(config)]
 
 
 def reward_models(config: Config) -> list[Scorer]:
@@ -129,6 +138,15 @@ def reward_model(config: Config, name: str) -> Scorer:
     return Scorer(name, label, variant.ours, f"reward/{key}", config.reward.seeds, group)
 
 
+def outside_models(config: Config) -> list[Scorer]:
+    """The models of `reward.run_outside`, in its order."""
+    known = config.reward.outside
+    return [
+        Scorer(name, row_label(known[name]), False, f"outside/{name}", [0], OUTSIDE)
+        for name in config.reward.run_outside
+    ]
+
+
 def policy_scorers(config: Config) -> list[Scorer]:
     """The preference-trained policies of `policy.scorers_from`, in the order of `policy.run`; none without a base."""
     base, methods = config.policy.scorers_from, config.policy.methods
@@ -141,8 +159,10 @@ def policy_scorers(config: Config) -> list[Scorer]:
     ]
 
 
-def row_label(entry: Variant | PreferenceMethod | PpoMethod) -> str:
-    """The label of a variant or a method; what the paper does not have is marked as ours."""
+def row_label(entry: Variant | OutsideModel | PreferenceMethod | PpoMethod) -> str:
+    """The label of a model or a method; what the paper does not have is marked as ours, or as outside."""
+    if isinstance(entry, OutsideModel):
+        return f"{entry.label} ({OUTSIDE})"
     marked = not entry.ours or "(ours)" in entry.label
     return entry.label if marked else f"{entry.label} (ours)"
 

@@ -28,7 +28,7 @@ from vrm.reporting.rendering import (
     over_seeds_and_prompts,
     write_table,
 )
-from vrm.reporting.scores import slug
+from vrm.reporting.scores import row_label, slug
 from vrm.runfiles import SFT
 
 _PAPER_NOTE = (
@@ -47,6 +47,7 @@ def notes(config: Config, table: JudgedTable, has_paper: bool) -> Iterator[str]:
         yield _PAPER_NOTE
     if any(model.ours for model in table.models):
         yield "(ours): not in the paper."
+    yield from _outside_notes(config, table)
     yield from _judge_notes(config, table)
     for name, benchmark in table.benchmarks.items():
         yield from _BENCHMARK_NOTES[name](config, table, benchmark)
@@ -101,6 +102,15 @@ def _fit_notes(config: Config, table: JudgedTable) -> Iterator[str]:
         )
     if alone:
         yield f"{_listed(alone)}: fits that were not resampled, hence without an interval."
+
+
+def _outside_notes(config: Config, table: JudgedTable) -> Iterator[str]:
+    """Which policies were paid by a reward model that others have trained."""
+    methods, outside = config.policy.methods, config.reward.outside
+    for method in dict.fromkeys(model.method for model in table.models):
+        reward = getattr(methods.get(method), "reward", None)
+        if reward in outside:
+            yield f"{row_label(methods[method])}: its reward is {row_label(outside[reward])}."
 
 
 def _judge_notes(config: Config, table: JudgedTable) -> Iterator[str]:
@@ -333,6 +343,8 @@ def _paper_method(config: Config, model: JudgedModel) -> str:
     entry = config.policy.methods[model.method]
     if not isinstance(entry, PpoMethod):
         return next((name for name in (slug(model.method), slug(model.label)) if name not in _REWARD_KINDS), "")
+    if entry.reward in config.reward.outside:
+        return ""
     kind = config.reward.variants[entry.reward].kind
     names = (slug(model.method), slug(model.label))
     return next((name for name in names if _REWARD_KINDS.get(name) == kind), "")

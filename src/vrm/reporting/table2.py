@@ -1,7 +1,7 @@
 """Table 2: accuracy of every scorer on every evaluation set, the paper's value beside ours.
 
-Rows are policies read as reward models, then the paper's reward models, then ours. The notes say what the intervals
-cover, what a policy is scored by, and what is missing, cut or tied.
+Rows are policies read as reward models, then the paper's reward models, ours, and those of others. The notes say what
+the intervals cover, what a policy is scored by, and what is missing, cut or tied.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vrm.reporting.rendering import (
     write_table,
 )
 from vrm.reporting.scores import (
-    NO_MODEL,
+    OUTSIDE,
     AccuracyTable,
     CellAccuracy,
     Column,
@@ -47,8 +47,7 @@ _PAPER_NOTE = (
 
 def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[str]:
     """All notes in order; `has_paper` says whether the table repeats values of the paper."""
-    policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
-    models = [scorer for scorer in measured.scorers if scorer.group not in ("policy", NO_MODEL)]
+    policies, models = _trained(measured)
     yield from _interval_notes(config, policies, models)
     if policies:
         yield _reward_note(config, policies)
@@ -62,17 +61,28 @@ def notes(config: Config, measured: AccuracyTable, has_paper: bool) -> Iterator[
         "Length alone: no model; whichever of the longer and the shorter response (characters) is right more often on "
         "the validation pairs; its interval is over prompts alone."
     )
+    if any(scorer.group == OUTSIDE for scorer in measured.scorers):
+        yield (
+            f"({OUTSIDE}): trained by others, on data that are not known here and may hold these very pairs; 'in "
+            "training too' is said of this run's training data alone. It reads a text by its own chat template and its "
+            "own limits of length; its interval is over prompts alone."
+        )
     if probes := config.evaluation.probes:
         yield f"{config.evaluation.sets[probes].label}: read one by one in the world table."
     yield from _section_notes(config, measured)
     yield from _count_notes(config, measured)
 
 
+def _trained(measured: AccuracyTable) -> tuple[list[Scorer], list[Scorer]]:
+    """The policies and the reward models of this run."""
+    trained = [scorer for scorer in measured.scorers if scorer.is_trained]
+    policies = [scorer for scorer in trained if scorer.group == "policy"]
+    return policies, [scorer for scorer in trained if scorer.group != "policy"]
+
+
 def clean_notes(config: Config, measured: AccuracyTable) -> Iterator[str]:
     """The notes below the table without leaked prompts: its intervals, and what may be missing from a section."""
-    policies = [scorer for scorer in measured.scorers if scorer.group == "policy"]
-    models = [scorer for scorer in measured.scorers if scorer.group not in ("policy", NO_MODEL)]
-    yield from _interval_notes(config, policies, models)
+    yield from _interval_notes(config, *_trained(measured))
     yield (
         "Of the sets that share a prompt with the training data; prompts are the same where they are equal in Unicode "
         "NFKC, whatever their case and white space. Sections are weighted as above, over the subsets that are left."
@@ -162,7 +172,7 @@ def _truncated(measured: AccuracyTable, set_name: str) -> str:
     """Cut pairs; by group where tokenizers and limits make them differ."""
     groups: dict[str, set[int]] = {}
     for scorer in measured.scorers:
-        group = "policies" if scorer.group == "policy" else "reward models"
+        group = {"policy": "policies", OUTSIDE: "outside models"}.get(scorer.group, "reward models")
         groups.setdefault(group, set()).add(int(measured.sets[scorer.name, set_name].truncated.sum()))
     if len(set().union(*groups.values())) == 1:
         return f"{groups.popitem()[1].pop()} of the pairs"
@@ -176,8 +186,9 @@ def _span(counts: set[int]) -> str:
 def table2(config: Config, results: Path, out: Path) -> list[Path]:
     """Write table2.{csv,md,tex,html}: one row a scorer, one column a set of `evaluation.run`.
 
-    The scorers are the preference-trained policies of `policy.scorers_from`, if that names a base, and the variants of
-    `reward.run`. The probes are left out: the world table reads them one by one.
+    The scorers are the preference-trained policies of `policy.scorers_from`, if that names a base, the variants of
+    `reward.run`, and the outside models of `reward.run_outside`. The probes are left out: the world table reads them
+    one by one.
 
     Args:
         config: names rows, columns, seeds and the level.
@@ -214,7 +225,7 @@ def _paper_values(measured: AccuracyTable) -> dict[tuple[str, Column], float]:
 
 def _paper_row(scorer: Scorer) -> dict[str, str]:
     """The paper's row of a scorer; empty where it has none."""
-    if scorer.ours:
+    if scorer.ours or not scorer.is_trained:
         return {}
     methods = {slug(row["method"]): row for row in published("table2")}
     return methods.get(slug(scorer.name)) or methods.get(slug(scorer.label)) or {}
@@ -286,7 +297,7 @@ def _tidy_row(scorer: Scorer, column: Column, cell: CellAccuracy, paper: float) 
         "level": cell.interval.level,
         "n_pairs": cell.pairs,
         "n_prompts": cell.prompts,
-        "n_seeds": len(scorer.seeds),
+        "n_seeds": len(scorer.seeds) if scorer.is_trained else 0,
         "without_leaked": 100 * clean.interval.estimate,
         "without_leaked_low": 100 * clean.interval.low,
         "without_leaked_high": 100 * clean.interval.high,

@@ -299,7 +299,7 @@ def _loss_unit(training: Training) -> str:
 
 
 def _reward_model(config: Config, training: Training) -> str:
-    return row_label(config.reward.variants[training.method.reward])
+    return row_label(config.reward.model(training.method.reward))
 
 
 def _offline_notes(config: Config, measured: TrainingOutcomes) -> Iterator[str]:

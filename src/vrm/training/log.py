@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from vrm.records import write_whole
 from vrm.runfiles import TRAINING
 from vrm.training.watchdog import TrainingError
+from vrm.watch import Watch
 
 BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "preparation_time")
 
@@ -53,6 +54,60 @@ def write_rows(rows: list[tuple[int, float, str, str, float]], path: Path) -> No
     """Write rows of step, epoch, split, metric, value, whole."""
     # as objects: a count stays a count where other metrics are fractions
     TRAINING.write(path, pd.DataFrame(rows, columns=list(TRAINING.columns), dtype=object))
+
+
+class StepWatch(TrainerCallback):
+    """Says how far a trainer is, and of what it measures the loss and the accuracy; the log file has the rest.
+
+    It takes the place of transformers' own bar and of its printed dictionaries.
+    """
+
+    def __init__(self) -> None:
+        self.watch: Watch | None = None
+        self.measuring: Watch | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """Begin, at the step of the checkpoint that is resumed."""
+        self.watch = Watch(
+            "training", "steps", state.max_steps, state.global_step, quiet=not state.is_world_process_zero
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """One more step."""
+        self.watch.add(state.global_step - self.watch.done)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: object) -> None:
+        """One more batch of what is measured."""
+        if self.measuring is None:
+            total = len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
+            self.measuring = Watch("measuring", "batches", total, quiet=not state.is_world_process_zero)
+        self.measuring.add()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """It is measured."""
+        if self.measuring is not None:
+            self.measuring.close()
+        self.measuring = None
+
+    on_predict = on_evaluate
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:
+        """Say what was measured."""
+        shown = [(*_split(name), value) for name, value in (logs or {}).items() if "train_runtime" not in (logs or {})]
+        words = [f"{metric} {value:.4g} ({split})" for split, metric, value in shown if metric in ("loss", "accuracy")]
+        if words and self.watch is not None:
+            self.watch.say(f"step {state.global_step} of {state.max_steps}: {', '.join(words)}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """The end."""
+        self.watch.close()
+
+
+def watch_steps(trainer: Trainer) -> None:
+    """Have a trainer say how far it is by a `StepWatch`, in place of whatever it would print."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(StepWatch())
 
 
 class LossWatch(TrainerCallback):

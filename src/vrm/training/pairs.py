@@ -27,6 +27,7 @@ from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import NO_HEADER, TextEncoder, TokenisedText
 from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
+from vrm.watch import Watch
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
 """Optional parts of a pair, which objectives with ratings use."""
@@ -140,15 +141,20 @@ def _require_scores(path: Path, variant: Variant, annotated: bool) -> None:
 def _encoded(records: list[PreferencePair], encoder: TextEncoder) -> pa.Table:
     """N pairs as a table of `TOKENS`."""
     parts = [TOKENS.empty_table()]
-    for first in range(0, len(records), AT_ONCE):
-        some = records[first : first + AT_ONCE]
-        prompts = [record.prompt for record in some]
-        chosen, refused = encoder.try_encode(prompts, [record.chosen for record in some])
-        rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in some])
-        refused |= refused_too
-        rows = [_row(*row, refused.get(place)) for place, row in enumerate(zip(some, chosen, rejected, strict=True))]
-        parts.append(pa.Table.from_pylist(rows, schema=TOKENS))
+    with Watch("tokenising", "pairs", len(records), quiet=len(records) < AT_ONCE) as watch:
+        for first in range(0, len(records), AT_ONCE):
+            parts.append(_table(records[first : first + AT_ONCE], encoder))
+            watch.add(len(parts[-1]))
     return pa.concat_tables(parts)
+
+
+def _table(some: list[PreferencePair], encoder: TextEncoder) -> pa.Table:
+    prompts = [record.prompt for record in some]
+    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in some])
+    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in some])
+    refused |= refused_too
+    rows = [_row(*row, refused.get(place)) for place, row in enumerate(zip(some, chosen, rejected, strict=True))]
+    return pa.Table.from_pylist(rows, schema=TOKENS)
 
 
 def _row(

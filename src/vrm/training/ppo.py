@@ -24,11 +24,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 from transformers import set_seed
 
 from vrm.checkpoints import keep_newest, model_files, resumable
-from vrm.config import ConfigError, Generation, PpoTraining, dependencies
+from vrm.config import ConfigError, Generation, OutsideModel, PpoTraining, dependencies
 from vrm.generation.engines import make_engine
 from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
@@ -49,6 +48,7 @@ from vrm.training.rollout import (
 )
 from vrm.training.trainer import KEPT, TRACKED
 from vrm.training.watchdog import TrainingError, Watchdog
+from vrm.watch import Watch
 
 # The mathematics. Rows are responses, columns their tokens, padded on the right: everything is of shape (B, T) with a
 # mask that is 1 on real tokens.
@@ -190,7 +190,11 @@ class RunningMoments:
 
 
 def train_ppo(
-    job: PolicyJob, ppo: PpoTraining, generation: Generation, reward: RewardModel, reward_path: Path | None = None
+    job: PolicyJob,
+    ppo: PpoTraining,
+    generation: Generation,
+    reward: RewardModel,
+    source: Path | OutsideModel | None = None,
 ) -> None:
     """Train one policy; write `model/`, `training.csv`, `samples.jsonl`, `held_out.csv`, `counts.json` in `job.out`.
 
@@ -199,7 +203,7 @@ def train_ppo(
         ppo: the algorithm's settings.
         generation: how the policy answers.
         reward: what it is paid by.
-        reward_path: where that reward model's weights are, so that another one starts the run anew.
+        source: where that reward model comes from, so that another one starts the run anew.
 
     Raises:
         ConfigError: a batch can't be dealt out evenly to processes and optimiser steps.
@@ -211,8 +215,10 @@ def train_ppo(
         "generation": dependencies.generation(generation),
         "reward_part": getattr(reward, "reward", "full"),
     }
-    reward_files = model_files(reward_path) if reward_path else []
-    made_from = job.made_from(settings, *reward_files, unused=dependencies.NOT_PPO)
+    if isinstance(source, OutsideModel):
+        settings["outside"] = dependencies.outside(source)
+        source = Path(source.path)
+    made_from = job.made_from(settings, *(model_files(source) if source else []), unused=dependencies.NOT_PPO)
     run = PpoRun(job, ppo, generation, reward)
     run.train(resumable(job.checkpoints, made_from))
     run.finish()
@@ -267,13 +273,13 @@ class PpoRun:
         start = self._restore(Path(checkpoint)) if checkpoint else 0
         quiet = not self.accelerator.is_main_process
         stop = StopRequest(self.accelerator).listen()
-        progress = tqdm(range(start, total), initial=start, total=total, desc="PPO", unit="update", disable=quiet)
-        for update in progress:
+        watch = Watch("PPO", "updates", total, start, quiet=quiet)
+        for update in range(start, total):
             if update % measured == 0:
                 self.evaluate(update)
             measures = self.update(update)
             self._log(update + 1, "batch", measures)
-            progress.set_postfix({name: f"{measures[name]:.3g}" for name in ANSWER_MEASURES})
+            watch.add(**{name: measures[name] for name in ANSWER_MEASURES})
             try:
                 self.watchdog.check(update, measures)
             except TrainingError as error:
@@ -287,6 +293,7 @@ class PpoRun:
                 stop.leave()
                 raise PreemptedError(done, self.job.checkpoints)
         stop.leave()
+        watch.close()
         self.evaluate(total)
 
     def update(self, number: int) -> dict[str, float]:

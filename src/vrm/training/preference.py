@@ -36,7 +36,7 @@ from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
-from vrm.training.log import LogWriter
+from vrm.training.log import LogWriter, watch_steps
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
@@ -474,6 +474,7 @@ def make_trainer(
         train_dataset=rows,
         eval_dataset=measured,
     )
+    watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
     trainer.train_dataset = with_reference(trainer, rows)
     trainer.eval_dataset = {name: with_reference(trainer, part) for name, part in measured.items()}

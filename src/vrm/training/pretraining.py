@@ -32,7 +32,7 @@ from vrm.models.text import TextEncoder
 from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
-from vrm.training.log import write_log
+from vrm.training.log import watch_steps, write_log
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import KEPT
 
@@ -134,6 +134,7 @@ def pretrain_backbone(
         train_dataset=_encode(records, encoder),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
+    watch_steps(trainer)
     trainer.add_callback(CheckpointOnStop(trainer))
     if config.pretraining_steps:
         settings = {

@@ -40,7 +40,7 @@ from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import TRAINING
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
-from vrm.training.log import FiniteWatch, LogWriter, write_log
+from vrm.training.log import FiniteWatch, LogWriter, watch_steps, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
@@ -134,6 +134,7 @@ def make_trainer(job: RewardJob, frozen: FrozenBackbone | None = None) -> tuple[
         eval_dataset={"train": _head(train, size), "validation": _head(validation, size)},
         data_collator=_collator(job, model, tokenizer),
     )
+    watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
     return trainer, {"train": train_counts, "validation": validation_counts}
 

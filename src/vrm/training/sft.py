@@ -19,7 +19,7 @@ from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair
 from vrm.runfiles import TRAINING
-from vrm.training.log import LogWriter
+from vrm.training.log import LogWriter, watch_steps
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import common_arguments, shard
@@ -60,6 +60,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
         train_dataset=_rows(texts["train"]),
         eval_dataset={split: _rows(texts[split][:size]) for split in ("train", "validation")},
     )
+    watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))

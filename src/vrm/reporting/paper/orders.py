@@ -351,9 +351,9 @@ def _of_figure6(run: PaperRun) -> Iterator[Order]:
 def _by_supervision(config: Config) -> tuple[list[str], list[str]]:
     """The methods of Figure 6 whose reward model has supervision of w, and those whose has none at all."""
     methods = {name: config.policy.methods[name] for name in config.report.figure6 if name in config.policy.run}
-    rewards = {
-        name: config.reward.variants[method.reward] for name, method in methods.items() if isinstance(method, PpoMethod)
-    }
+    paid_by = {name: method.reward for name, method in methods.items() if isinstance(method, PpoMethod)}
+    known = config.reward.variants
+    rewards = {name: known[reward] for name, reward in paid_by.items() if reward in known}
     variational = {name: reward for name, reward in rewards.items() if reward.kind == "variational"}
     return (
         [name for name, reward in variational.items() if reward.supervision_weight > 0],

@@ -1,0 +1,95 @@
+"""Do the ranges of pyproject.toml resolve, from their lower ends to their upper ones? Needs uv and a package index.
+
+    python tools/ranges.py        exit 1 if something does not
+
+* The library alone, with each extra, and with all of them; for the oldest and the newest Python that we say.
+* Lower ends: uv takes of every direct requirement the lowest version that resolves. A bound that can't be reached, as
+  another package wants more, says something that is not so, and is named with what it would have to be.
+* Upper ends: the newest versions that the ranges allow. requirements.lock, which the tests run with, lies between.
+
+What resolves is not thereby tested: the tests run with the lock alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHONS = ("3.11", "3.14")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+
+
+def resolved(extras: list[str], resolution: str, python: str) -> dict[str, Version]:
+    """Version by package.
+
+    Args:
+        extras: of ours, beside the library.
+        resolution: `lowest-direct` or `highest`.
+        python: version.
+
+    Raises:
+        RuntimeError: nothing satisfies all ranges; uv says why.
+    """
+    wanted = [part for extra in extras for part in ("--extra", extra)]
+    options = ["--resolution", resolution, "--python-version", python, "--no-annotate", "--no-header", "--quiet"]
+    done = subprocess.run(
+        ["uv", "pip", "compile", "pyproject.toml", *wanted, *options], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    pins = (line.split(";")[0].strip().split("==") for line in done.stdout.splitlines() if "==" in line)
+    return {canonicalize_name(name.split("[")[0]): Version(version) for name, version in pins}
+
+
+def direct(extras: Sequence[str]) -> Iterator[Requirement]:
+    """What the library itself requires, or what some extras do; an extra that requires another one of ours aside."""
+    for text in [text for extra in extras for text in EXTRAS[extra]] if extras else PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        if requirement.name != PROJECT["name"]:
+            yield requirement
+
+
+def out_of_reach(found: dict[str, Version], requirements: Iterator[Requirement]) -> Iterator[str]:
+    """Lower bounds below what they resolve to."""
+    for requirement in requirements:
+        lower = [Version(spec.version) for spec in requirement.specifier if spec.operator == ">="]
+        version = found.get(canonicalize_name(requirement.name))
+        if lower and version and version > max(lower):
+            yield f"{requirement.name}>={max(lower)} can't be reached, the lowest that resolves is {version}"
+
+
+def main() -> int:
+    """Print a line a resolution; the exit code."""
+    if shutil.which("uv") is None:
+        print("tools/ranges.py: needs uv: pip install uv", file=sys.stderr)
+        return 2
+    faults = []
+    for extras in ([], *([name] for name in EXTRAS), list(EXTRAS)):
+        whole = extras == list(EXTRAS)
+        what = "all extras" if whole else "".join(extras) or "the library"
+        for python in PYTHONS:
+            try:
+                lowest, highest = (resolved(extras, how, python) for how in ("lowest-direct", "highest"))
+            except RuntimeError as error:
+                faults.append(f"{what}, Python {python}: {error}")
+                continue
+            # an extra may want more of a package than the library does; newer Pythons want newer versions
+            alone = [] if whole or python != PYTHONS[0] else list(out_of_reach(lowest, direct(extras)))
+            faults += [f"{what}, Python {python}: {fault}" for fault in alone]
+            print(f"{what}, Python {python}: {len(lowest)} packages at the lower ends, {len(highest)} at the upper")
+    print("\n".join(dict.fromkeys(faults)), file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
