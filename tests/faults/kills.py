@@ -3,7 +3,9 @@
     python tests/faults/kills.py --work /tmp/kills --kills 50 --seed 0 --out kills.json
 
 * A kill is `kill -9` of Snakemake's whole process group, while a job of a drawn stage has run for a drawn share of the
-  time that it took undisturbed; every tenth comes before any job. Every stage is met once before one is met twice.
+  time that it took undisturbed; every tenth comes before any job.
+* As long as a stage of the run has met no kill, it is waited for and killed first: as soon as Snakemake says that its
+  rule has started, for a short job is over before a drawn time.
 * The next run is the same command, at once: what outlives a kill on purpose (whoever stores judgments that are under
   way) is met by it. No lock may have to be removed by hand.
 * The judge writes down what it bills (`counting_judge.py`).
@@ -33,6 +35,9 @@ MARK = "VRM_KILLS"
 
 LONGEST_GOODBYE = 60.0
 """Seconds that what stores the replies under way may take to leave."""
+
+SHORT = 3.0
+"""Seconds; a job that takes no longer is killed when it starts. Snakemake's times are whole seconds."""
 
 MOST_FAILURES = 3
 """Runs that may end by themselves before a harness gives up."""
@@ -89,10 +94,14 @@ class Attempt:
     process: subprocess.Popen
     log: Path
     mark: str
+    _read: tuple[int, dict[int, Job]] = (0, {})
 
     def jobs(self) -> dict[int, Job]:
-        """Jobs that have started, by Snakemake's number."""
-        return read_jobs(self.log.read_text(errors="replace"))
+        """Jobs that have started, by Snakemake's number; the output is read again only when it has grown."""
+        size = self.log.stat().st_size
+        if size != self._read[0]:
+            self._read = size, read_jobs(self.log.read_text(errors="replace"))
+        return self._read[1]
 
     def running(self) -> list[Job]:
         return [job for job in self.jobs().values() if not job.finished]
@@ -102,7 +111,7 @@ class Attempt:
         until = time.monotonic() + seconds
         self.wait_until(lambda: time.monotonic() > until)
 
-    def wait_until(self, met: Callable[[], bool], poll: float = 0.1) -> bool:
+    def wait_until(self, met: Callable[[], bool], poll: float = 0.01) -> bool:
         """Whether `met` came before the end of the run."""
         while self.process.poll() is None:
             if met():
@@ -173,6 +182,10 @@ class Undisturbed:
         """Its jobs so far."""
         return read_jobs(self.log.read_text(errors="replace"))
 
+    def unmet(self, tally: Tally) -> set[str]:
+        """Stages that write something and that no kill has met, as far as the run has come."""
+        return {job.rule for job in self.jobs().values() if job.outputs and not tally.met[job.rule]}
+
     def lasted(self, rule: str) -> list[float]:
         """Seconds that jobs of a rule have taken, at least one."""
         found = [(job.finished - job.started).total_seconds() for job in self.jobs().values() if job.finished]
@@ -213,15 +226,21 @@ def wait_for_the_moment(attempt: Attempt, reference: Undisturbed, rng: random.Ra
         return attempt.wait(rng.uniform(0.2, 6.0))
     number, chosen = rng.randint(2, 4), []
 
+    def unmet() -> Job | None:
+        """A job at work whose stage no kill has met."""
+        return next((job for job in attempt.running() if not tally.met[job.rule] and job.outputs), None)
+
     def is_found() -> bool:
-        """The first job of a stage that no kill has met, or else the job of the drawn number."""
-        for place, job in enumerate(attempt.jobs().values(), 1):
-            if not chosen and not job.finished and (not tally.met[job.rule] or place >= number):
-                chosen.append(job)
+        """A job of a stage that no kill has met; where the run has none any more, the job of the drawn number."""
+        if job := unmet():
+            chosen.append(job)
+        elif not reference.unmet(tally):
+            chosen.extend([job for job in list(attempt.jobs().values())[number - 1 :] if not job.finished][:1])
         return bool(chosen)
 
     if attempt.wait_until(is_found):
-        attempt.wait(rng.random() * rng.choice(reference.lasted(chosen[0].rule)))
+        lasted = rng.choice(reference.lasted(chosen[0].rule))
+        attempt.wait(rng.random() * lasted if lasted > SHORT else 0.0)
     return None
 
 
@@ -264,6 +283,8 @@ def compare(reference: Run, other: Run, jobs: dict[int, Job]) -> dict[str, dict[
     """By stage: how many files there are, and which of them differ."""
     stages: dict[str, dict] = {}
     for job in jobs.values():
+        if not job.outputs:  # a rule that only asks for others' files
+            continue
         stage = stages.setdefault(job.rule, {"files": 0, "different": []})
         for output in job.outputs:
             here, there = files_below(reference.directory, output), files_below(other.directory, output)
