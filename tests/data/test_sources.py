@@ -102,6 +102,10 @@ def test_counts_are_aligned_and_empty_groups_left_out():
     assert text.splitlines() == ["Title", "  rows read  10", "  aspects    a, b", "  split", "    pairs    3"]
 
 
+def test_counts_can_be_printed_whatever_a_column_is_called():
+    assert format_counts("Title", {"columns": ["\ud800", "ü"]}).encode().decode().endswith("\\ud800, ü")
+
+
 PLAIN = [{"prompt": f"Où, {i}?", "chosen": 'say "yes",\nplease', "rejected": "no"} for i in range(4)]
 
 

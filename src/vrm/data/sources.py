@@ -662,7 +662,8 @@ def format_counts(title: str, counts: Mapping[str, Any]) -> str:
     """
     lines = _lines(counts, indent=2)
     width = max((len(label) for label, _ in lines), default=0)
-    return "\n".join([title, *(f"{label:<{width}}  {value}".rstrip() for label, value in lines)])
+    text = "\n".join([title, *(f"{label:<{width}}  {value}".rstrip() for label, value in lines)])
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair in a column's name
 
 
 def write_quarantine(path: Path, *quarantines: Quarantine) -> None:
