@@ -84,7 +84,21 @@ class Run:
             process = subprocess.Popen(
                 [str(part) for part in command], stdout=out, stderr=out, env=environment, start_new_session=True
             )
-        return Attempt(process, log, mark)
+        return Attempt(process, Output(log), mark)
+
+
+class Output:
+    """What Snakemake has written so far; it is read again only when it has grown, for it is looked at all the time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._size, self._jobs = path, 0, {}
+
+    def jobs(self) -> dict[int, Job]:
+        """Jobs that have started, by Snakemake's number."""
+        size = self.path.stat().st_size
+        if size != self._size:
+            self._size, self._jobs = size, read_jobs(self.path.read_text(errors="replace"))
+        return self._jobs
 
 
 @dataclass
@@ -92,19 +106,12 @@ class Attempt:
     """One start of the workflow."""
 
     process: subprocess.Popen
-    log: Path
+    output: Output
     mark: str
-    _read: tuple[int, dict[int, Job]] = (0, {})
-
-    def jobs(self) -> dict[int, Job]:
-        """Jobs that have started, by Snakemake's number; the output is read again only when it has grown."""
-        size = self.log.stat().st_size
-        if size != self._read[0]:
-            self._read = size, read_jobs(self.log.read_text(errors="replace"))
-        return self._read[1]
 
     def running(self) -> list[Job]:
-        return [job for job in self.jobs().values() if not job.finished]
+        """Jobs at work."""
+        return [job for job in self.output.jobs().values() if not job.finished]
 
     def wait(self, seconds: float) -> None:
         """So long, or until the run ends."""
@@ -173,14 +180,14 @@ class Undisturbed:
     """The run that nobody kills, beside the others; one that is under way or finished is taken as it is."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.log = run, run.directory / "attempt1.txt"
+        self.output = Output(run.directory / "attempt1.txt")
         self.mark = f"{run.directory.resolve()}#1"
-        if not self.log.exists():
+        if not self.output.path.exists():
             run.start()
 
     def jobs(self) -> dict[int, Job]:
         """Its jobs so far."""
-        return read_jobs(self.log.read_text(errors="replace"))
+        return self.output.jobs()
 
     def unmet(self, tally: Tally) -> set[str]:
         """Stages that write something and that no kill has met, as far as the run has come."""
@@ -198,9 +205,9 @@ class Undisturbed:
 
     def wait(self) -> None:
         """Until it has ended well."""
-        while "(100%) done" not in self.log.read_text(errors="replace"):
+        while "(100%) done" not in self.output.path.read_text(errors="replace"):
             if not marked(self.mark):
-                raise SystemExit(f"the undisturbed run failed; see {self.log}")
+                raise SystemExit(f"the undisturbed run failed; see {self.output.path}")
             time.sleep(1)
 
 
@@ -235,7 +242,7 @@ def wait_for_the_moment(attempt: Attempt, reference: Undisturbed, rng: random.Ra
         if job := unmet():
             chosen.append(job)
         elif not reference.unmet(tally):
-            chosen.extend([job for job in list(attempt.jobs().values())[number - 1 :] if not job.finished][:1])
+            chosen.extend([job for job in list(attempt.output.jobs().values())[number - 1 :] if not job.finished][:1])
         return bool(chosen)
 
     if attempt.wait_until(is_found):
@@ -268,8 +275,9 @@ class Tally:
     def ended(self, attempt: Attempt) -> None:
         """Note a run that failed though nobody killed it."""
         if attempt.process.returncode:
-            self.failures.append(f"{attempt.log}: exit {attempt.process.returncode}")
-            print(f"an attempt ended by itself with {attempt.process.returncode}: {attempt.log}", flush=True)
+            log = attempt.output.path
+            self.failures.append(f"{log}: exit {attempt.process.returncode}")
+            print(f"an attempt ended by itself with {attempt.process.returncode}: {log}", flush=True)
 
 
 def files_below(directory: Path, output: str) -> dict[str, bytes]:

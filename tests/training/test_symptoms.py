@@ -48,9 +48,6 @@ def test_a_policy_that_does_not_move(tiny_backbone, toy_pairs, tmp_path, capsys)
     assert said(capsys, OFFLINE_SYMPTOMS) == found
 
 
-LENGTHS = FunctionReward(lambda response: len(response.split()))
-
-
 @pytest.mark.parametrize(
     ("reward", "limits", "expected"),
     [
