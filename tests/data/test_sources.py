@@ -213,6 +213,17 @@ def test_a_csv_row_of_another_length_is_refused_by_number(tmp_path):
     assert [entry["row"] for entry in quarantine.rows] == [2, 3]
 
 
+def test_a_parquet_column_whose_name_is_no_text_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(PLAIN), path)
+    path.write_bytes(path.read_bytes().replace(b"chosen", b"\x8dhosen"))
+    with pytest.raises(RecordError, match="not a readable Parquet file"):
+        list(read_rows(Source(path=str(path))))
+
+
 def test_parquet_maps_are_objects(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow

@@ -376,7 +376,8 @@ def _parquet_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
+    # the last two: a name that is not UTF-8, a date that Python does not know
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise RecordError(f"{path}: not a readable Parquet file ({error})") from None
 
 
