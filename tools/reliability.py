@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,7 @@ def from_copy(advisories: Path | None, locked: dict[str, str]) -> str:
     files = sorted(advisories.glob("vulns/*/*.yaml"))
     if not files:
         raise SystemExit(f"{advisories}: no vulns/*/*.yaml; name a copy of github.com/pypa/advisory-database")
-    newest = max(line[11:21] for file in files for line in file.read_text().splitlines() if line[:10] == "modified: ")
+    newest = max(date for file in files for date in re.findall(r"^modified: '?([0-9-]{10})", file.read_text(), re.M))
     known, bad = 0, []
     for name, version in sorted(locked.items()):
         records = [yaml.safe_load(file.read_text()) for file in files if canonical(file.parent.name) == name]
