@@ -61,7 +61,10 @@ def get_table_inputs(wildcards):
             *get_of_trainings("held_out.csv"),
             *get_policy_files("samples.jsonl", CONFIG.policy.ppo_run),
         ],
-        "training_summary": [*get_of_trainings("held_out.csv"), *get_samples(CONFIG.policy.ppo_run)],
+        "training_summary": [
+            *get_of_trainings("held_out.csv"),
+            *get_samples(CONFIG.policy.ppo_run),
+        ],
         "world": [
             "results/{run}/world/statistics.csv",
             *get_reward_files("scores.csv"),
