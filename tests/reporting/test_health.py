@@ -140,6 +140,13 @@ def test_each_fault_of_a_preference_training_is_found(policies, tmp_path, measur
     assert f"{symptom.fault} (seed 2)" in (tmp_path / "health.md").read_text()
 
 
+def test_a_change_that_may_be_chance_is_no_fault(policies, tmp_path):
+    path = folder(policies, "dpo") / "held_out.csv"
+    change(path, "loss", lambda start: start + np.where(np.arange(len(start)) % 2, -1.0, 1.1))
+    change(path, "margin", lambda start: start - np.where(np.arange(len(start)) % 2, -1.0, 1.1))
+    assert found(policies, tmp_path) == {}
+
+
 def test_a_loss_of_sft_that_has_risen_is_found(policies, tmp_path):
     change(folder(policies, "sft") / "held_out.csv", "loss", lambda start: start + 0.5)
     assert list(found(policies, tmp_path)) == [("qwen2_5", "sft", 1, "loss_change")]

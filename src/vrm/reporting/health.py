@@ -150,8 +150,9 @@ def _policy_grid(config: Config, patients: Sequence[Patient], which: str, known:
     ]
     if known is OFFLINE_SYMPTOMS:
         more = (
-            "Changes: of the mean over validation pairs, from before the training to after it. Chosen responses that "
-            "become less likely are common with DPO and its relatives, and a fault only where answers suffer."
+            "Changes: of the mean over validation pairs, from before the training to after it; low and high end are "
+            "two standard errors off, so that chance alone is no fault. Chosen responses that become less likely are "
+            "common with DPO and its relatives, and a fault only where answers suffer."
         )
     else:
         more = (

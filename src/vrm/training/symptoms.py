@@ -123,7 +123,7 @@ OFFLINE_SYMPTOMS = (
     NOT_FINITE,
     Symptom(
         "loss_change",
-        "change of the loss",
+        "change of the loss, low end",
         0,
         "the loss on held-out pairs has risen",
         "lower the learning rate or epochs",
@@ -131,7 +131,7 @@ OFFLINE_SYMPTOMS = (
     ),
     Symptom(
         "margin_change",
-        "change of the margin",
+        "change of the margin, high end",
         0,
         "the margin has collapsed: rejected responses gain on chosen ones",
         "lower the learning rate, or look whether chosen and rejected are the right way round",
@@ -224,10 +224,11 @@ def offline_measures(folder: Path) -> dict[str, float]:
     numbers = held_out[["start", "end"]].apply(pd.to_numeric, errors="coerce")
     change = (numbers["end"] - numbers["start"]).groupby(held_out["metric"])
     mean, spread = change.mean(), change.std(ddof=0)
+    twice = 2 * spread / np.sqrt(change.size())  # standard errors: chance alone is no fault
     return {
         "not_finite": _not_finite(log[["value"]]) + _not_finite(numbers),
-        "loss_change": mean.get("loss", math.nan),
-        "margin_change": mean.get("margin", math.nan),
+        "loss_change": (mean - twice).get("loss", math.nan),
+        "margin_change": (mean + twice).get("margin", math.nan),
         "margin_sd": spread.get("margin", math.nan),
         "chosen_logratio": mean.get("chosen_logratio", math.nan),
     }
