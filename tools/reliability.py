@@ -232,13 +232,15 @@ def kills_text(found: dict[str, Any]) -> Iterator[str]:
         for name, s in stages
     ]
     yield from table(["stage", "jobs", "kills met", "recovered", "identical"], rows)
+    left = found["left_in_group"]
     different = sorted({name for _, stage in stages for name in stage["different"]})
     facts = [
         ["kills (of them before any job)", f"{found['kills']} ({found['before_any_job']})"],
         ["jobs of the run, results directories that were killed", f"{found['jobs']}, {found['runs']}"],
+        *([["jobs were forks of one warm interpreter", "yes" if found["warm"] else "no"]] if "warm" in found else []),
         ["starts that a lock refused", found["locked"]],
         ["starts that failed by themselves", len(found["failures"])],
-        ["processes left in a killed group", len(found["left_in_group"])],
+        ["processes left in a killed group", "not noted" if left is None else len(left)],
         ["processes left when all was over", len(found["orphans"])],
         ["judgments billed; undisturbed", f"{sum(found['judgments'])}; {found['judgments_undisturbed']}"],
         ["judgments billed twice", sum(found["repeated"])],

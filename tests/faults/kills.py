@@ -10,6 +10,7 @@
   way) is met by it. No lock may have to be removed by hand.
 * The judge writes down what it bills (`counting_judge.py`).
 * After the last kill the run goes to its end. Every output of every stage is compared byte by byte.
+* `--summarise` kills nothing: it says what came of the runs that are in `--work` and have ended.
 """
 
 from __future__ import annotations
@@ -259,7 +260,8 @@ class Tally:
     met: Counter = field(default_factory=Counter)
     killed_outputs: list[tuple[str, str]] = field(default_factory=list)
     before_any_job: int = 0
-    left_in_group: list[str] = field(default_factory=list)
+    left_in_group: list[str] | None = field(default_factory=list)
+    """None: not known, where kills are read from what Snakemake wrote."""
     failures: list[str] = field(default_factory=list)
 
     def killed(self, running: list[Job], left: list[str]) -> None:
@@ -269,8 +271,19 @@ class Tally:
         for job in running:
             self.met[job.rule] += 1
             self.killed_outputs.append((job.rule, job.outputs[0] if job.outputs else ""))
-        self.left_in_group += left
+        if self.left_in_group is not None:
+            self.left_in_group += left
         print(f"kill {self.kills}: {', '.join(job.rule for job in running) or 'before any job'}", flush=True)
+
+    def read(self, logs: list[Path]) -> None:
+        """Count the kills of a run by what Snakemake has written in each attempt; a killed one says no end."""
+        self.left_in_group = None
+        for log in logs:
+            text = log.read_text(errors="replace")
+            if "Exiting because" in text:
+                self.failures.append(str(log))
+            elif "(100%) done" not in text:
+                self.killed([job for job in read_jobs(text).values() if not job.finished], [])
 
     def ended(self, attempt: Attempt) -> None:
         """Note a run that failed though nobody killed it."""
@@ -325,6 +338,27 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
         attempt = runs[-1].start()
         if attempt.process.wait():
             tally.ended(attempt)
+    return {"seed": seed, **summary(reference, undisturbed, runs, tally)}
+
+
+def summarise(work: Path) -> dict:
+    """What came of the killed runs in `work` that have ended, where the harness itself was ended before its last one."""
+    reference = Run(work / "reference", [], 0)
+    runs, tally = [], Tally()
+    for directory in sorted(work.glob("killed*")):
+        run = Run(directory, [], 0, attempts=len(list(directory.glob("attempt*.txt"))))
+        run.marks = [f"{directory.resolve()}#{number + 1}" for number in range(run.attempts)]
+        logs = [directory / f"attempt{number + 1}.txt" for number in range(run.attempts)]
+        if "(100%) done" in logs[-1].read_text(errors="replace"):
+            runs.append(run)
+            tally.read(logs)
+    if not runs:
+        raise SystemExit(f"{work}: no killed run has ended there")
+    return {"seed": None, **summary(reference, Undisturbed(reference), runs, tally)}
+
+
+def summary(reference: Run, undisturbed: Undisturbed, runs: list[Run], tally: Tally) -> dict:
+    """What the kills of some runs amount to, once everything has ended."""
     deadline = time.monotonic() + LONGEST_GOODBYE
     orphans = [name for run in runs for mark in run.marks for _, name in marked(mark)]
     while orphans and time.monotonic() < deadline:
@@ -336,9 +370,9 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
     compared = [compare(reference, run, jobs) for run in runs]
     return {
         "kills": tally.kills,
-        "seed": seed,
         "runs": len(runs),
         "jobs": len(jobs),
+        "warm": all(any(run.directory.glob("results/*/logs/warm.log")) for run in runs),
         "before_any_job": tally.before_any_job,
         "left_in_group": tally.left_in_group,
         "orphans": orphans,
@@ -372,6 +406,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--config", type=Path, nargs="*", help="default: the smoke preset, fewer repeats")
+    parser.add_argument("--summarise", action="store_true", help="kill nothing: what came of the runs that are there")
     parser.add_argument("--out", type=Path, help="write what was found to this JSON file")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -381,7 +416,9 @@ def main() -> int:
     smoke = [ROOT / "config.yaml", ROOT / "workflow" / "presets" / "smoke.yaml"]
     configs = options.config or [*smoke, Path(__file__).with_name("kills.yaml")]
     configs = [path.resolve() for path in (*configs, judge)]
-    found = harness(options.work.resolve(), configs, options.kills, options.seed, options.cores)
+    work = options.work.resolve()
+    given = (configs, options.kills, options.seed, options.cores)
+    found = summarise(work) if options.summarise else harness(work, *given)
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

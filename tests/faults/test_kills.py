@@ -69,3 +69,21 @@ def test_outputs_are_read_again_when_they_have_grown(tmp_path):
     with path.open("a") as file:
         file.write("[Thu Jan  1 00:00:01 2026]\nFinished jobid: 3 (Rule: a)\n")
     assert output.jobs()[3].finished == LATER
+
+
+def test_kills_are_read_from_what_snakemake_wrote(tmp_path):
+    """Of a run that was killed twice, failed once and then ended."""
+    started = "[Thu Jan  1 00:00:00 2026]\nrule a:\n    output: x\n    jobid: 3\n"
+    ended = "[Thu Jan  1 00:00:01 2026]\nFinished jobid: 3 (Rule: a)\n"
+    failed = f"{started}Exiting because a job execution failed.\n"
+    texts = ["Building DAG of jobs...\n", started, failed, f"{started}{ended}1 of 1 steps (100%) done\n"]
+    logs = []
+    for number, text in enumerate(texts, 1):
+        logs.append(tmp_path / f"attempt{number}.txt")
+        logs[-1].write_text(text)
+    tally = Tally()
+    tally.read(logs)
+    assert (tally.kills, tally.before_any_job, tally.met) == (2, 1, {"a": 1})
+    assert tally.killed_outputs == [("a", "x")]
+    assert tally.failures == [str(logs[2])]
+    assert tally.left_in_group is None
