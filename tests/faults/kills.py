@@ -342,7 +342,7 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
 
 
 def summarise(work: Path) -> dict:
-    """What came of the killed runs in `work` that have ended, where the harness itself was ended before its last one."""
+    """What came of the killed runs in `work` that have ended, where the harness was ended before its last one."""
     reference = Run(work / "reference", [], 0)
     runs, tally = [], Tally()
     for directory in sorted(work.glob("killed*")):
