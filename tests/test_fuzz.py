@@ -1,6 +1,7 @@
 """Whatever comes in: it is used, counted, or refused in words of ours; nothing is dropped in silence.
 
-`VRM_FUZZ=2000 pytest tests/test_fuzz.py` looks deeper, at random; without it the examples are few and always the same.
+`VRM_FUZZ=20 pytest tests/test_fuzz.py` looks deeper: 20 times as many examples of each kind, at random. Without it they
+are few and always the same.
 $VRM_FUZZ_COUNTS names a JSON file for how many there were.
 """
 
@@ -50,13 +51,14 @@ from vrm.world.judge import WorldJudge
 from vrm.world.judge_server import JudgeServer
 
 DEEP = int(os.environ.get("VRM_FUZZ", "0"))
+"""How many times as many examples; 0: as few as CI has."""
 COUNTS: Counter[str] = Counter()
 
 
 def fuzz(examples):
-    """How many examples a test has: few and always the same, or as many as $VRM_FUZZ says."""
+    """How many examples a test has: so many and always the same, or $VRM_FUZZ times as many."""
     return settings(
-        max_examples=DEEP or examples,
+        max_examples=max(1, DEEP) * examples,
         derandomize=not DEEP,
         deadline=None,
         database=None,

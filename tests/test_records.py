@@ -15,11 +15,21 @@ from vrm.records import (
     read_jsonl,
     read_pairs,
     read_scored,
+    write_json,
     write_jsonl,
     write_whole,
 )
 
 PROMPT = [{"role": "user", "content": "Wie geht's?\u2028Ünïcode"}]
+
+
+def test_half_a_surrogate_pair_survives(tmp_path):
+    """JSON may hold it, UTF-8 may not."""
+    odd = {"\ud800": ["ü\udfff", "\\ud800"]}
+    write_json(tmp_path / "odd.json", odd)
+    write_jsonl(tmp_path / "odd.jsonl", [odd])
+    assert json.loads((tmp_path / "odd.json").read_text(encoding="utf-8")) == odd
+    assert list(read_jsonl(tmp_path / "odd.jsonl")) == [(1, odd)]
 
 
 def test_records_survive_their_files(tmp_path):

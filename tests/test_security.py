@@ -1,6 +1,7 @@
 """What comes from outside is data: it runs nothing, goes nowhere it should not, and no key is ever written."""
 
 import ast
+import importlib.util
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from hashlib import sha256
 
 import pytest
 import torch
+import yaml
 from paths import ROOT
 from runs import DEFAULT, SMOKE, contents, snakemake, vrm
 
@@ -142,3 +144,46 @@ def test_pages_escape_what_models_say_and_load_nothing():
     style = re.search(r"<style>(.*)</style>", page, re.DOTALL)[1]
     digest = b64encode(sha256(style.encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'sha256-{digest}'" in page
+
+
+# --- known weaknesses of what is installed ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reliability():
+    spec = importlib.util.spec_from_file_location("reliability", ROOT / "tools" / "reliability.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def advisory(folder, number, events, package="Some_Package", **more):
+    path = folder / "vulns" / "some-package" / f"PYSEC-2026-{number}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spans = [{"type": "GIT", "events": [{"introduced": "0"}]}, {"type": "ECOSYSTEM", "events": events}]
+    affected = [{"package": {"name": package}, "ranges": spans, "versions": more.pop("versions", [])}]
+    record = {"id": path.stem, "affected": affected, "modified": f"2026-0{number}-01T00:00:00Z", **more}
+    path.write_text(yaml.safe_dump(record))
+
+
+def test_a_copy_of_the_advisories_is_looked_up_by_version(reliability, tmp_path):
+    since, until = {"introduced": "1.0"}, {"fixed": "1.10"}
+    advisory(tmp_path, 1, [{"introduced": "0"}, {"fixed": "1.0"}])
+    advisory(tmp_path, 2, [since, until])
+    advisory(tmp_path, 3, [since, {"last_affected": "1.9"}])
+    advisory(tmp_path, 4, [since], withdrawn="2026-01-01T00:00:00Z")
+    advisory(tmp_path, 5, [{"introduced": "0"}, {"fixed": "1.0"}], versions=["1.9"])
+    advisory(tmp_path, 6, [since], package="another")
+
+    def found(version):
+        return set(re.findall(r"PYSEC-2026-(\d)", reliability.from_copy(tmp_path, {"some-package": version, "x": "1"})))
+
+    assert found("0.9") == {"1", "5"}
+    assert found("1.9") == {"2", "3", "5"}
+    assert found("1.10") == set()
+    assert "2026-06-01" in reliability.from_copy(tmp_path, {"x": "1"})
+
+
+def test_a_folder_without_advisories_is_not_taken_for_a_clean_bill(reliability, tmp_path):
+    with pytest.raises(SystemExit, match="advisory-database"):
+        reliability.from_copy(tmp_path, {"x": "1"})

@@ -3,6 +3,7 @@
     python tools/reliability.py                    everything again: an hour on two cores
     python tools/reliability.py --only audit fuzz  these parts alone; the others stay as they were found
     python tools/reliability.py --only             nothing again: the page from what was found before
+    python tools/reliability.py --only audit --advisories DIR  without PyPI: with a copy of its advisories
 
 What was found stands in docs/reliability.json, each part with its date, commit and machine. The kill harness, the load
 and the soak are programs of tests/faults, the fault table and the fuzz counts come from the tests themselves.
@@ -14,10 +15,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -26,8 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOUND, PAGE = ROOT / "docs" / "reliability.json", ROOT / "docs" / "reliability.md"
 FAULTS = ROOT / "tests" / "faults"
-DEEP = 1000
-"""Examples of each fuzz test."""
+DEEP = 12
+"""Times as many examples of each fuzz test as CI has: some ten minutes."""
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,10 +51,13 @@ def program(name: str, *options: object) -> Any:
         return json.loads(out.read_text())
 
 
-def kills() -> Any:
-    """The kill harness, 50 kills."""
+def kills(*options: object) -> Any:
+    """The kill harness: on the smoke preset with fewer repeats, or as `options` say."""
     with tempfile.TemporaryDirectory() as folder:
-        return program("kills", "--work", folder, "--kills", 50, "--seed", 17)
+        return program("kills", "--work", folder, "--seed", 17, *options)
+
+
+SMOKE = ("--config", ROOT / "config.yaml", ROOT / "workflow" / "presets" / "smoke.yaml")
 
 
 def faults() -> list[dict[str, str]]:
@@ -69,13 +75,17 @@ def fuzz() -> Any:
     """The fuzz tests, at random and deeper than CI looks."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "counts.json"
-        done = run("-m", "pytest", "-q", "tests/test_fuzz.py", VRM_FUZZ=str(DEEP), VRM_FUZZ_COUNTS=str(out))
+        done = run("-m", "pytest", "tests/test_fuzz.py", VRM_FUZZ=str(DEEP), VRM_FUZZ_COUNTS=str(out))
         last = done.stdout.strip().splitlines()[-1]
         return {"examples": json.loads(out.read_text()), "ended": last, "failed": done.returncode != 0}
 
 
-def audit() -> dict[str, str]:
-    """Whether what is installed fits together, is what is locked, and has no known weakness."""
+def audit(advisories: Path | None) -> dict[str, str]:
+    """Whether what is installed fits together, is what is locked, and has no known weakness.
+
+    Args:
+        advisories: a copy of github.com/pypa/advisory-database, for machines that reach no database.
+    """
     fits = run("-m", "pip", "check")
     lines = (ROOT / "requirements.lock").read_text().split()
     locked = {canonical(name): version for name, _, version in (line.partition("==") for line in lines) if version}
@@ -86,6 +96,7 @@ def audit() -> dict[str, str]:
         "locked packages": str(len(locked)),
         "installed in another version than locked": ", ".join(other) or "none",
         "known weaknesses (pip-audit)": weaknesses(),
+        "known weaknesses (copy of PyPI's advisories)": from_copy(advisories, locked),
     }
 
 
@@ -97,7 +108,10 @@ def canonical(name: str) -> str:
 def weaknesses() -> str:
     """What pip-audit says of the lock; or why it can't say anything."""
     if run("-c", "import pip_audit").returncode:
-        return "not looked up: pip-audit is not installed here (`pip install pip-audit`, then `make audit`)"
+        return (
+            "not looked up: pip-audit is not installed here (`pip install pip-audit`, then `make audit`); "
+            f"what it asks PyPI for is {answer()}"
+        )
     options = ("--requirement", "requirements.lock", "--no-deps", "--disable-pip", "--format", "json")
     done = run("-m", "pip_audit", *options)
     try:
@@ -112,11 +126,71 @@ def weaknesses() -> str:
     return f"{'; '.join(bad) or 'none'} (of {len(packages)} packages, {skipped} of them not in its database)"
 
 
-PARTS: dict[str, Callable[[], Any]] = {
-    "kills": kills,
+def answer() -> str:
+    """Whether PyPI's record of one version, as pip-audit asks for it, can be had from here."""
+    url = "https://pypi.org/pypi/packaging/25.0/json"
+    try:
+        with urllib.request.urlopen(url, timeout=20) as reply:
+            return f"there ({url}: {reply.status})"
+    except OSError as error:
+        return f"not to be had from here ({url}: {error})"
+
+
+def from_copy(advisories: Path | None, locked: dict[str, str]) -> str:
+    """What a copy of PyPI's advisories (OSV files, `vulns/<package>/*.yaml`) says of the locked versions."""
+    if advisories is None:
+        return "not looked up: no copy was given (`--advisories DIR`)"
+    import yaml
+    from packaging.version import Version
+
+    files = sorted(advisories.glob("vulns/*/*.yaml"))
+    if not files:
+        raise SystemExit(f"{advisories}: no vulns/*/*.yaml; name a copy of github.com/pypa/advisory-database")
+    newest = max(date for file in files for date in re.findall(r"^modified: '?([0-9-]{10})", file.read_text(), re.M))
+    known, bad = 0, []
+    for name, version in sorted(locked.items()):
+        records = [yaml.safe_load(file.read_text()) for file in files if canonical(file.parent.name) == name]
+        known += bool(records)
+        bad += [f"{name} {version}: {r['id']}" for r in records if is_affected(r, name, Version(version))]
+    return (
+        f"{'; '.join(bad) or 'none'} (of {len(locked)} packages, {known} of which have advisories; the newest of "
+        f"{len(files)} advisories is of {newest}, so that later ones were not looked up)"
+    )
+
+
+def is_affected(record: dict[str, Any], name: str, version: Any) -> bool:
+    """Whether an OSV record, unless it was withdrawn, is about this version of the package."""
+    from packaging.version import Version
+
+    if "withdrawn" in record:
+        return False
+    for part in record["affected"]:
+        if canonical(part["package"]["name"]) != name:
+            continue
+        if str(version) in map(str, part.get("versions", [])):
+            return True
+        for span in part.get("ranges", []):
+            if span["type"] == "GIT":  # commits
+                continue
+            inside = False
+            for event in span["events"]:  # from the oldest on
+                (kind, at), *_ = event.items()
+                at = Version(str(at))
+                if kind == "introduced" and version >= at:
+                    inside = True
+                elif (kind == "fixed" and version >= at) or (kind == "last_affected" and version > at):
+                    inside = False
+            if inside:
+                return True
+    return False
+
+
+PARTS: dict[str, Callable[..., Any]] = {
+    "kills": lambda: kills("--kills", 50),
+    "kills_smoke": lambda: kills("--kills", 45, *SMOKE),
     "faults": faults,
     "fuzz": fuzz,
-    "load average": lambda: program("load", "--requests", 10_000, "--in-flight", 64),
+    "load": lambda: program("load", "--requests", 10_000, "--in-flight", 64),
     "soak": lambda: program("soak", "--updates", 500),
     "audit": audit,
 }
@@ -146,10 +220,10 @@ def table(header: list[str], rows: list[list[object]]) -> Iterator[str]:
 def kills_text(found: dict[str, Any]) -> Iterator[str]:
     """The kill table and the sentence below it."""
     yield (
-        "Snakemake's whole process group is killed by `kill -9` while a job of a drawn stage has run for a drawn time, "
-        "and the same command is started again, at once. Every output is then compared with that of an undisturbed "
-        "run, byte by byte. A kill meets all jobs that run at that moment. Recovered: the job's output was there in "
-        "the end."
+        "Snakemake's whole process group is killed by `kill -9` while a job of some stage runs, those stages first "
+        "that no kill has met, and the same command is started again, at once. Every output is then compared with "
+        "that of an undisturbed run, byte by byte. A kill meets all jobs that run at that moment. Recovered: the job's "
+        "output was there in the end."
     )
     yield ""
     stages = found["stages"].items()
@@ -158,13 +232,15 @@ def kills_text(found: dict[str, Any]) -> Iterator[str]:
         for name, s in stages
     ]
     yield from table(["stage", "jobs", "kills met", "recovered", "identical"], rows)
+    left = found["left_in_group"]
     different = sorted({name for _, stage in stages for name in stage["different"]})
     facts = [
         ["kills (of them before any job)", f"{found['kills']} ({found['before_any_job']})"],
         ["jobs of the run, results directories that were killed", f"{found['jobs']}, {found['runs']}"],
+        *([["jobs were forks of one warm interpreter", "yes" if found["warm"] else "no"]] if "warm" in found else []),
         ["starts that a lock refused", found["locked"]],
         ["starts that failed by themselves", len(found["failures"])],
-        ["processes left in a killed group", len(found["left_in_group"])],
+        ["processes left in a killed group", "not noted" if left is None else len(left)],
         ["processes left when all was over", len(found["orphans"])],
         ["judgments billed; undisturbed", f"{sum(found['judgments'])}; {found['judgments_undisturbed']}"],
         ["judgments billed twice", sum(found["repeated"])],
@@ -206,6 +282,7 @@ def facts_text(found: dict[str, Any]) -> Iterator[str]:
 
 TITLES: dict[str, tuple[str, Callable[[Any], Iterator[str]]]] = {
     "kills": ("Kills", kills_text),
+    "kills_smoke": ("Kills of the whole smoke preset", kills_text),
     "faults": ("Faults of the machine", faults_text),
     "fuzz": ("Input that nobody expects", fuzz_text),
     "load": ("Load: 20 % faults at the judge's endpoint", facts_text),
@@ -236,6 +313,7 @@ def page(found: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="parts to do again (default: all)")
+    parser.add_argument("--advisories", type=Path, metavar="DIR", help="a copy of github.com/pypa/advisory-database")
     more = "take what a program of tests/faults wrote, of COMMIT"
     parser.add_argument("--take", nargs=3, metavar=("PART", "JSON", "COMMIT"), help=more)
     options = parser.parse_args()
@@ -247,7 +325,7 @@ def main() -> int:
     else:
         for name in PARTS if options.only is None else options.only:
             print(f"{name} ...", flush=True)
-            found[name] = {"found": PARTS[name](), "origin": origin()}
+            found[name] = {"found": PARTS[name](*([options.advisories] if name == "audit" else [])), "origin": origin()}
             FOUND.write_text(json.dumps(found, indent=2) + "\n")
     FOUND.write_text(json.dumps(found, indent=2) + "\n")
     PAGE.write_text(page(found))

@@ -194,7 +194,15 @@ def _aside(path: str | Path) -> Iterator[BinaryIO]:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write one JSON document, indented for people."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, _utf8(json.dumps(value, indent=2, ensure_ascii=False)) + b"\n")
+
+
+def _utf8(document: str) -> bytes:
+    """JSON as UTF-8; half a surrogate pair, which JSON may hold and UTF-8 may not, is written as its escape."""
+    try:
+        return document.encode()
+    except UnicodeEncodeError:  # it stands inside a string: nothing else of JSON is beyond ASCII
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", document).encode()
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
@@ -211,7 +219,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _line(row: Any) -> bytes:
-    return (_ENCODE(_plain(row)) + "\n").encode()
+    return _utf8(_ENCODE(_plain(row))) + b"\n"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

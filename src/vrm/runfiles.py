@@ -233,9 +233,13 @@ class PolicyRun:
     method: str
     seeds: Sequence[int]
 
+    def folder(self, results: Path, seed: int) -> Path:
+        """Where one seed's files are."""
+        return Path(results) / "policy" / self.base / self.method / f"seed{seed}"
+
     def file(self, results: Path, seed: int, name: str) -> Path:
         """One of its files."""
-        return Path(results) / "policy" / self.base / self.method / f"seed{seed}" / name
+        return self.folder(results, seed) / name
 
 
 def policy_run(config: Config, base: str, method: str) -> PolicyRun:

@@ -102,6 +102,10 @@ def test_counts_are_aligned_and_empty_groups_left_out():
     assert text.splitlines() == ["Title", "  rows read  10", "  aspects    a, b", "  split", "    pairs    3"]
 
 
+def test_counts_can_be_printed_whatever_a_column_is_called():
+    assert format_counts("Title", {"columns": ["\ud800", "ü"]}).encode().decode().endswith("\\ud800, ü")
+
+
 PLAIN = [{"prompt": f"Où, {i}?", "chosen": 'say "yes",\nplease', "rejected": "no"} for i in range(4)]
 
 
@@ -207,6 +211,17 @@ def test_a_csv_row_of_another_length_is_refused_by_number(tmp_path):
         (4, {"a": [{"a": 1}], "b": None}),
     ]
     assert [entry["row"] for entry in quarantine.rows] == [2, 3]
+
+
+def test_a_parquet_column_whose_name_is_no_text_is_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(PLAIN), path)
+    path.write_bytes(path.read_bytes().replace(b"chosen", b"\x8dhosen"))
+    with pytest.raises(RecordError, match="not a readable Parquet file"):
+        list(read_rows(Source(path=str(path))))
 
 
 def test_parquet_maps_are_objects(tmp_path):

@@ -3,11 +3,14 @@
     python tests/faults/kills.py --work /tmp/kills --kills 50 --seed 0 --out kills.json
 
 * A kill is `kill -9` of Snakemake's whole process group, while a job of a drawn stage has run for a drawn share of the
-  time that it took undisturbed; every tenth comes before any job. Every stage is met once before one is met twice.
+  time that it took undisturbed; every tenth comes before any job.
+* As long as a stage of the run has met no kill, it is waited for and killed first: as soon as Snakemake says that its
+  rule has started, for a short job is over before a drawn time.
 * The next run is the same command, at once: what outlives a kill on purpose (whoever stores judgments that are under
   way) is met by it. No lock may have to be removed by hand.
 * The judge writes down what it bills (`counting_judge.py`).
 * After the last kill the run goes to its end. Every output of every stage is compared byte by byte.
+* `--summarise` kills nothing: it says what came of the runs that are in `--work` and have ended.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ MARK = "VRM_KILLS"
 
 LONGEST_GOODBYE = 60.0
 """Seconds that what stores the replies under way may take to leave."""
+
+SHORT = 3.0
+"""Seconds; a job that takes no longer is killed when it starts. Snakemake's times are whole seconds."""
 
 MOST_FAILURES = 3
 """Runs that may end by themselves before a harness gives up."""
@@ -79,7 +85,21 @@ class Run:
             process = subprocess.Popen(
                 [str(part) for part in command], stdout=out, stderr=out, env=environment, start_new_session=True
             )
-        return Attempt(process, log, mark)
+        return Attempt(process, Output(log), mark)
+
+
+class Output:
+    """What Snakemake has written so far; it is read again only when it has grown, for it is looked at all the time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._size, self._jobs = path, 0, {}
+
+    def jobs(self) -> dict[int, Job]:
+        """Jobs that have started, by Snakemake's number."""
+        size = self.path.stat().st_size
+        if size != self._size:
+            self._size, self._jobs = size, read_jobs(self.path.read_text(errors="replace"))
+        return self._jobs
 
 
 @dataclass
@@ -87,22 +107,19 @@ class Attempt:
     """One start of the workflow."""
 
     process: subprocess.Popen
-    log: Path
+    output: Output
     mark: str
 
-    def jobs(self) -> dict[int, Job]:
-        """Jobs that have started, by Snakemake's number."""
-        return read_jobs(self.log.read_text(errors="replace"))
-
     def running(self) -> list[Job]:
-        return [job for job in self.jobs().values() if not job.finished]
+        """Jobs at work."""
+        return [job for job in self.output.jobs().values() if not job.finished]
 
     def wait(self, seconds: float) -> None:
         """So long, or until the run ends."""
         until = time.monotonic() + seconds
         self.wait_until(lambda: time.monotonic() > until)
 
-    def wait_until(self, met: Callable[[], bool], poll: float = 0.1) -> bool:
+    def wait_until(self, met: Callable[[], bool], poll: float = 0.01) -> bool:
         """Whether `met` came before the end of the run."""
         while self.process.poll() is None:
             if met():
@@ -164,14 +181,18 @@ class Undisturbed:
     """The run that nobody kills, beside the others; one that is under way or finished is taken as it is."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.log = run, run.directory / "attempt1.txt"
+        self.output = Output(run.directory / "attempt1.txt")
         self.mark = f"{run.directory.resolve()}#1"
-        if not self.log.exists():
+        if not self.output.path.exists():
             run.start()
 
     def jobs(self) -> dict[int, Job]:
         """Its jobs so far."""
-        return read_jobs(self.log.read_text(errors="replace"))
+        return self.output.jobs()
+
+    def unmet(self, tally: Tally) -> set[str]:
+        """Stages that write something and that no kill has met, as far as the run has come."""
+        return {job.rule for job in self.jobs().values() if job.outputs and not tally.met[job.rule]}
 
     def lasted(self, rule: str) -> list[float]:
         """Seconds that jobs of a rule have taken, at least one."""
@@ -185,9 +206,9 @@ class Undisturbed:
 
     def wait(self) -> None:
         """Until it has ended well."""
-        while "(100%) done" not in self.log.read_text(errors="replace"):
+        while "(100%) done" not in self.output.path.read_text(errors="replace"):
             if not marked(self.mark):
-                raise SystemExit(f"the undisturbed run failed; see {self.log}")
+                raise SystemExit(f"the undisturbed run failed; see {self.output.path}")
             time.sleep(1)
 
 
@@ -213,15 +234,21 @@ def wait_for_the_moment(attempt: Attempt, reference: Undisturbed, rng: random.Ra
         return attempt.wait(rng.uniform(0.2, 6.0))
     number, chosen = rng.randint(2, 4), []
 
+    def unmet() -> Job | None:
+        """A job at work whose stage no kill has met."""
+        return next((job for job in attempt.running() if not tally.met[job.rule] and job.outputs), None)
+
     def is_found() -> bool:
-        """The first job of a stage that no kill has met, or else the job of the drawn number."""
-        for place, job in enumerate(attempt.jobs().values(), 1):
-            if not chosen and not job.finished and (not tally.met[job.rule] or place >= number):
-                chosen.append(job)
+        """A job of a stage that no kill has met; where the run has none any more, the job of the drawn number."""
+        if job := unmet():
+            chosen.append(job)
+        elif not reference.unmet(tally):
+            chosen.extend([job for job in list(attempt.output.jobs().values())[number - 1 :] if not job.finished][:1])
         return bool(chosen)
 
     if attempt.wait_until(is_found):
-        attempt.wait(rng.random() * rng.choice(reference.lasted(chosen[0].rule)))
+        lasted = rng.choice(reference.lasted(chosen[0].rule))
+        attempt.wait(rng.random() * lasted if lasted > SHORT else 0.0)
     return None
 
 
@@ -233,7 +260,8 @@ class Tally:
     met: Counter = field(default_factory=Counter)
     killed_outputs: list[tuple[str, str]] = field(default_factory=list)
     before_any_job: int = 0
-    left_in_group: list[str] = field(default_factory=list)
+    left_in_group: list[str] | None = field(default_factory=list)
+    """None: not known, where kills are read from what Snakemake wrote."""
     failures: list[str] = field(default_factory=list)
 
     def killed(self, running: list[Job], left: list[str]) -> None:
@@ -243,14 +271,26 @@ class Tally:
         for job in running:
             self.met[job.rule] += 1
             self.killed_outputs.append((job.rule, job.outputs[0] if job.outputs else ""))
-        self.left_in_group += left
+        if self.left_in_group is not None:
+            self.left_in_group += left
         print(f"kill {self.kills}: {', '.join(job.rule for job in running) or 'before any job'}", flush=True)
+
+    def read(self, logs: list[Path]) -> None:
+        """Count the kills of a run by what Snakemake has written in each attempt; a killed one says no end."""
+        self.left_in_group = None
+        for log in logs:
+            text = log.read_text(errors="replace")
+            if "Exiting because" in text:
+                self.failures.append(str(log))
+            elif "(100%) done" not in text:
+                self.killed([job for job in read_jobs(text).values() if not job.finished], [])
 
     def ended(self, attempt: Attempt) -> None:
         """Note a run that failed though nobody killed it."""
         if attempt.process.returncode:
-            self.failures.append(f"{attempt.log}: exit {attempt.process.returncode}")
-            print(f"an attempt ended by itself with {attempt.process.returncode}: {attempt.log}", flush=True)
+            log = attempt.output.path
+            self.failures.append(f"{log}: exit {attempt.process.returncode}")
+            print(f"an attempt ended by itself with {attempt.process.returncode}: {log}", flush=True)
 
 
 def files_below(directory: Path, output: str) -> dict[str, bytes]:
@@ -264,6 +304,8 @@ def compare(reference: Run, other: Run, jobs: dict[int, Job]) -> dict[str, dict[
     """By stage: how many files there are, and which of them differ."""
     stages: dict[str, dict] = {}
     for job in jobs.values():
+        if not job.outputs:  # a rule that only asks for others' files
+            continue
         stage = stages.setdefault(job.rule, {"files": 0, "different": []})
         for output in job.outputs:
             here, there = files_below(reference.directory, output), files_below(other.directory, output)
@@ -296,6 +338,27 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
         attempt = runs[-1].start()
         if attempt.process.wait():
             tally.ended(attempt)
+    return {"seed": seed, **summary(reference, undisturbed, runs, tally)}
+
+
+def summarise(work: Path) -> dict:
+    """What came of the killed runs in `work` that have ended, where the harness was ended before its last one."""
+    reference = Run(work / "reference", [], 0)
+    runs, tally = [], Tally()
+    for directory in sorted(work.glob("killed*")):
+        run = Run(directory, [], 0, attempts=len(list(directory.glob("attempt*.txt"))))
+        run.marks = [f"{directory.resolve()}#{number + 1}" for number in range(run.attempts)]
+        logs = [directory / f"attempt{number + 1}.txt" for number in range(run.attempts)]
+        if "(100%) done" in logs[-1].read_text(errors="replace"):
+            runs.append(run)
+            tally.read(logs)
+    if not runs:
+        raise SystemExit(f"{work}: no killed run has ended there")
+    return {"seed": None, **summary(reference, Undisturbed(reference), runs, tally)}
+
+
+def summary(reference: Run, undisturbed: Undisturbed, runs: list[Run], tally: Tally) -> dict:
+    """What the kills of some runs amount to, once everything has ended."""
     deadline = time.monotonic() + LONGEST_GOODBYE
     orphans = [name for run in runs for mark in run.marks for _, name in marked(mark)]
     while orphans and time.monotonic() < deadline:
@@ -307,9 +370,9 @@ def harness(work: Path, configs: list[Path], kills: int, seed: int, cores: int) 
     compared = [compare(reference, run, jobs) for run in runs]
     return {
         "kills": tally.kills,
-        "seed": seed,
         "runs": len(runs),
         "jobs": len(jobs),
+        "warm": all(any(run.directory.glob("results/*/logs/warm.log")) for run in runs),
         "before_any_job": tally.before_any_job,
         "left_in_group": tally.left_in_group,
         "orphans": orphans,
@@ -343,6 +406,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--config", type=Path, nargs="*", help="default: the smoke preset, fewer repeats")
+    parser.add_argument("--summarise", action="store_true", help="kill nothing: what came of the runs that are there")
     parser.add_argument("--out", type=Path, help="write what was found to this JSON file")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -352,7 +416,9 @@ def main() -> int:
     smoke = [ROOT / "config.yaml", ROOT / "workflow" / "presets" / "smoke.yaml"]
     configs = options.config or [*smoke, Path(__file__).with_name("kills.yaml")]
     configs = [path.resolve() for path in (*configs, judge)]
-    found = harness(options.work.resolve(), configs, options.kills, options.seed, options.cores)
+    work = options.work.resolve()
+    given = (configs, options.kills, options.seed, options.cores)
+    found = summarise(work) if options.summarise else harness(work, *given)
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

@@ -188,7 +188,7 @@ def test_two_folders_share_a_store_and_pay_once_and_no_file_holds_the_key(tmp_pa
     (tmp_path / "small.json").write_text(json.dumps(overlay))
     runs = [Run(tmp_path / name, [DEFAULT, SMOKE, tmp_path / "small.json"], 1) for name in ("here", "there")]
     attempts = [run.start() for run in runs]
-    assert [attempt.process.wait() for attempt in attempts] == [0, 0], attempts[0].log.read_text()[-3000:]
+    assert [attempt.process.wait() for attempt in attempts] == [0, 0], attempts[0].output.path.read_text()[-3000:]
     written = [run.directory / "bills" for run in runs]  # a run whose judgments the other one has paid writes none
     bills = Counter(line for path in written if path.exists() for line in path.read_text().split())
     assert set(bills.values()) == {1}

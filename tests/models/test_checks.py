@@ -82,6 +82,15 @@ def test_a_backbone_may_lack_the_head_but_nothing_else(copy):
         VrmForSequenceClassification.from_backbone(str(backbone), aspects=["a"])
 
 
+@pytest.mark.parametrize("content", ["null", "[]", "7", '"x"'])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_json_of_another_form_is_refused(copy, name, content):
+    path = copy("scalar")
+    (path / name).write_text(content)
+    with pytest.raises(RecordError, match="can't be read"):
+        checked_tokenizer(path)
+
+
 def test_a_reward_model_is_no_policy(copy):
     with pytest.raises(RecordError, match=r"lacks the weights lm_head\.weight"):
         load_policy_scorer(copy("scalar"), None, **SHORT)

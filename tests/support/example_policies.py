@@ -44,21 +44,23 @@ def make_policies(seeds=(1,), bases=BASES, methods=METHODS, variants=None, score
 
 
 def write_policies(config, root: Path) -> None:
-    """Write held_out.csv, samples.jsonl and samples.gold.csv of every training of every base."""
+    """Write training.csv, held_out.csv, samples.jsonl and samples.gold.csv of every training of every base."""
     policy = config.policy
     for number, base in enumerate(policy.run_bases):
         for seed in policy.seeds:
             offline = [*(["sft"] if policy.bases[base].sft else []), *policy.preference_run]
             for name in offline:
                 rng = np.random.default_rng([number, seed, len(name)])
-                method = policy.methods.get(name)
-                _write_csv(_folder(root, base, name, seed) / "held_out.csv", _held_out(method, rng))
+                folder = _folder(root, base, name, seed)
+                _write_csv(folder / "held_out.csv", _held_out(policy.methods.get(name), rng))
+                _write_csv(folder / "training.csv", _log({"loss": 0.6}))
             for index, name in enumerate(policy.ppo_run):
                 rng = np.random.default_rng([number, seed, index])
                 folder = _folder(root, base, name, seed)
                 samples = _ppo_samples(index, 1.0 + 0.3 * number, rng)
                 _write_samples(folder, samples, policy.gold)
                 _write_csv(folder / "held_out.csv", _ends(samples))
+                _write_csv(folder / "training.csv", _log({"kl": 40.0, "entropy": 2.0, "explained_variance": np.nan}))
             rewards = list(dict.fromkeys(policy.methods[name].reward for name in policy.ppo_run))
             if rewards:
                 rng = np.random.default_rng([number, seed, 99])
@@ -73,6 +75,11 @@ def _folder(root, base, method, seed):
 
 def _write_csv(path, frame):
     frame.to_csv(path, index=False)
+
+
+def _log(measures):
+    rows = [(step, step / 20, "batch", name, value) for step in STEPS[1:] for name, value in measures.items()]
+    return pd.DataFrame(rows, columns=["step", "epoch", "split", "metric", "value"])
 
 
 def _write_samples(folder, frame, gold):

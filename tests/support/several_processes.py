@@ -11,7 +11,9 @@ accelerate launch ... several_processes.py BACKBONE PAIRS DIRECTORY NAME...
 
 import contextlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import Generation, Lora, PpoTraining, PreferenceMethod, RewardTraining, SftTraining, Variant
 from vrm.records import write_whole
-from vrm.training import ppo, reward
+from vrm.training import ppo, preemption, reward
 from vrm.training import trainer as sharding
 from vrm.training.preference import train_preference
 from vrm.training.reward import RewardJob, train_reward_model
@@ -82,9 +84,13 @@ def train(name, backbone, pairs, directory, processes):
     """Train the model that `name` begins with (of VARIANTS, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
 
     What may follow: `_lora`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
-    the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine.
+    the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine; `+launcher` or `+one`,
+    which gets a SIGTERM in its first attempt.
     """
+    name, _, target = name.partition("+")
     directory, (kind, *how) = directory / name, name.split("_")
+    if target:
+        send_term(target, directory.with_suffix(".term"))
     changes = {
         "batch_size": (UNEVEN_BATCH if "uneven" in how else GLOBAL_BATCH) // processes,
         "lora": Lora(rank=4) if "lora" in how else None,
@@ -135,6 +141,33 @@ def start_and_kill(job):
     with patch.object(reward.LogWriter, "on_evaluate", die), contextlib.suppress(Killed):
         train_reward_model(job)
     assert [path.name for path in job.checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+STOPS_AT = 3
+"""The step at whose end SIGTERM is there."""
+
+
+def send_term(target, sent):
+    """Have the second process see to it that SIGTERM comes: to the launcher, which passes it on, or to itself `one`.
+
+    Args:
+        target: `launcher` or `one`.
+        sent: a file that says that it was sent: the next attempt is left alone.
+    """
+    came = preemption.StopRequest.came
+    calls = []
+
+    def came_after_term(self):
+        calls.append(None)
+        if len(calls) == STOPS_AT and os.environ["RANK"] == "1" and not sent.exists():
+            sent.touch()
+            os.kill(os.getppid() if target == "launcher" else os.getpid(), signal.SIGTERM)
+            until = time.monotonic() + 60
+            while not self._came and time.monotonic() < until:
+                time.sleep(0.01)
+        return came(self)
+
+    preemption.StopRequest.came = came_after_term
 
 
 def untied(backbone, directory):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from policy_jobs import policy_job
 from ppo_settings import LENGTH, PPO, SHORT
-from reward_jobs import ASPECTS, SCALAR, TRAINING, weights
+from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, weights
 from transformers import Trainer
 
 from vrm.config import CreatedBackbone, PreferenceMethod, SftTraining
@@ -44,10 +44,11 @@ def same(whole, again):
 
 
 @pytest.mark.parametrize("step", [5, 8], ids=["inside a window", "at a measurement"])
-def test_a_reward_model(tiny_backbone, toy_pairs, tmp_path, monkeypatch, capsys, step):
+@pytest.mark.parametrize("variant", [SCALAR, VRM], ids=["scalar", "with sampled latents"])
+def test_a_reward_model(tiny_backbone, toy_pairs, tmp_path, monkeypatch, capsys, variant, step):
     def job(name):
         return RewardJob(
-            variant=SCALAR,
+            variant=variant,
             training=TRAINING.model_copy(update={"epochs": 2, "evaluations": 3}),
             aspects=ASPECTS,
             seed=1,

@@ -7,6 +7,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -41,8 +42,8 @@ BY_PROCESS = {
 """A ratio of variances and means over tokens, taken within each process: their mean is not that of the whole batch."""
 
 
-def launch(configuration, backbone, pairs, directory, names):
-    """Train `names` in two processes, started as the workflow starts them."""
+def launch(configuration, backbone, pairs, directory, names, stops=False):
+    """Train `names` in two processes, started as the workflow starts them; what they say."""
     search = [ROOT / "src", ROOT / "tests" / "support"]
     done = subprocess.run(
         [
@@ -55,7 +56,8 @@ def launch(configuration, backbone, pairs, directory, names):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search))},
         timeout=900,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode != 0) == stops, done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,33 @@ def test_a_training_that_is_killed_in_two_processes_resumes_to_the_same_result(d
     assert (again / "training.csv").read_text() == (whole / "training.csv").read_text()
     expected, found = (load_file(out / "model" / "model.safetensors") for out in (whole, again))
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_backbone, toy_pairs, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    launch("ddp", tiny_backbone, toy_pairs, directory, ["vrm", "dpo", "ppo"])
+    return directory
+
+
+@pytest.mark.parametrize(("name", "target"), [("vrm", "launcher"), ("dpo", "one"), ("ppo", "launcher")])
+def test_two_processes_that_get_sigterm_stop_at_the_same_step_and_go_on(
+    undisturbed, tiny_backbone, toy_pairs, tmp_path, name, target
+):
+    """From its launcher each gets it at a moment of its own; of several machines one alone may be taken away."""
+    said = launch("ddp", tiny_backbone, toy_pairs, tmp_path, [f"{name}+{target}"], stops=True)
+    stops = re.findall(r"PreemptedError: stopped by SIGTERM; step (\d+)", said)
+    assert stops == [str(several_processes.STOPS_AT)] * 2, said[-3000:]
+    checkpoint = tmp_path / name / "checkpoints" / f"checkpoint-{several_processes.STOPS_AT}"
+    assert json.loads((checkpoint / "trainer_state.json").read_text())
+    assert not (tmp_path / name / "out" / "model").exists()
+    said = launch("ddp", tiny_backbone, toy_pairs, tmp_path, [f"{name}+{target}"])
+    assert f"going on from {checkpoint.name}" in said
+    expected, found = (each / name / "out" for each in (undisturbed, tmp_path))
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
+    assert [path for path in files if (expected / path).read_bytes() != (found / path).read_bytes()] == []
+    assert not (tmp_path / name / "checkpoints").exists()
 
 
 def test_two_processes_that_sample_end_with_the_same_weights(two):

@@ -43,12 +43,12 @@ def get_samples(methods):
     return [path for name in names for path in get_policy_files(name, methods)]
 
 
-def get_held_out():
-    """What every policy training did to held-out data."""
-    tuned = [name for name in CONFIG.policy.run_bases if CONFIG.policy.bases[name].sft]
+def get_of_trainings(name):
+    """A file of every policy training, SFT's included."""
+    tuned = [base for base in CONFIG.policy.run_bases if CONFIG.policy.bases[base].sft]
     return [
-        *get_policy_files("held_out.csv", ["sft"], tuned),
-        *get_policy_files("held_out.csv", CONFIG.policy.run),
+        *get_policy_files(name, ["sft"], tuned),
+        *get_policy_files(name, CONFIG.policy.run),
     ]
 
 
@@ -62,8 +62,17 @@ def get_table_inputs(wildcards):
         "bound": get_bounds(),
         "calibration": get_reward_scores(),
         "residual": get_reward_files("scores.csv"),
-        "health": [*get_reward_scores(), *get_reward_files("training.csv")],
-        "training_summary": [*get_held_out(), *get_samples(CONFIG.policy.ppo_run)],
+        "health": [
+            *get_reward_scores(),
+            *get_reward_files("training.csv"),
+            *get_of_trainings("training.csv"),
+            *get_of_trainings("held_out.csv"),
+            *get_policy_files("samples.jsonl", CONFIG.policy.ppo_run),
+        ],
+        "training_summary": [
+            *get_of_trainings("held_out.csv"),
+            *get_samples(CONFIG.policy.ppo_run),
+        ],
         "world": [
             "results/{run}/world/statistics.csv",
             *get_reward_files("scores.csv"),

@@ -376,7 +376,8 @@ def _parquet_rows(path: Path, handle: IO[bytes]) -> Iterator[NumberedRow]:
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield number, row
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
+    # the last two: a name that is not UTF-8, a date that Python does not know
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise RecordError(f"{path}: not a readable Parquet file ({error})") from None
 
 
@@ -662,7 +663,8 @@ def format_counts(title: str, counts: Mapping[str, Any]) -> str:
     """
     lines = _lines(counts, indent=2)
     width = max((len(label) for label, _ in lines), default=0)
-    return "\n".join([title, *(f"{label:<{width}}  {value}".rstrip() for label, value in lines)])
+    text = "\n".join([title, *(f"{label:<{width}}  {value}".rstrip() for label, value in lines)])
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair in a column's name
 
 
 def write_quarantine(path: Path, *quarantines: Quarantine) -> None:

@@ -7,7 +7,6 @@ VRM, the learned weights and per-objective scores.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from vrm.models.base import RewardModel, RewardOutput
 from vrm.models.templates import Unrenderable, left_out
 from vrm.records import PreferencePair, read_pairs, write_jsonl
 from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
-from vrm.training.watchdog import LENGTH_CORRELATION, symptoms, warning
+from vrm.training.symptoms import LENGTH_CORRELATION, say_symptoms
 
 VALIDATION = ""
 """Stands for the validation pairs among names of evaluation sets, none of which is empty."""
@@ -59,9 +58,7 @@ def score_sets(
 
 
 def _say_length(scores: pd.DataFrame) -> None:
-    measured = {LENGTH_CORRELATION: length_correlation(scores)}
-    for symptom in symptoms(measured):
-        print(warning(symptom, measured[LENGTH_CORRELATION]), file=sys.stderr)
+    say_symptoms({LENGTH_CORRELATION: length_correlation(scores)})
 
 
 def score_pairs(model: RewardModel, pairs: Sequence[PreferencePair], trained_on: set[str]) -> pd.DataFrame:

@@ -27,6 +27,9 @@ from vrm.records import RecordError
 
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+"""What transformers raises at files that are cut, or hold JSON of another form."""
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -56,7 +59,7 @@ def checked_tokenizer(
         require_positions(model, config, max_length)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except UNREADABLE as error:
         raise RecordError(f"{model}: its tokenizer can't be read ({one_line(error)}); {AGAIN}") from None
     _require_vocabulary(model, config, tokenizer)
     return prepare_tokenizer(tokenizer, None if chat_template is None else read_template(chat_template))
@@ -77,7 +80,7 @@ def checked_config(
     require_model(model)
     try:
         config = AutoConfig.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except UNREADABLE as error:
         if Path(model).is_dir():
             raise RecordError(f"{model}/config.json: can't be read ({one_line(error)}); {AGAIN}") from None
         raise RecordError(

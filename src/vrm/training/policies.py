@@ -27,6 +27,7 @@ from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING
 from vrm.training.log import write_log
+from vrm.training.symptoms import OFFLINE_SYMPTOMS, offline_measures, say_symptoms
 from vrm.training.trainer import merged, switch_off_dropout, weight_dtype, whole_weights, with_adapters
 
 MAX_GRAD_NORM = 1.0
@@ -146,6 +147,7 @@ def leave(
         write_held_out(held_out, job.out / HELD_OUT.name)
         write_log(trainer.state.log_history, job.out / TRAINING.name)
         write_json(job.out / "counts.json", counts)
+        say_symptoms(offline_measures(job.out), OFFLINE_SYMPTOMS)
         policy = trainer.accelerator.unwrap_model(trainer.model)
         if weights is not None:  # a whole one on the CPU, whose adapters can be merged
             policy = load_policy(job, tokenizer)

@@ -46,6 +46,7 @@ from vrm.training.rollout import (
     token_log_probs,
     token_values,
 )
+from vrm.training.symptoms import ppo_measures, ppo_symptoms, say_symptoms
 from vrm.training.trainer import KEPT, TRACKED
 from vrm.training.watchdog import TrainingError, Watchdog
 from vrm.watch import Watch
@@ -357,6 +358,7 @@ class PpoRun:
             ]
             write_held_out(changes, self.job.out / HELD_OUT.name)
             write_json(self.job.out / "counts.json", self.counts)
+            say_symptoms(ppo_measures(self.job.out), ppo_symptoms(self.ppo.limits))
             place(
                 self.job.out / "model",
                 lambda directory: save_policy(self.models.policy, self.tokenizer, directory),

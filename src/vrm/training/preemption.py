@@ -2,8 +2,10 @@
 
 * Without this a preempted training falls back to its last regular checkpoint. With it, the same command goes on from
   the very step, to the same result (CPU, same thread count).
-* Regular checkpoints lie at the ends of logging windows. This one may lie inside, so what the window has summed up is
-  kept beside it, one file a process, and the resumed run's log is that of an undisturbed one.
+* Regular checkpoints lie behind measurements, at the ends of logging windows. This one may lie inside a window, so what
+  that has summed up is kept beside it, one file a process, and the resumed run's log is that of an undisturbed one.
+* Or it lies before a measurement, for which there is no time. The resumed run measures once it has taken up its random
+  state, which a measurement draws from: latents are then sampled as in an undisturbed run.
 * The signal comes to several processes at different moments: they agree on the step before each of them.
 """
 
@@ -24,6 +26,10 @@ from vrm.records import write_json
 
 GRACE = 30
 """Seconds that a cluster usually gives (SLURM's KillWait); a step and a checkpoint have to fit."""
+
+
+MEASURE = "measure"
+"""Stands in a window's place where there is none: a measurement is due."""
 
 
 class PreemptedError(RuntimeError):
@@ -74,22 +80,34 @@ class CheckpointOnStop(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer, self._stop, self._leaves = trainer, StopRequest(trainer.accelerator), False
+        self._trainer, self._stop = trainer, StopRequest(trainer.accelerator)
+        self._leaves = self._measures_first = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
-        """Listen; take up the window of a checkpoint that lies inside one."""
+        """Listen; take up the window of a checkpoint that lies inside one, or what one at its end still has to do."""
         self._stop.listen()
         path = self._window_file(args, state)
         if state.global_step and path.is_file():
-            self._take_up(json.loads(path.read_text(encoding="utf-8")))
-            args.eval_on_start = False  # it goes on between two measurements
+            args.eval_on_start = False  # it goes on between two measurements, or measures a little later
+            window = json.loads(path.read_text(encoding="utf-8"))
+            self._measures_first = window == MEASURE
+            if not self._measures_first:
+                self._take_up(window)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """Measure what the run that was stopped had no time for; the random state is the checkpoint's by now."""
+        if self._measures_first:
+            self._measures_first = False
+            self._trainer.evaluate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> Any:
         """Have this step saved, if asked to stop; after the last one there is nothing to go on with."""
         if state.global_step < state.max_steps and self._stop.came():
             self._leaves = control.should_save = True
-            control.should_evaluate = False  # may take longer than we have; a resumed run measures its first step
-            if not control.should_log:
+            if control.should_evaluate:
+                control.should_evaluate = False  # may take longer than we have
+                write_json(self._window_file(args, state), MEASURE)
+            elif not control.should_log:
                 write_json(self._window_file(args, state), self._window())
         return control
 

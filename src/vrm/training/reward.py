@@ -44,6 +44,7 @@ from vrm.training.log import FiniteWatch, LogWriter, watch_steps, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
+from vrm.training.symptoms import say_symptoms
 from vrm.training.trainer import (
     common_arguments,
     merged,
@@ -53,7 +54,6 @@ from vrm.training.trainer import (
     whole_weights,
     with_adapters,
 )
-from vrm.training.watchdog import symptoms, warning
 
 KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}
 """How attention is computed in each engine that shares prefixes."""
@@ -167,9 +167,7 @@ def _leave(
 def _say_symptoms(history: list[dict[str, Any]]) -> None:
     """What the last measurement on validation pairs shows, where there was one."""
     measured = [entry for entry in history if "eval_validation_loss" in entry]
-    last = {name.removeprefix("eval_validation_"): value for name, value in (measured or [{}])[-1].items()}
-    for symptom in symptoms(last):
-        print(warning(symptom, last[symptom.measure]), file=sys.stderr)
+    say_symptoms({name.removeprefix("eval_validation_"): value for name, value in (measured or [{}])[-1].items()})
 
 
 class PairwiseRewardTrainer(Trainer):
