@@ -130,6 +130,18 @@ def test_a_number_that_is_not_finite_stops_the_training_with_its_batch_saved(rew
     assert load_file(job.out / "stopped_batch.safetensors")["input_ids"].numel() > 0
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_preference_training_stops_and_saves_its_batch_too(tiny_backbone, toy_pairs, tmp_path, monkeypatch, method):
+    poison(monkeypatch, 3, "gradient")
+    job = policy_job(tiny_backbone, toy_pairs, tmp_path)
+    with pytest.raises(TrainingError, match=r"step 3: the gradient.*stopped_batch"):
+        train_preference(job, PreferenceMethod(label=method, method=method))
+    assert not (job.out / "model").exists()
+    record = json.loads((job.out / "stopped_batch.json").read_text())
+    responses = {pair.chosen for pair in read_pairs(toy_pairs / "train.jsonl")}
+    assert any(response in text for response in responses for text in record["texts"])
+
+
 def test_no_checkpoint_holds_what_came_of_it(reward_job, monkeypatch):
     """The step before the first checkpoint is looked at before that is saved; the next attempt starts clean."""
     with monkeypatch.context() as patched:

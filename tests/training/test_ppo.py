@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from vrm.config import ConfigError, Generation, Lora, PpoTraining
-from vrm.records import read_jsonl
+from vrm.records import read_jsonl, read_pairs
 from vrm.training.ppo import PpoRun, train_ppo
 from vrm.training.watchdog import TrainingError
 
@@ -173,6 +173,11 @@ def test_a_run_that_blows_up_stops_with_the_reason_and_keeps_its_log(tiny_backbo
     log = pd.read_csv(job.checkpoints / "training.csv")
     assert log[log.split == "batch"].step.max() == 2
     assert (job.checkpoints / "samples.jsonl").exists()
+    stopped = json.loads((job.checkpoints / "stopped_batch.json").read_text())
+    assert stopped["update"] == 1
+    assert len(stopped["answers"]) == PPO.prompts_per_update
+    prompts = [pair.prompt for pair in read_pairs(toy_pairs / "train.jsonl")]
+    assert all(answer["prompt"] in prompts for answer in stopped["answers"])
     assert not (job.out / "model").exists()
 
 

@@ -213,6 +213,24 @@ class FiniteWatch(TrainerCallback):
         write_whole(record, json.dumps(entry, ensure_ascii=False, indent=2) + "\n")
 
 
+class WatchedTrainer(Trainer):
+    """transformers' trainer, whose steps are looked at."""
+
+    watch: FiniteWatch | None = None
+
+    def look_out(self, out: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """From now on; see `FiniteWatch`."""
+        self.watch = FiniteWatch(out, tokenizer)
+        self.add_callback(self.watch)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> torch.Tensor:
+        """Forward and backward pass, looked at."""
+        loss = super().training_step(model, inputs, *rest, **options)
+        if self.watch:
+            self.watch.look(self.state.global_step + 1, loss, model, inputs)
+        return loss
+
+
 def _split(key: str) -> tuple[str, str]:
     for split in ("train", "validation"):
         if key.startswith(f"eval_{split}_"):

@@ -33,7 +33,7 @@ from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import ANSWER_MEASURES, HELD_OUT, PPO_SAMPLES, TRAINING
-from vrm.training.log import write_rows
+from vrm.training.log import STOPPED, write_rows
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, save_policy, write_held_out
 from vrm.training.preemption import PreemptedError, StopRequest
 from vrm.training.rollout import (
@@ -266,6 +266,8 @@ class PpoRun:
         self.watchdog = Watchdog(ppo.limits, ppo.critic_warmup)
         self.history: list[tuple[int, float, str, str, float]] = []
         self.samples: list[dict[str, Any]] = []
+        self.batch: list[dict[str, Any]] = []
+        """Prompts and answers of the update that is under way, of this process."""
 
     def train(self, checkpoint: str | None) -> None:
         """Run from the checkpoint, or from the start, to the end."""
@@ -286,7 +288,10 @@ class PpoRun:
             except TrainingError as error:
                 # Snakemake deletes the outputs of a failed job; what is beside the checkpoints stays
                 self._write(self.job.checkpoints)
-                raise TrainingError(f"{error}; the log and the samples so far are in {self.job.checkpoints}") from None
+                self._write_batch(update, measures)
+                raise TrainingError(
+                    f"{error}; the log, the samples so far and that update's answers are in {self.job.checkpoints}"
+                ) from None
             done, stops = update + 1, update + 1 < total and stop.came()
             if done < total and (stops or done % saved == 0):
                 self._save(done)
@@ -299,9 +304,12 @@ class PpoRun:
 
     def update(self, number: int) -> dict[str, float]:
         """Answer a batch of prompts and learn from it; returns the measures of this update over all processes."""
-        answers = self.answerer.answer(
-            self._questions(number), self._seed("rollout", number, self.accelerator.process_index)
-        )
+        questions = self._questions(number)
+        answers = self.answerer.answer(questions, self._seed("rollout", number, self.accelerator.process_index))
+        self.batch = [
+            {"prompt": question.prompt, "response": response}
+            for question, response in zip(questions, answers.responses, strict=True)
+        ]
         experience, scores = self._experience(answers)
         self.models.set_learning_rates(number)
         steps = []
@@ -438,6 +446,12 @@ class PpoRun:
         if self.accelerator.is_main_process:
             write_rows(self.history, directory / TRAINING.name)
             PPO_SAMPLES.write(directory / PPO_SAMPLES.name, self.samples)
+
+    def _write_batch(self, update: int, measures: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            numbers = {name: str(value) for name, value in measures.items()}  # JSON has no NaN
+            record = {"update": update, "measures": numbers, "answers": self.batch}
+            write_json(self.job.checkpoints / f"{STOPPED}.json", record)
 
     def _save(self, update: int) -> None:
         """A checkpoint; the state is its last file, so a readable one means that all others are there."""

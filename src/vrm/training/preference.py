@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import pad
 
@@ -36,7 +36,7 @@ from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
-from vrm.training.log import LogWriter, watch_steps
+from vrm.training.log import LogWriter, WatchedTrainer, watch_steps
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
@@ -302,7 +302,7 @@ def measured_pairs(
     return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(WatchedTrainer):
     """Hugging Face's trainer for tokenised rows of two texts, with the loss of the method."""
 
     def __init__(self, *, method: PreferenceMethod, **options: Any) -> None:
@@ -425,6 +425,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     held_out = pairs["validation"][: job.training.evaluation_pairs]
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
     start = measure_rows(trainer)
+    trainer.look_out(job.out, tokenizer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))
     files = [difficulty] if difficulty else []

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import EvalPrediction, TrainingArguments, set_seed
 
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import RewardTraining, Variant, dependencies
@@ -40,7 +40,7 @@ from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import TRAINING
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
-from vrm.training.log import FiniteWatch, LogWriter, watch_steps, write_log
+from vrm.training.log import LogWriter, WatchedTrainer, watch_steps, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
@@ -101,8 +101,7 @@ def train_reward_model(job: RewardJob) -> None:
     trainer, counts = make_trainer(job, frozen)
     job.out.mkdir(parents=True, exist_ok=True)
     tokenizer = None if frozen else trainer.processing_class  # rows of features are no text
-    trainer.watch = FiniteWatch(job.out, tokenizer)
-    trainer.add_callback(trainer.watch)
+    trainer.look_out(job.out, tokenizer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, _made_from(job)))
@@ -170,10 +169,8 @@ def _say_symptoms(history: list[dict[str, Any]]) -> None:
     say_symptoms({name.removeprefix("eval_validation_"): value for name, value in (measured or [{}])[-1].items()})
 
 
-class PairwiseRewardTrainer(Trainer):
+class PairwiseRewardTrainer(WatchedTrainer):
     """A trainer for pairs that are tokenised already, with the loss of their kind."""
-
-    watch: FiniteWatch | None = None
 
     def __init__(self, *, kind: RewardKind, **options: Any) -> None:
         self.kind = kind
@@ -200,13 +197,6 @@ class PairwiseRewardTrainer(Trainer):
             for name, value in terms.items():
                 self._window[name].append(value.detach())
         return (loss, evidence) if return_outputs else loss
-
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
-        """Forward and backward pass, looked at."""
-        loss = super().training_step(model, inputs, *rest, **options)
-        if self.watch:
-            self.watch.look(self.state.global_step + 1, loss, model, inputs)
-        return loss
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
