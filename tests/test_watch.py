@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_a_log_gets_a_line_now_and_then_with_rate_and_remaining_time():
+def test_a_log_gets_a_line_soon_and_then_now_and_then_with_rate_and_remaining_time():
     clock, log = Clock(), io.StringIO()
     with Watch("scoring", "rows", total=100, stream=log, clock=clock) as seen:
         for _ in range(10):
@@ -35,8 +35,9 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_remaining_time():
             seen.add(5, reward=0.25)
         clock.now += 40
     assert log.getvalue().splitlines() == [
-        "scoring: 20 of 100 rows, 0.625/s, 2 min 08 s left, reward 0.25",
-        "scoring: 40 of 100 rows, 0.625/s, 1 min 36 s left, reward 0.25",
+        "scoring: 5 of 100 rows, 0.625/s, 2 min 32 s left, reward 0.25",
+        "scoring: 25 of 100 rows, 0.625/s, 2 min 00 s left, reward 0.25",
+        "scoring: 45 of 100 rows, 0.625/s, 1 min 28 s left, reward 0.25",
         "scoring: 50 of 100 rows, 0.417/s, 2 min 00 s left, reward 0.25",
     ]
 

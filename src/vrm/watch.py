@@ -15,8 +15,8 @@ from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
-EVERY = 30.0
-"""Seconds between two lines of a log."""
+FIRST, EVERY = 5.0, 30.0
+"""Seconds before a log's first line, and between two lines."""
 BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """Variables that transformers (the first, too) and datasets read when they are imported."""
 
@@ -55,7 +55,7 @@ class Watch:
         self.what, self.unit, self.total, self.done, self.quiet = what, unit, total, done, quiet
         self.stream, self.clock, self._lock = stream or sys.stderr, clock, Lock()
         self._first, self._started, self._values = done, clock(), {}
-        self._said = self._started
+        self._due = self._started + min(FIRST, EVERY)
         self._bar = None
         if self.stream.isatty() and not quiet:
             from tqdm import tqdm  # here, as most commands need none
@@ -76,7 +76,7 @@ class Watch:
             if self._bar is not None:
                 self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
                 self._bar.update(number)
-            elif self.clock() - self._said >= EVERY:
+            elif self.clock() >= self._due:
                 self._print()
 
     def say(self, text: str) -> None:
@@ -103,7 +103,7 @@ class Watch:
             self._print()
 
     def _print(self) -> None:
-        self._said = self.clock()
+        self._due = self.clock() + EVERY
         self.say(self.line())
 
 

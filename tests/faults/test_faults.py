@@ -124,7 +124,7 @@ def test_sigterm_to_a_training(micro, toy_pairs, tmp_path, seen):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with open(tmp_path / "log", "w+") as log:
         training = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, env=environment)
-        while "%|" not in (tmp_path / "log").read_text():  # the progress bar: it is under way
+        while " of 100000 " not in (tmp_path / "log").read_text():  # it is under way
             assert training.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
         time.sleep(1)
