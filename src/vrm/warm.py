@@ -144,16 +144,35 @@ def _hand_over(address: str) -> None:
             return
     except OSError:
         return
-    for number in FORWARDED:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: connection.send(bytes([number])))
-    end = connection.recv(4)
+    end = _forward(connection)
     code = int.from_bytes(end, signed=True) if end else -signal.SIGKILL  # whoever should say how it ended was killed
     if code >= 0:
         os._exit(code)
     if code != -signal.SIGKILL:
         signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
+
+
+def _forward(connection: socket.socket) -> bytes:
+    """Pass signals on until the job has ended; what is said of its end, or nothing where nobody is left to say it.
+
+    Through a file descriptor, which the C handler writes to: a Python handler of a signal that comes right before a
+    blocking call runs when that call has returned.
+    """
+    import select
+
+    woken, waker = socket.socketpair()
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    for number in FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    try:
+        while connection not in select.select([connection, woken], [], [])[0]:
+            connection.send(woken.recv(16))
+        return connection.recv(4)
+    except OSError:
+        return b""
 
 
 # ---- the server ----
