@@ -209,3 +209,15 @@ def test_files_of_others_beside_reservations_stay(tmp_path):
     Store(tmp_path)
     assert theirs.read_text() == "mine"
     assert not ours.exists()
+
+
+def no_room(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [no_room, lambda *_: 1])
+def test_a_request_does_not_go_out_where_there_is_no_room_to_note_it(tmp_path, monkeypatch, write):
+    store = Store(tmp_path)
+    monkeypatch.setattr(os, "pwrite", write)
+    with store.reserve("a" * 64) as held, pytest.raises(StoreError, match=r"can't be noted \(.*\); make room"):
+        held.sending("arena_hard", Usage(1, 2), 0)

@@ -43,8 +43,8 @@ class StoreError(RuntimeError):
 class Reservation:
     """The right to ask one request, and the note that tells others how far its holder came."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor, self.path = descriptor, path
 
     def sending(self, benchmark: str, most: Usage, entries: int) -> None:
         """Note that the request goes out now.
@@ -53,10 +53,17 @@ class Reservation:
             benchmark: who asks.
             most: what the exchange can use at most.
             entries: lines of this request in the store so far; one more of them settles this note.
+
+        Raises:
+            StoreError: there is no room for the note; the request must not go out then.
         """
         note = json.dumps({"benchmark": benchmark, "most": asdict(most), "entries": entries}).encode()
         self.settled()
-        os.pwrite(self._descriptor, note, 0)
+        try:
+            if os.pwrite(self._descriptor, note, 0) != len(note):
+                raise OSError(0, "the disk took only a part")
+        except OSError as error:
+            raise StoreError(f"{self.path}: a request can't be noted ({error.strerror}); make room") from None
 
     def settled(self) -> None:
         """Note that the store knows how it ended."""
@@ -206,7 +213,7 @@ class Store(Replies):
             yield None
             return
         try:
-            reservation = Reservation(descriptor)
+            reservation = Reservation(descriptor, path)
             self._take_over(key, reservation)
             yield reservation
             path.unlink(missing_ok=True)  # left in place after an exception: its note still tells the next one
