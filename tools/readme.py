@@ -157,11 +157,18 @@ def residual() -> str:
 
 def health() -> str:
     """How many trainings show a fault, and which."""
-    rows = pd.read_csv(RUN / "tables" / "health.csv")
-    models = rows.groupby(["variant", "seed"])
-    faults = rows[rows.fault.notna()].groupby(["label", "fault"], sort=False)["seed"].nunique()
-    found = "; ".join(f"{label}: {fault} ({n} of {rows.seed.nunique()} seeds)" for (label, fault), n in faults.items())
-    return f"Of {len(models)} trainings of reward models, `tables/health.md` finds: {found or 'nothing wrong'}."
+    rows = pd.read_csv(RUN / "tables" / "health.csv").fillna({"base": ""})
+    said = []
+    for what, part in (("reward models", rows[rows.base == ""]), ("policies", rows[rows.base != ""])):
+        keys = ["base", "variant", "seed"]
+        total = len(part.groupby(keys))
+        own = part.groupby("label").apply(lambda of: of[keys].drop_duplicates().shape[0], include_groups=False)
+        faults = (
+            part[part.fault.notna()].drop_duplicates([*keys, "fault"]).groupby(["label", "fault"], sort=False).size()
+        )
+        found = "; ".join(f"{label}: {fault} ({n} of {own[label]})" for (label, fault), n in faults.items())
+        said.append(f"Of {total} trainings of {what}, `tables/health.md` finds: {found or 'nothing wrong'}.")
+    return "\n\n".join(said)
 
 
 def policies() -> str:
