@@ -158,16 +158,14 @@ def residual() -> str:
 def health() -> str:
     """How many trainings show a fault, and which."""
     rows = pd.read_csv(RUN / "tables" / "health.csv").fillna({"base": ""})
-    said = []
+    keys, said = ["base", "variant", "label", "seed"], []
     for what, part in (("reward models", rows[rows.base == ""]), ("policies", rows[rows.base != ""])):
-        keys = ["base", "variant", "seed"]
-        total = len(part.groupby(keys))
-        own = part.groupby("label").apply(lambda of: of[keys].drop_duplicates().shape[0], include_groups=False)
-        faults = (
-            part[part.fault.notna()].drop_duplicates([*keys, "fault"]).groupby(["label", "fault"], sort=False).size()
+        trainings = part[keys].drop_duplicates().groupby("label").size()
+        faults = part[part.fault.notna()][[*keys, "fault"]].drop_duplicates().groupby(["label", "fault"], sort=False)
+        found = "; ".join(
+            f"{label}: {fault} ({n} of {trainings[label]})" for (label, fault), n in faults.size().items()
         )
-        found = "; ".join(f"{label}: {fault} ({n} of {own[label]})" for (label, fault), n in faults.items())
-        said.append(f"Of {total} trainings of {what}, `tables/health.md` finds: {found or 'nothing wrong'}.")
+        said.append(f"Of {trainings.sum()} trainings of {what}, `tables/health.md` finds: {found or 'nothing wrong'}.")
     return "\n\n".join(said)
 
 
