@@ -181,9 +181,10 @@ def get_ppo_reward_options(wildcards):
     options = []
     for name in get_ppo_rewards():
         variant = name.removesuffix(":rated")
-        trained = variant not in CONFIG.reward.outside
-        (path,) = get_reward_model(wildcards, variant) if trained else [""]
-        options.append(f"{name}={path}" if trained else name)
+        if variant in CONFIG.reward.outside:
+            options.append(name)
+        else:
+            options.append(f"{name}={get_reward_model(wildcards, variant)[0]}")
     return options
 
 

@@ -268,10 +268,8 @@ def score_reward(
     seed: Seed = 0,
 ) -> None:
     """Score every evaluation set with a reward model."""
-    from vrm.config import ConfigError
-
     if (model is None) == (outside is None):
-        raise ConfigError("give --model DIRECTORY, or --outside NAME for one that was not trained here")
+        raise config_error("give --model DIRECTORY, or --outside NAME for one that was not trained here")
     reward = _load(config).reward
     options = {
         "batch_size": reward.scoring_batch_size,
@@ -440,14 +438,14 @@ def train_ppo(
     seed: Seed = 0,
 ) -> None:
     """Train a policy by PPO."""
-    from vrm.config import ConfigError, PpoMethod
+    from vrm.config import PpoMethod
 
     settings = _load(config)
     spec = _method(settings, method, PpoMethod)
     outside = settings.reward.outside.get(spec.reward)
     if (model is None) == (outside is None):
         here = "trained here: give --model DIRECTORY" if outside is None else "an outside model: leave --model out"
-        raise ConfigError(f"{method}: its reward {spec.reward} is {here}")
+        raise config_error(f"{method}: its reward {spec.reward} is {here}")
     job = _policy_job(settings, base, policy, seed, pairs, checkpoints, out)
 
     from vrm.models.scoring import load_outside, load_reward_model
@@ -680,13 +678,12 @@ def _base(settings: Config, name: str) -> PolicyBase:
 
 def _reward(settings: Config, text: str) -> tuple[str, Path | OutsideModel]:
     """A reward model by name, with `:rated` behind it for that part: VARIANT=DIRECTORY, or that of an outside model."""
-    from vrm.config import ConfigError
     from vrm.config.policy import RATED
 
     name, given, directory = text.partition("=")
     outside = settings.reward.outside.get(name.removesuffix(RATED))
     if bool(given) == (outside is not None):
-        raise ConfigError(f"--models {text}: give VARIANT=DIRECTORY, or the name of an outside model alone")
+        raise config_error(f"--models {text}: give VARIANT=DIRECTORY, or the name of an outside model alone")
     return name, outside or local(directory, "--models")
 
 

@@ -289,7 +289,7 @@ def _draw_betas(panel: Axes, points: pd.DataFrame) -> None:
     panel.set_xticks(list(ticks), list(ticks.values()))
     panel.minorticks_off()
     panel.set_xlabel("weight of the KL of $z$, $\\beta_z$ (log scale)")
-    panel.set_title("(a) every trained VRM", loc="left")
+    panel.set_title("(a) each VRM, at its weight", loc="left")
 
 
 def _outliers(points: pd.DataFrame) -> Iterator[int]:

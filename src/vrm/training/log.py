@@ -93,7 +93,9 @@ class StepWatch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:
         """Say what was measured."""
-        shown = [(*_split(name), value) for name, value in (logs or {}).items() if "train_runtime" not in (logs or {})]
+        if "train_runtime" in (logs or {}):  # the trainer's closing summary
+            return
+        shown = [(*_split(name), value) for name, value in (logs or {}).items()]
         words = [f"{metric} {value:.4g} ({split})" for split, metric, value in shown if metric in ("loss", "accuracy")]
         if words and self.watch is not None:
             self.watch.say(f"step {state.global_step} of {state.max_steps}: {', '.join(words)}")

@@ -80,14 +80,21 @@ def tokenise_pairs(
         RecordError: no pair is left.
         Unrenderable: the chat template refuses every one of them.
     """
-    prompts = [record.prompt for record in records]
-    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
-    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
-    refused |= refused_too
+    chosen, rejected, refused = _both_texts(records, encoder)
     pairs = [TokenisedPair(*row) for row in zip(records, chosen, rejected, strict=True)]
     identical = [_identical(pair.chosen, pair.rejected) for pair in pairs]
     kept, counts = _usable([record.pair_id for record in records], refused, identical, source, max_length)
     return [pairs[place] for place in kept], counts | encoder.truncation.as_dict()
+
+
+def _both_texts(
+    records: list[PreferencePair], encoder: TextEncoder
+) -> tuple[list[TokenisedText | None], list[TokenisedText | None], dict[int, str]]:
+    """Chosen and rejected texts of the pairs, and by a pair's place why the chat template refuses it."""
+    prompts = [record.prompt for record in records]
+    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
+    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
+    return chosen, rejected, refused | refused_too
 
 
 def _identical(chosen: TokenisedText | None, rejected: TokenisedText | None) -> bool:
@@ -149,10 +156,7 @@ def _encoded(records: list[PreferencePair], encoder: TextEncoder) -> pa.Table:
 
 
 def _table(some: list[PreferencePair], encoder: TextEncoder) -> pa.Table:
-    prompts = [record.prompt for record in some]
-    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in some])
-    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in some])
-    refused |= refused_too
+    chosen, rejected, refused = _both_texts(some, encoder)
     rows = [_row(*row, refused.get(place)) for place, row in enumerate(zip(some, chosen, rejected, strict=True))]
     return pa.Table.from_pylist(rows, schema=TOKENS)
 
