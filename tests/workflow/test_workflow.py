@@ -1,5 +1,6 @@
 """The DAG itself: what it plans, what a change reruns, and the smoke preset from end to end."""
 
+import inspect
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from paths import ROOT, SHARED
 from runs import DEFAULT, SMOKE, contents, snakemake
+from snakemake.scheduling.job_scheduler import JobScheduler
 from transformers import AutoTokenizer
 
 from vrm.cli.commands import COMMANDS
@@ -186,6 +188,12 @@ def test_smoke_has_every_job_in_the_warm_interpreter(smoke):
     jobs = [line for line in lines if "job" in line]
     assert len(jobs) == sum(1 for _ in logs.rglob("*.log")) - 1
     assert not [line for line in lines if "plain" in line]  # a job that did not fit the server, and imported again
+
+
+def test_the_scheduler_still_asks_for_its_rate_limit_where_a_local_run_takes_it_away():
+    source = inspect.getsource(JobScheduler)
+    assert "if self.job_rate_limiter is not None" in source
+    assert "if self.job_rate_limiter is None" in source
 
 
 def test_smoke_policies_of_both_bases_see_the_same_prompts_in_their_own_templates(smoke):

@@ -65,6 +65,9 @@ onstart:
     )
     # jobs on this machine share one interpreter's imports; a scheduler's jobs, and those of conda, are plain
     if workflow.is_main_process and workflow.local_exec:
+        # what limits submissions to a scheduler makes each finished job another timer here, which looks at all jobs
+        # that are ready once a second until the end
+        workflow.scheduler.job_rate_limiter = None
         warm.start(EXPORTS, Path("results") / CONFIG.run / "logs" / "warm.log")
 
 
