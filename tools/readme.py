@@ -336,6 +336,7 @@ OF_THE_DEMO = {
     "docs/findings.md": {
         "PROVENANCE": provenance,
         "COMPARED": lambda: findings.compared(RUN),
+        "LIMITS": lambda: findings.limits(RUN),
         "DIFFERENCES": lambda: findings.judged(RUN),
         "SELECTION": lambda: findings.selection(RUN),
         "LENGTH": lambda: findings.length(RUN),

@@ -3,7 +3,7 @@
 import pytest
 from families import FAMILIES, make_tokenizer
 
-from vrm.models.templates import RenderedTexts, apply_template
+from vrm.models.templates import RenderedTexts, Unrenderable, apply_template, apply_templates
 
 ONE = [{"role": "user", "content": "What is basil good for?"}]
 SEVERAL = [
@@ -34,6 +34,23 @@ def test_a_text_in_the_template_is_read_exactly(family):
         again = apply_template(tokenizer, [*reading.prompt, {"role": "assistant", "content": reading.response}])
         assert again == text
         assert (reading.prompt[-1]["content"], reading.response) == (prompt[-1]["content"], RESPONSE)
+
+
+@pytest.mark.parametrize("to_be_answered", [False, True])
+def test_many_conversations_at_once_are_written_as_each_alone_and_a_refusal_has_its_place(family, to_be_answered):
+    _, tokenizer = family
+    # two user turns in a row and a system turn are what some families refuse; nobody takes an empty conversation
+    asked = [ONE, [*ONE, *ONE], SEVERAL, [], SYSTEM, ONE]
+
+    def alone(turns):
+        try:
+            return apply_template(tokenizer, turns, to_be_answered=to_be_answered)
+        except Unrenderable as error:
+            return error.reason
+
+    for some in (asked, [ONE, SEVERAL], []):
+        together = apply_templates(tokenizer, some, to_be_answered=to_be_answered)
+        assert [getattr(text, "reason", text) for text in together] == [alone(turns) for turns in some]
 
 
 def test_the_bos_that_verl_takes_off_may_be_missing(family):

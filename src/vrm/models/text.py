@@ -33,12 +33,14 @@ from vrm.models.templates import (
     THOUGHT,
     Unrenderable,
     apply_template,
+    apply_templates,
     generation_prompt_ids,
     prompt_end,
     user_turn_ids,
+    written,
 )
 from vrm.records import Message, Prompt
-from vrm.watch import watched
+from vrm.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +52,9 @@ NO_HEADER = "its text does not hold the header that the chat template writes bef
 
 MANY = 5000
 """Texts from which on it is said how far their tokenising is; a request or a batch has fewer."""
+
+AT_ONCE = 512
+"""Conversations that the template writes in one call."""
 
 __all__ = [
     "CHATML",
@@ -158,8 +163,7 @@ class TextEncoder:
         """As `encode`, with None for what can't be encoded, and the reason by its 0-based place."""
         pairs = list(zip(prompts, responses, strict=True))
         refused: dict[int, str] = {}
-        rows = watched(range(len(pairs)), "tokenising", "texts", quiet=len(pairs) < MANY)
-        parts = _each(rows, lambda row: self._parts(*pairs[row]), refused)
+        parts = self._rendered(pairs, refused)
         ids = iter(self._tokenise([text for both in parts.values() for text in both]))
         tokens = {row: (next(ids), next(ids)) for row in parts}
         found = _each(tokens, lambda row: self._fit(*pairs[row], *tokens[row]), refused)
@@ -204,9 +208,29 @@ class TextEncoder:
     def _whole(self, prompt: Prompt, response: str) -> str:
         return apply_template(self.tokenizer, [*prompt, _answer(response)], kwargs=self.chat_template_kwargs)
 
-    def _parts(self, prompt: Prompt, response: str) -> tuple[str, str]:
+    def _rendered(self, pairs: list[tuple[Prompt, str]], refused: dict[int, str]) -> dict[int, tuple[str, str]]:
+        """Both texts of each row that the template takes; the others go to `refused`, with the reason."""
+        found = {}
+        with Watch("tokenising", "texts", len(pairs), quiet=len(pairs) < MANY) as watch:
+            for start in range(0, len(pairs), AT_ONCE):
+                some = pairs[start : start + AT_ONCE]
+                # the very same prompt comes with each of its responses
+                prompts = {id(prompt): prompt for prompt, _ in some}
+                conversations = [[*prompt, _answer(response)] for prompt, response in some]
+                heads = self._applied(list(prompts.values()), to_be_answered=True)
+                by_prompt, wholes = dict(zip(prompts, heads, strict=True)), self._applied(conversations)
+                texts = {start + i: (by_prompt[id(prompt)], wholes[i]) for i, (prompt, _) in enumerate(some)}
+                found |= _each(texts, lambda row, texts=texts: self._parts(*written(texts[row])), refused)
+                watch.add(len(some))
+        return found
+
+    def _applied(self, conversations: list[list[Message]], to_be_answered: bool = False) -> list[str | Unrenderable]:
+        settings = {"to_be_answered": to_be_answered, "kwargs": self.chat_template_kwargs}
+        return apply_templates(self.tokenizer, conversations, **settings)
+
+    def _parts(self, head: str, whole: str) -> tuple[str, str]:
         """The two texts that are tokenised of each row: the prompt's, and the whole."""
-        return self._head(prompt), self._whole(prompt, response)
+        return head, whole
 
     @cached_property
     def _headers(self) -> tuple[list[int], list[int] | None]:
@@ -291,9 +315,9 @@ class PolicyEncoder(TextEncoder):
     be cut does not: a policy must not learn to stop in the middle of a sentence.
     """
 
-    def _parts(self, prompt: Prompt, response: str) -> tuple[str, str]:
+    def _parts(self, head: str, whole: str) -> tuple[str, str]:
         """The two texts that are tokenised of each row: the prompt's, and the response's."""
-        return render(self.tokenizer, prompt, response, self.chat_template_kwargs)
+        return _apart(self.tokenizer, head, whole)
 
     def _fit(self, prompt: Prompt, response: str, head: list[int], tail: list[int]) -> TokenisedText:
         cut, head = self._fit_prompt(prompt, head)
@@ -343,6 +367,11 @@ def render(
     """
     head = apply_template(tokenizer, prompt, to_be_answered=True, kwargs=chat_template_kwargs)
     whole = apply_template(tokenizer, [*prompt, _answer(response)], kwargs=chat_template_kwargs)
+    return _apart(tokenizer, head, whole)
+
+
+def _apart(tokenizer: PreTrainedTokenizerBase, head: str, whole: str) -> tuple[str, str]:
+    """See `render`."""
     if not whole.startswith(head):
         raise ConfigError(
             f"{tokenizer.name_or_path}: the chat template's text of a conversation does not begin with its text of the "
