@@ -3,7 +3,9 @@
 import pytest
 from paths import ROOT
 
-from vrm.config import OutsideModel, PpoMethod, RewardTraining, Variant, dependencies, load, merge, parse
+from vrm.config import ConfigError, OutsideModel, PpoMethod, RewardTraining, Variant, dependencies, load, merge, parse
+
+VARIANTS = {"vrm": "variational", "vrm_mse": "variational", "rm": "scalar"}
 
 
 def variant(**settings):
@@ -49,15 +51,25 @@ def test_ppo_is_paid_by_a_reward_or_by_its_rated_part():
     assert PpoMethod(**method, reward_part="rated").paid_by == "vrm:rated"
 
 
-def test_a_kind_has_its_factor_of_the_learning_rate_and_the_others_depend_on_it_no_more():
-    training = RewardTraining(learning_rate=2e-3, learning_rate_factors={"variational": 0.5})
-    assert training.of("variational").learning_rate == 1e-3
-    assert training.of("scalar").learning_rate == 2e-3
+@pytest.mark.parametrize("key", ["learning_rate", "epochs"])
+def test_a_variant_has_its_own_factor_or_its_kinds_and_the_others_depend_on_it_no_more(key):
+    factors = {f"{key}_factors": {"variational": 0.5, "vrm_mse": 3.0}}
+    training = RewardTraining(**{key: 2.0}, **factors)
+    found = {name: getattr(training.of(name, kind), key) for name, kind in VARIANTS.items()}
+    assert found == {"vrm": 1.0, "vrm_mse": 6.0, "rm": 2.0}
     demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
-    factors = {"reward": {"training": {"learning_rate_factors": {"variational": 0.25}}}}
-    before, after = parse(demo), parse(merge(demo, factors))
+    before, after = (
+        parse(merge(demo, {"reward": {"training": {f"{key}_factors": own}}})) for own in ({}, {"vrm": 7.0})
+    )
     assert dependencies.train_reward(before, "rm") == dependencies.train_reward(after, "rm")
+    assert dependencies.train_reward(before, "vrm_mse") == dependencies.train_reward(after, "vrm_mse")
     assert dependencies.train_reward(before, "vrm") != dependencies.train_reward(after, "vrm")
+
+
+def test_a_factor_of_nobody_is_an_error_that_names_it():
+    demo = load([ROOT / "config.yaml"]).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"epochs_factors.*vrm_mze"):
+        parse(merge(demo, {"reward": {"training": {"epochs_factors": {"vrm_mze": 2.0}}}}))
 
 
 def test_the_bound_is_measured_of_the_vrms_that_are_named():

@@ -79,8 +79,8 @@ def another(value):
         return not value
     if isinstance(value, int | float):
         return value + 1
-    if isinstance(value, dict) and value:
-        return {key: another(part) for key, part in value.items()}
+    if isinstance(value, dict):
+        return {**{key: another(part) for key, part in value.items()}, "vrm": 7.0}
     return value[:-1] if isinstance(value, list) and len(value) > 1 else "another value"
 
 

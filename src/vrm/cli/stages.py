@@ -211,7 +211,7 @@ def train_reward(
     train_reward_model(
         RewardJob(
             variant=chosen,
-            training=settings.reward.training.of(chosen.kind),
+            training=settings.reward.training_of(variant),
             aspects=settings.data.aspects,
             seed=seed,
             backbone=backbone,

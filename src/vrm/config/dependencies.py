@@ -153,7 +153,7 @@ def train_reward(config: Config, name: str) -> dict[str, Any]:
     """A reward model: `name` is its variant."""
     return {
         "variant": variant(config.reward.variants[name]),
-        **_started(config.reward.training.of(config.reward.variants[name].kind)),
+        **_started(config.reward.training_of(name)),
         **_of(config, "data.aspects", "backbone"),
     }
 
@@ -217,7 +217,7 @@ def study_world(config: Config, name: str) -> dict[str, Any]:
 def study_cell(config: Config, name: str) -> dict[str, Any]:
     """A reward model of the study: `name` is its variant."""
     own = no_effect(1) | {"pairs", "evaluations", "evaluation_pairs"}
-    training = config.reward.training.of(config.reward.variants[name].kind)
+    training = config.reward.training_of(name)
     return train_reward(config, name) | {"training": _dump(training, but=own)} | score(config)
 
 

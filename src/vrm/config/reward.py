@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -298,9 +298,10 @@ class RewardTraining(Optimisation):
 
     epochs: PositiveFloat = Field(2.0, description="Passes over the training pairs.")
     learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate (AdamW, cosine to zero).")
-    learning_rate_factors: dict[Kind, PositiveFloat] = Field(
-        {}, description="By kind, what its learning rate is multiplied with; 1 for kinds that are not named."
+    learning_rate_factors: dict[str, PositiveFloat] = Field(
+        {}, description="By variant or kind, what learning_rate is multiplied with; a variant's own factor goes first."
     )
+    epochs_factors: dict[str, PositiveFloat] = Field({}, description="Likewise, what epochs is multiplied with.")
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW weight decay.")
     evaluations: PositiveInt = Field(10, description="How often, evenly spaced, accuracy is measured while training.")
     evaluation_pairs: PositiveInt = Field(400, description="Pairs of each split used for those measurements.")
@@ -322,10 +323,13 @@ class RewardTraining(Optimisation):
         "A longer pair has a row for itself. Of no effect where engine is padded.",
     )
 
-    def of(self, kind: Kind) -> RewardTraining:
-        """The settings that a kind is trained with: its own learning rate, and no factors."""
-        rate = self.learning_rate * self.learning_rate_factors.get(kind, 1.0)
-        return self.model_copy(update={"learning_rate": rate, "learning_rate_factors": {}})
+    def of(self, name: str, kind: Kind) -> RewardTraining:
+        """The settings that a variant of a kind is trained with: its own learning rate and epochs, and no factors."""
+        own: dict[str, Any] = {}
+        for key in ("learning_rate", "epochs"):
+            factors = getattr(self, f"{key}_factors")
+            own |= {key: getattr(self, key) * factors.get(name, factors.get(kind, 1.0)), f"{key}_factors": {}}
+        return self.model_copy(update=own)
 
 
 class OutsideModel(Section):
@@ -392,6 +396,16 @@ class RewardConfig(Section):
         if both := sorted(set(self.variants) & set(self.outside)):
             raise ValueError(f"reward.variants and reward.outside share the name {', '.join(both)}: rename one")
         return self
+
+    @model_validator(mode="after")
+    def _factors_are_somebodys(self) -> RewardConfig:
+        for key in ("learning_rate_factors", "epochs_factors"):
+            require_known(f"reward.training.{key}", getattr(self.training, key), [*self.variants, *get_args(Kind)])
+        return self
+
+    def training_of(self, name: str) -> RewardTraining:
+        """The settings that a variant is trained with."""
+        return self.training.of(name, self.variants[name].kind)
 
     def model(self, name: str) -> Variant | OutsideModel:
         """What a policy's `reward` names: a variant, or an outside model."""

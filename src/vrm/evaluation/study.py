@@ -70,7 +70,7 @@ def train_and_score(
     from vrm.training.reward import RewardJob, train_reward_model
 
     chosen = config.reward.variants[variant]
-    training = config.reward.training.of(chosen.kind).model_copy(
+    training = config.reward.training_of(variant).model_copy(
         update={"pairs": pairs, "evaluations": 1, "evaluation_pairs": 16, "checkpoints": 0}
     )
     with tempfile.TemporaryDirectory() as scratch:

@@ -164,7 +164,7 @@ def jobs(setting: Setting) -> Iterator[Job]:
     for seed in config.reward.seeds:
         for variant in config.reward.run:
             trained = f"train_reward {variant} seed{seed}"
-            yield _named(estimate(setting, "train_reward"), trained, *features[:2])
+            yield _named(estimate(setting, "train_reward", method=variant), trained, *features[:2])
             yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained, *features)
     for name in config.reward.run_outside:
         yield _named(estimate(setting, "score_outside", method=name), f"score_outside {name}")
@@ -289,7 +289,10 @@ def _float32(shape: Shape) -> float:
 
 
 def _train_reward(setting: Setting, base: str, method: str) -> Job:
-    training, shape = setting.config.reward.training, shape_of(setting.config.backbone)
+    reward, shape = setting.config.reward, shape_of(setting.config.backbone)
+    # a rule asks for all its variants at once: the one that trains for longest
+    names = [method] if method else reward.run
+    training = max((reward.training_of(name) for name in names), key=lambda own: own.epochs)
     length = setting.text_length(training)
     precision = replace(_precision(training, training.lora), by_group=training.engine == "shared")
     a_token = time.forward_operations(shape, length, head=False)
