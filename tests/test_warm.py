@@ -3,73 +3,19 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
+from warm_server import ENVIRONMENT, WarmServer, wait_for
 
 from vrm import warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
 
-PARENT = """
-import os, sys
-from pathlib import Path
-from vrm import warm
-warm.start({}, Path(sys.argv[1]))
-print(os.environ["VRM_WARM"], flush=True)
-sys.stdin.read()
-"""
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def wait_for(what, seconds=60):
-    """The first true value of `what()`."""
-    until = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-class Server:
-    """A process that has started a server, and the server."""
-
-    def __init__(self, log):
-        self.log = log
-        command = [sys.executable, "-c", PARENT, log]
-        self.parent = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
-        self.address = self.parent.stdout.readline().strip()
-
-    def jobs(self):
-        """What the server has run, in order."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in lines if "job" in line]
-
-    def begin(self, *arguments, environment=ENVIRONMENT, **options):
-        command = [sys.executable, "-m", "vrm", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env={**environment, "VRM_WARM": self.address}, **pipes, **options)
-
-    def run(self, *arguments, **options):
-        process = self.begin(*arguments, **options)
-        output = process.communicate()
-        return process.returncode, *output
-
-    def place(self):
-        return os.path.dirname(self.address)
-
-    def end(self):
-        self.parent.kill()
-        self.parent.communicate()
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    started = Server(tmp_path_factory.mktemp("warm") / "logs" / "warm.log")
+    started = WarmServer(tmp_path_factory.mktemp("warm") / "logs" / "warm.log")
     yield started
     started.end()
     wait_for(lambda: not os.path.exists(started.place()))
@@ -96,7 +42,7 @@ def opened(fifo):
 
 @pytest.mark.parametrize("arguments", [["--version"], ["nonsense"], ["world", "--config", "absent.yaml", "--out", "x"]])
 def test_a_job_says_what_a_plain_one_says_and_has_its_exit_code(server, arguments, tmp_path):
-    plain = Server.run(type("", (), {"begin": Server.begin, "address": "off"})(), *arguments, cwd=tmp_path)
+    plain = WarmServer.run(type("", (), {"begin": WarmServer.begin, "address": "off"})(), *arguments, cwd=tmp_path)
     before = len(server.jobs())
     assert server.run(*arguments, cwd=tmp_path) == plain
     assert [job["job"] for job in wait_for(lambda: server.jobs()[before:])] == [arguments]
@@ -149,7 +95,7 @@ def test_a_signal_ends_the_job_and_its_client(server, tmp_path, number):
 
 
 def test_a_job_survives_whoever_started_the_server_and_the_server_ends_with_it(tmp_path):
-    server = Server(tmp_path / "warm.log")
+    server = WarmServer(tmp_path / "warm.log")
     job, fifo = blocked(server, tmp_path)
     writer = opened(fifo)
     server.end()
@@ -164,12 +110,10 @@ def test_a_job_survives_whoever_started_the_server_and_the_server_ends_with_it(t
 
 
 def test_a_killed_server_leaves_no_job_behind(tmp_path):
-    server = Server(tmp_path / "warm.log")
+    server = WarmServer(tmp_path / "warm.log")
     job, fifo = blocked(server, tmp_path)
     writer = opened(fifo)
-    children = f"/proc/{server.parent.pid}/task/{server.parent.pid}/children"
-    with open(children) as found:
-        os.kill(int(found.read().split()[0]), signal.SIGKILL)
+    server.kill()
     assert job.wait() == -signal.SIGKILL
     os.close(writer)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import Judge, JudgeError
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store, StoreError, not_stored
+from vrm.warm import start_child
 from vrm.watch import Watch
 
 ERRORS = {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}
@@ -65,12 +65,11 @@ def ask_apart(
 
 def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
     """Have a job done; what failed, by key."""
-    command = [sys.executable, "-c", "from vrm.judging.asking import main; main()"]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
     # a session of its own: Ctrl-C at the terminal reaches us alone, and we tell it by closing its input
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as courier:
+    with start_child(command, __name__) as courier:
         try:
-            courier.stdin.write(job + "\n")
+            courier.stdin.write(job.encode() + b"\n")
             courier.stdin.flush()
         except BrokenPipeError:  # it could not even start; its error output says why
             with suppress(BrokenPipeError):  # what is still in the buffer would be written when this block ends
@@ -82,7 +81,7 @@ def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
             if "failed" in news:
                 return news["failed"]
             watch.add(news["done"])
-        last = courier.stderr.read().strip().rpartition("\n")[2]
+        last = courier.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         raise JudgeError(
             f"the process that asks the judge ended early ({last or 'it said nothing'}); replies that came are in the "
             "store, and a rerun goes on from there"
