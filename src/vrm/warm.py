@@ -53,7 +53,8 @@ MODELS = (
     *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
 )
-"""What is imported before the first job, and before the first job with a model."""
+DRAWING = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf")
+"""What is imported before the first job, before the first one with a model, and before the first figure."""
 
 servers = []
 """Servers that this process has started."""
@@ -400,7 +401,8 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
         importlib.import_module(name)
     sys.modules["vrm.cli"].parser()
     command = sys.modules["vrm.cli"].COMMANDS.get((*job["arguments"], "", "")[1])
-    for name in MODELS if command and command.models else ():
+    is_figure = command is not None and command.name == "figure"
+    for name in (*(MODELS if command and command.models else ()), *(DRAWING if is_figure else ())):
         importlib.import_module(name)
     if "module" in job and not _has_main(job["module"]):
         return False

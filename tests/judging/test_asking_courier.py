@@ -1,12 +1,15 @@
 """The courier: a run that is killed at any moment loses no reply, and pays for none twice."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import traceback
 
 import pytest
 from judging_jobs import KEY, TWENTY_PERCENT, VARIABLE, config, is_complete, requests, scores, start, wait_for
+from paths import ROOT
 from server import Server
 from warm_server import WarmServer
 
@@ -118,3 +121,11 @@ def test_a_courier_that_can_not_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(RuntimeError, match="ended early"):
         ask_apart(config("http://127.0.0.1:1/v1"), Store(tmp_path), requests(0, 1))
+
+
+def test_a_courier_does_not_wait_for_what_it_does_not_need():
+    code = (
+        "import sys; from vrm.judging.asking import main; sys.exit('pydantic' in sys.modules or 'numpy' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

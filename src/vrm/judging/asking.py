@@ -21,16 +21,20 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import Judge, JudgeError
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store, StoreError, not_stored
 from vrm.warm import start_child
 from vrm.watch import Watch
 
-ERRORS = {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}
+if TYPE_CHECKING:  # the courier need not wait for pydantic
+    from vrm.config import JudgeConfig
+
+ERRORS = ("ConfigError", "JudgeError", "StoreError")
+"""Classes of errors that the courier passes on."""
 
 
 def ask_apart(
@@ -77,7 +81,7 @@ def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
         for line in courier.stdout:
             news = json.loads(line)
             if "error" in news:
-                raise ERRORS[news["error"]](news["message"])
+                raise _error(news["error"], news["message"])
             if "failed" in news:
                 return news["failed"]
             watch.add(news["done"])
@@ -88,6 +92,13 @@ def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
         )
 
 
+def _error(kind: str, message: str) -> Exception:
+    """An error of the courier's, as it was raised there."""
+    from vrm.config import ConfigError
+
+    return {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}[kind](message)
+
+
 def main() -> None:
     """The courier."""
     job = json.loads(sys.stdin.buffer.readline())
@@ -95,20 +106,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     Thread(target=_watch_parent, args=[stop], daemon=True).start()
     try:
-        config, requests = _config(job["config"]), [Request(**request) for request in job["requests"]]
+        # the parent has checked it; of a served judge, it has the address beside the command, which no file may have
+        config = SimpleNamespace(**job["config"])
+        requests = [Request(**request) for request in job["requests"]]
         judge = Judge(config, Store(Path(job["store"])), seed=job["seed"], stop=stop, on_outcome=lambda: _say(done=1))
         outcomes = judge.ask(requests)
         _say(failed={outcome.key: asdict(outcome) for outcome in outcomes if isinstance(outcome, Failed)})
-    except tuple(ERRORS.values()) as error:
+    except Exception as error:
+        if type(error).__name__ not in ERRORS:
+            raise
         _say(error=type(error).__name__, message=str(error))
     os._exit(0)  # nobody may be left to take what Python would flush at its end
-
-
-def _config(values: dict[str, Any]) -> JudgeConfig:
-    """As it was dumped; that of a served judge has the address beside the command, which no file may have."""
-    address = values["base_url"]
-    config = JudgeConfig(**({**values, "base_url": None} if values["serve"] else values))
-    return config.model_copy(update={"base_url": address})
 
 
 def _watch_parent(stop: Event) -> None:
