@@ -46,15 +46,26 @@ FREE = {*THREADS, "VECLIB_MAXIMUM_THREADS", "TMPDIR", "TMP", "TEMP", "TEMPDIR", 
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
-TABLES = ("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry")
+TABLES = (
+    *("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry", "vrm.provenance"),
+    *("vrm.world.write", "vrm.world.judged_sets", "pandas.io.formats.csvs", "pandas.core.reshape.reshape"),
+)
 MODELS = (
     *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
     *("vrm.training.pretraining", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
     *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
+    *("vrm.training.selective", "vrm.models.gguf", "vrm.evaluation.study", "torch.profiler._cupti_monitor", "tabulate"),
 )
-DRAWING = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf")
-"""What is imported before the first job, before the first one with a model, and before the first figure."""
+DRAWING = (
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "PIL.JpegImagePlugin"),
+    *("PIL.GifImagePlugin", "PIL.PngImagePlugin", "pyarrow.pandas_compat"),
+)
+"""What is imported before the first job, before the first one with a model, and before the first figure.
+
+Before the first job that is about AlpacaEval, its package is, which takes in scipy, scikit-learn and half a thousand
+modules.
+"""
 
 servers = []
 """Servers that this process has started."""
@@ -404,6 +415,9 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
     is_figure = command is not None and command.name == "figure"
     for name in (*(MODELS if command and command.models else ()), *(DRAWING if is_figure else ())):
         importlib.import_module(name)
+    if "alpaca_eval" in job["arguments"] and command and command.name in ("judge", "judged-scores"):
+        with sys.modules["vrm.judged.alpaca_eval"].package():  # which undoes what that import does to a process
+            pass
     if "module" in job and not _has_main(job["module"]):
         return False
     gc.freeze()  # or the first collection in every job copies all of it
