@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -127,3 +128,44 @@ def test_a_killed_server_leaves_no_job_behind(tmp_path):
     server.end()
     os.unlink(server.address)
     os.rmdir(server.place())
+
+
+def test_a_child_is_waited_for_and_killed_as_a_process_is(server, monkeypatch):
+    monkeypatch.setattr(warm, "_given", server.given())
+    before = len(server.children())
+    child = warm.start_child(["/no/such/program"], "vrm.world.judge_server", ["--model", "m"])
+    assert child.stdout.readline().startswith(b"http://127.0.0.1:")
+    assert os.getpgid(child.pid) == child.pid
+    assert child.poll() is None
+    os.kill(child.pid, signal.SIGSTOP)
+    child.stdin.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait(20) == child.poll() == -signal.SIGKILL
+    with pytest.raises(OSError, match="no/such/program"):
+        warm.start_child(["/no/such/program"], "vrm.nonsense")
+    wait_for(lambda: server.children()[before:] == ["vrm.world.judge_server"])
+
+
+LEAVE = """
+import atexit, sys, threading, time
+from vrm import warm
+warm._is_fork = sys.argv[1] == "fork"
+atexit.register(print, "exit function")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+print("output ", end="")
+warm.leave(3)
+"""
+
+
+@pytest.mark.parametrize(("full", "code"), [(False, 3), (True, 120)], ids=["room", "full disk"])
+def test_a_fork_ends_as_python_does(full, code):
+    """Threads, exit functions and output first; 120 is Python's own status where the output can't be written."""
+    ends = []
+    for how in ("fork", "plain"):
+        with open("/dev/full", "w") as nowhere:
+            out = nowhere if full else subprocess.PIPE
+            ends.append(subprocess.run([sys.executable, "-c", LEAVE, how], stdout=out, stderr=subprocess.DEVNULL))
+    assert [end.returncode for end in ends] == [code, code]
+    assert ends[0].stdout == ends[1].stdout == (None if full else b"output thread\nexit function\n")

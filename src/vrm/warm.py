@@ -129,6 +129,7 @@ def leave(code: int | None) -> NoReturn:
     """End with this exit code as Python does; but a fork leaves its modules standing, or it would copy all of them."""
     if _is_fork:
         import atexit
+        import ctypes
         import threading
 
         threading._shutdown()
@@ -136,6 +137,7 @@ def leave(code: int | None) -> NoReturn:
         with suppress(OSError, ValueError):  # a full disk, which Python's own end then speaks of
             sys.stdout.flush()
             sys.stderr.flush()
+            ctypes.CDLL(None).fflush(None)
             os._exit(code or 0)
     raise SystemExit(code)
 
