@@ -75,13 +75,10 @@ def test_in_a_warm_job_it_is_a_fork_that_ends_with_the_context(tmp_path, monkeyp
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{reachable.base_url}/models", timeout=5)
     wait_for(lambda: sorted(server.children()) == ["vrm.judging.asking", "vrm.world.judge_server"])
-    with (
-        pytest.raises(ConfigError, match=r"No module named .vrm\.nonsense."),
-        endpoint(served("python -m vrm.nonsense")),
-    ):
-        pass
-    with pytest.raises(ConfigError, match="unrecognized arguments"), endpoint(served(f"{WORLD} --colour red")):
-        pass
+    faults = {"python -m vrm.nonsense": r"No module named vrm\.nonsense", f"{WORLD} --colour red": "unrecognized arg"}
+    for command, said in faults.items():
+        with pytest.raises(ConfigError, match=said), endpoint(served(command)):
+            pass
     server.end()
 
 
