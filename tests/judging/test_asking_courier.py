@@ -20,10 +20,17 @@ from vrm.judging import Failed, JudgeError, Store, Unanswered, ask_apart
 NEEDS_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the warm interpreter needs pidfd")
 
 
+def begun(tmp_path_factory):
+    """A warm interpreter that has imported: what starts children has been a job of it."""
+    server = WarmServer(tmp_path_factory.mktemp("warm") / "warm.log")
+    assert server.run("--version")[0] == 0
+    return server
+
+
 @pytest.fixture
 def warm_fork(tmp_path_factory, monkeypatch):
     """This process starts children as a job of the warm interpreter does."""
-    server = WarmServer(tmp_path_factory.mktemp("warm") / "warm.log")
+    server = begun(tmp_path_factory)
     monkeypatch.setattr(warm, "_given", server.given())
     yield server
     server.end()
@@ -43,7 +50,7 @@ def warm_server(request, tmp_path_factory):
     if not request.param:
         yield None
         return
-    server = WarmServer(tmp_path_factory.mktemp("warm") / "warm.log")
+    server = begun(tmp_path_factory)
     yield server
     server.end()
 
@@ -75,7 +82,7 @@ def test_a_run_that_is_killed_leaves_its_replies_in_the_store(tmp_path, number, 
 
 @NEEDS_LINUX
 def test_a_courier_outlives_its_job_and_the_warm_interpreter(tmp_path, tmp_path_factory):
-    warm_server = WarmServer(tmp_path_factory.mktemp("warm") / "warm.log")
+    warm_server = begun(tmp_path_factory)
     with Server(hold_after=10, bills_the_gone=True) as server:
         victim = start_apart(server, tmp_path, warm_server)
         wait_for(lambda: server.parked == 4)
