@@ -84,7 +84,8 @@ def a_run(how: str, directory: Path, options: argparse.Namespace) -> dict[str, o
         (log,) = directory.glob("results/*/logs/warm.log")
         lines = waited(log)
         jobs = [line for line in lines if "job" in line]
-        seconds["the rest"] = sum(job["processor_seconds"] for job in jobs)
+        # what a job starts as a fork, too, has a line of its own
+        seconds["the rest"] = sum(line.get("processor_seconds", 0.0) for line in lines)
         seconds["start-up"] = lines[-1]["server"] + len(jobs) * client_seconds()
         work = seconds["the rest"] + len(jobs) * client_seconds()
         total = children + seconds["the rest"] + lines[-1]["server"]

@@ -5,71 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from warm_server import ENVIRONMENT, WarmServer, wait_for
 
 from vrm import warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
 
-PARENT = """
-import os, sys
-from pathlib import Path
-from vrm import warm
-warm.start({}, Path(sys.argv[1]))
-print(os.environ["VRM_WARM"], flush=True)
-sys.stdin.read()
-"""
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def wait_for(what, seconds=60):
-    """The first true value of `what()`."""
-    until = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-class Server:
-    """A process that has started a server, and the server."""
-
-    def __init__(self, log):
-        self.log = log
-        command = [sys.executable, "-c", PARENT, log]
-        self.parent = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
-        self.address = self.parent.stdout.readline().strip()
-
-    def jobs(self):
-        """What the server has run, in order."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in lines if "job" in line]
-
-    def begin(self, *arguments, environment=ENVIRONMENT, **options):
-        command = [sys.executable, "-m", "vrm", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env={**environment, "VRM_WARM": self.address}, **pipes, **options)
-
-    def run(self, *arguments, **options):
-        process = self.begin(*arguments, **options)
-        output = process.communicate()
-        return process.returncode, *output
-
-    def place(self):
-        return os.path.dirname(self.address)
-
-    def end(self):
-        self.parent.kill()
-        self.parent.communicate()
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    started = Server(tmp_path_factory.mktemp("warm") / "logs" / "warm.log")
+    started = WarmServer(tmp_path_factory.mktemp("warm") / "logs" / "warm.log")
     yield started
     started.end()
     wait_for(lambda: not os.path.exists(started.place()))
@@ -96,7 +43,7 @@ def opened(fifo):
 
 @pytest.mark.parametrize("arguments", [["--version"], ["nonsense"], ["world", "--config", "absent.yaml", "--out", "x"]])
 def test_a_job_says_what_a_plain_one_says_and_has_its_exit_code(server, arguments, tmp_path):
-    plain = Server.run(type("", (), {"begin": Server.begin, "address": "off"})(), *arguments, cwd=tmp_path)
+    plain = WarmServer.run(type("", (), {"begin": WarmServer.begin, "address": "off"})(), *arguments, cwd=tmp_path)
     before = len(server.jobs())
     assert server.run(*arguments, cwd=tmp_path) == plain
     assert [job["job"] for job in wait_for(lambda: server.jobs()[before:])] == [arguments]
@@ -130,7 +77,7 @@ def test_changed_sources_and_other_limits_are_refused():
     job = {"inherited": inherited, "environment": {"OMP_NUM_THREADS": "1"}, "arguments": ["vrm"]}
     assert any(path.endswith("vrm/warm.py") for path, *_ in sources)
     assert not warm._fits(job, inherited, sources[1:])
-    assert not warm._fits(job, {**inherited, "niceness": 19}, sources)
+    assert not warm._fits(job, {**inherited, "niceness": inherited["niceness"] + 1}, sources)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -149,7 +96,7 @@ def test_a_signal_ends_the_job_and_its_client(server, tmp_path, number):
 
 
 def test_a_job_survives_whoever_started_the_server_and_the_server_ends_with_it(tmp_path):
-    server = Server(tmp_path / "warm.log")
+    server = WarmServer(tmp_path / "warm.log")
     job, fifo = blocked(server, tmp_path)
     writer = opened(fifo)
     server.end()
@@ -164,12 +111,10 @@ def test_a_job_survives_whoever_started_the_server_and_the_server_ends_with_it(t
 
 
 def test_a_killed_server_leaves_no_job_behind(tmp_path):
-    server = Server(tmp_path / "warm.log")
+    server = WarmServer(tmp_path / "warm.log")
     job, fifo = blocked(server, tmp_path)
     writer = opened(fifo)
-    children = f"/proc/{server.parent.pid}/task/{server.parent.pid}/children"
-    with open(children) as found:
-        os.kill(int(found.read().split()[0]), signal.SIGKILL)
+    server.kill()
     assert job.wait() == -signal.SIGKILL
     os.close(writer)
 
@@ -183,3 +128,45 @@ def test_a_killed_server_leaves_no_job_behind(tmp_path):
     server.end()
     os.unlink(server.address)
     os.rmdir(server.place())
+
+
+def test_a_child_is_waited_for_and_killed_as_a_process_is(server, monkeypatch):
+    monkeypatch.setattr(warm, "_given", server.given())
+    before = len(server.children())
+    child = warm.start_child(["/no/such/program"], "vrm.world.judge_server", ["--model", "m"])
+    assert child.stdout.readline().startswith(b"http://127.0.0.1:")
+    assert os.getpgid(child.pid) == child.pid
+    assert child.poll() is None
+    os.kill(child.pid, signal.SIGSTOP)
+    child.stdin.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait(20) == child.poll() == -signal.SIGKILL
+    with pytest.raises(OSError, match="no/such/program"):
+        warm.start_child(["/no/such/program"], "vrm.nonsense")
+    wait_for(lambda: server.children()[before:] == ["vrm.world.judge_server"])
+
+
+LEAVE = """
+import atexit, sys, threading, time
+from vrm import warm
+warm._is_fork = sys.argv[1] == "fork"
+atexit.register(print, "exit function")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+print("output ", end="")
+warm.leave(3)
+"""
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["room", "full disk"])
+def test_a_fork_ends_as_python_does(full):
+    """Threads, exit functions and output first; output that can't be written changes the status."""
+    ends = []
+    for how in ("fork", "plain"):
+        with open("/dev/full", "w") as nowhere:
+            out = nowhere if full else subprocess.PIPE
+            ends.append(subprocess.run([sys.executable, "-c", LEAVE, how], stdout=out, stderr=subprocess.DEVNULL))
+    assert ends[0].returncode == ends[1].returncode
+    assert (ends[0].returncode == 3) != full
+    assert ends[0].stdout == ends[1].stdout == (None if full else b"output thread\nexit function\n")

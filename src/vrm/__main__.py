@@ -6,4 +6,4 @@ if __name__ == "__main__":
     warm.enter()
     from vrm.cli import main
 
-    raise SystemExit(main())
+    warm.leave(main())

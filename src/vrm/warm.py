@@ -9,6 +9,8 @@
   threads. Whatever else a process inherits (packages, variables that libraries read when they are imported, limits,
   niceness, cgroup) has to be the server's own, and our sources have to be what the server started with. Otherwise, and
   where there is no server, the command runs plainly.
+* What a job itself starts is plain, but for modules of ours that it starts with `start_child`: those are forks of the
+  server, too, each in a session of its own. They outlive the job if they want to, as they would as processes.
 * The server has one thread when it forks. What models need it imports when the first job with a model comes.
 * It lives as long as the process that it was started for, and then until its last job has ended. The kernel sees to
   all of that, so that SIGKILL, of whomever, leaves nobody behind.
@@ -24,11 +26,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from vrm.watch import plain_libraries
+
+if TYPE_CHECKING:
+    import subprocess
 
 CLIENT, SERVER = "VRM_WARM", "VRM_WARM_SERVER"
 """Environment variables: the socket that commands are sent to; what makes `python -m vrm` a server."""
@@ -40,17 +46,35 @@ FREE = {*THREADS, "VECLIB_MAXIMUM_THREADS", "TMPDIR", "TMP", "TEMP", "TEMPDIR", 
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
-TABLES = ("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry")
+TABLES = (
+    *("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry", "vrm.provenance"),
+    *("vrm.world.write", "vrm.world.judged_sets", "pandas.io.formats.csvs", "pandas.core.reshape.reshape"),
+)
 MODELS = (
     *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
     *("vrm.training.pretraining", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
     *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
+    *("vrm.training.selective", "vrm.models.gguf", "vrm.evaluation.study", "torch.profiler._cupti_monitor", "tabulate"),
 )
-"""What is imported before the first job, and before the first job with a model."""
+DRAWING = (
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "PIL.JpegImagePlugin"),
+    *("PIL.GifImagePlugin", "PIL.PngImagePlugin", "pyarrow.pandas_compat"),
+)
+"""What is imported before the first job, before the first one with a model, and before the first figure.
+
+Before the first job that is about AlpacaEval, its package is, which takes in scipy, scikit-learn and half a thousand
+modules.
+"""
 
 servers = []
 """Servers that this process has started."""
+
+
+_is_fork = False
+"""Whether this process is a fork of a server's."""
+_given: dict[str, Any] = {}
+"""What this process was given by its client, where it is a server's job."""
 
 
 def start(exports: Mapping[str, str], log: Path) -> None:
@@ -94,9 +118,28 @@ def enter() -> None:
     """What `python -m vrm` does first; returns where the command is to be run here: plainly, or in a server's job."""
     if SERVER in os.environ:
         address, listener, parent = json.loads(os.environ.pop(SERVER))
-        _serve(Path(address), socket.socket(fileno=listener), parent)
+        module = _serve(Path(address), socket.socket(fileno=listener), parent)
+        if module:
+            leave(sys.modules[module].main())
     elif os.environ.get(CLIENT, "off") != "off" and "RANK" not in os.environ:
         _hand_over(os.environ[CLIENT])
+
+
+def leave(code: int | None) -> NoReturn:
+    """End with this exit code as Python does; but a fork leaves its modules standing, or it would copy all of them."""
+    if _is_fork:
+        import atexit
+        import ctypes
+        import threading
+
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        with suppress(OSError, ValueError):  # a full disk, which Python's own end then speaks of
+            sys.stdout.flush()
+            sys.stderr.flush()
+            ctypes.CDLL(None).fflush(None)
+            os._exit(code or 0)
+    raise SystemExit(code)
 
 
 def _inherited() -> dict[str, Any]:
@@ -124,22 +167,10 @@ def _hand_over(address: str) -> None:
     from vrm import alive
 
     alive.join()  # now: the job itself does so as soon as it runs
-    umask = os.umask(0)
-    os.umask(umask)
-    job = {
-        "inherited": _inherited(),
-        "arguments": sys.argv,
-        "path": sys.path,
-        "directory": os.getcwd(),
-        "umask": umask,
-        "environment": dict(os.environ),
-    }
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(address)
-        text = json.dumps(job).encode()
-        socket.send_fds(connection, [len(text).to_bytes(4)], [0, 1, 2])
-        connection.sendall(text)
+        _send(connection, _message(sys.argv, os.environ) | {"inherited": _inherited()}, [0, 1, 2])
         if connection.recv(1) != TAKEN:
             return
     except OSError:
@@ -151,6 +182,25 @@ def _hand_over(address: str) -> None:
     if code != -signal.SIGKILL:
         signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
+
+
+def _message(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the server is told of a job, beside what the job inherits."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "arguments": list(arguments),
+        "path": sys.path,
+        "directory": os.getcwd(),
+        "umask": umask,
+        "environment": dict(environment),
+    }
+
+
+def _send(connection: socket.socket, job: Mapping[str, Any], streams: Sequence[int]) -> None:
+    text = json.dumps(job).encode()
+    socket.send_fds(connection, [len(text).to_bytes(4)], streams)
+    connection.sendall(text)
 
 
 def _forward(connection: socket.socket) -> bytes:
@@ -175,11 +225,133 @@ def _forward(connection: socket.socket) -> bytes:
         return b""
 
 
+# ---- what a job starts ----
+
+
+class Child:
+    """A fork of the server that runs a module for this job; of `subprocess.Popen`, what its users here need."""
+
+    def __init__(self, connection: socket.socket, pid: int, pipes: Sequence[IO[bytes] | None]) -> None:
+        self._connection, self.pid, self.returncode = connection, pid, None
+        self.stdin, self.stdout, self.stderr = pipes
+
+    def poll(self) -> int | None:
+        """Its exit status; None: it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, negative for a signal.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after so many seconds.
+        """
+        import subprocess
+
+        if self._look(timeout) is None:
+            raise subprocess.TimeoutExpired(["fork", str(self.pid)], timeout)
+        return self.returncode
+
+    def _look(self, timeout: float | None) -> int | None:
+        import select
+
+        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+            try:
+                end = self._connection.recv(4)
+            except OSError:
+                end = b""
+            self.returncode = int.from_bytes(end, signed=True) if end else -signal.SIGKILL
+        return self.returncode
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close our ends of its pipes and wait for it; after Ctrl-C a moment, as `subprocess.Popen` does."""
+        for pipe in (self.stdout, self.stderr, self.stdin):
+            with suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
+        self._look(0.25 if kind is KeyboardInterrupt else None)
+        self._connection.close()
+
+
+def start_child(
+    command: Sequence[str],
+    module: str | None,
+    arguments: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | int = -1,
+) -> subprocess.Popen[bytes] | Child:
+    """Start a process in a session of its own, with pipes for its standard input and output.
+
+    It learns by the end of its standard input that we are gone; nothing else ends it.
+
+    Args:
+        command: what to start.
+        module: in a server's job, a fork of the server that calls this module's `main` takes the command's place, where
+            the module is one of ours; None: never.
+        arguments: the command line that this module reads.
+        environment: all its variables; None: ours.
+        stderr: where its errors go, as `subprocess.Popen` has it; -1 is a pipe.
+
+    Raises:
+        OSError: the command can't be started.
+    """
+    import subprocess
+
+    environment = dict(os.environ) if environment is None else dict(environment)
+    if _given and module and module.startswith("vrm."):
+        child = _fork_of_the_server(module, arguments, environment, stderr)
+        if child:
+            return child
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
+    return subprocess.Popen(list(command), env=environment, start_new_session=True, **pipes)
+
+
+def _fork_of_the_server(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], stderr: IO[bytes] | int
+) -> Child | None:
+    """None: the server is gone, or does not take it."""
+    job = _message([module, *arguments], environment)
+    job |= {"module": module, "inherited": _given["inherited"]}  # which the server has found to be its own
+    theirs, ours = zip(*(_pipe(reads) for reads in (True, False, False)), strict=True)
+    if stderr != -1:
+        ours[2].close()
+        ours = (*ours[:2], None)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(_given["environment"][CLIENT])
+        _send(connection, job, [*theirs[:2], theirs[2] if stderr == -1 else stderr.fileno()])
+        pid = int.from_bytes(connection.recv(4)) if connection.recv(1) == TAKEN else 0
+    except OSError:
+        pid = 0
+    for descriptor in theirs:
+        os.close(descriptor)
+    if pid:
+        return Child(connection, pid, ours)
+    for pipe in (*ours, connection):
+        if pipe:
+            pipe.close()
+    return None
+
+
+def _pipe(reads: bool) -> tuple[int, IO[bytes]]:
+    """The child's end of a pipe, which it reads from or writes to, and ours."""
+    reader, writer = os.pipe()
+    return (reader, open(writer, "wb")) if reads else (writer, open(reader, "rb"))
+
+
 # ---- the server ----
 
 
-def _serve(address: Path, listener: socket.socket, parent: int) -> None:
-    """Accept commands until `parent` is gone; returns in a job alone, which then is like a fresh `python -m vrm`."""
+def _serve(address: Path, listener: socket.socket, parent: int) -> str | None:
+    """Accept commands until `parent` is gone; returns in a job alone, which then is like a fresh `python -m vrm`.
+
+    Returns:
+        The module whose `main` is to be run instead of ours, for what a job has started.
+    """
+    import ctypes  # noqa: F401  here, as every fork needs it
     import select
     import time
 
@@ -211,7 +383,8 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> None:
         if pid == 0:
             listener.close()
             os.close(alive)
-            return _supervise(connection, job, streams)
+            _supervise(connection, job, streams)
+            return job.get("module")
         if pid:
             supervisors.add(pid)
         connection.close()
@@ -239,11 +412,28 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
         return False
     for name in TABLES:
         importlib.import_module(name)
+    sys.modules["vrm.cli"].parser()
     command = sys.modules["vrm.cli"].COMMANDS.get((*job["arguments"], "", "")[1])
-    for name in MODELS if command and command.models else ():
+    is_figure = command is not None and command.name == "figure"
+    for name in (*(MODELS if command and command.models else ()), *(DRAWING if is_figure else ())):
         importlib.import_module(name)
+    if "alpaca_eval" in job["arguments"] and command and command.name in ("judge", "judged-scores"):
+        with sys.modules["vrm.judged.alpaca_eval"].package():  # which undoes what that import does to a process
+            pass
+    if "module" in job and not _has_main(job["module"]):
+        return False
     gc.freeze()  # or the first collection in every job copies all of it
     return _threads() == 1  # any other would be missing in the fork
+
+
+def _has_main(module: str) -> bool:
+    """Import a module of ours; whether it can be run. Whoever asks for one that can't is told so by a plain process."""
+    import importlib
+
+    try:
+        return callable(getattr(importlib.import_module(module), "main", None))
+    except ImportError:
+        return False
 
 
 def _sources() -> list[tuple[str, int, int]]:
@@ -275,30 +465,37 @@ def _receive(connection: socket.socket, streams: list[int]) -> dict[str, Any]:
 
 
 def _supervise(connection: socket.socket, job: Mapping[str, Any], streams: list[int]) -> None:
-    """Fork the job, pass signals to it, and tell the client how it ended; returns in the job alone."""
+    """Fork the job, pass signals to it, and tell the client how it ended; returns in the job alone.
+
+    What a job has started ends by itself, whoever is killed.
+    """
     import select
     import time
 
-    _die_with_parent()
+    is_child = "module" in job
+    separate = os.setsid if is_child else _die_with_parent
+    separate()
     began = time.monotonic()
     connection.send(TAKEN)
     pid = os.fork()
     if pid == 0:
-        _die_with_parent()
+        separate()
         connection.close()
         return _become(job, streams)
+    if is_child:
+        connection.send(pid.to_bytes(4))
     for stream in streams:  # a reader of a pipe must see its end when the job closes it
         os.close(stream)
     ended = os.pidfd_open(pid)
     while ended not in select.select([connection, ended], [], [])[0]:
         numbers = connection.recv(16)
-        for number in numbers or [signal.SIGKILL]:
+        for number in numbers or ([] if is_child else [signal.SIGKILL]):
             os.kill(pid, number)
         if not numbers:
             break
     _, status, used = os.wait4(pid, 0)
     line = {
-        "job": job["arguments"][1:],
+        **({"child": job["module"]} if is_child else {"job": job["arguments"][1:]}),
         "seconds": round(time.monotonic() - began, 2),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 2),
         "max_rss_mib": used.ru_maxrss // 1024,
@@ -319,6 +516,8 @@ def _die_with_parent() -> None:
 
 def _become(job: Mapping[str, Any], streams: list[int]) -> None:
     """Be the process that the client would be without a server."""
+    global _is_fork
+    _is_fork = True
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -327,7 +526,8 @@ def _become(job: Mapping[str, Any], streams: list[int]) -> None:
     sys.argv[:], sys.path[:] = job["arguments"], job["path"]
     os.environ.clear()
     os.environ.update(job["environment"])
-    del os.environ[CLIENT]  # what the job starts itself is plain
+    if os.environ.pop(CLIENT, None):  # what the job starts itself is plain, but for its children
+        _given.update(job)
     threads = int(os.environ[THREADS[0]])
     if threads > 1:  # libraries that are loaded have read 1; what is loaded later reads the environment
         from threadpoolctl import threadpool_limits

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from judging_jobs import KEY, VARIABLE, wait_for
 from paths import ROOT
+from warm_server import WarmServer
 
+from vrm import warm
 from vrm.config import ConfigError
 from vrm.config.judge import JudgeConfig
 from vrm.judging import JudgeError, Reply, Request, Store, ask_apart, request_key
@@ -61,6 +63,23 @@ def test_the_worlds_judge_is_started_asked_and_stopped(tmp_path):
     assert all(isinstance(reply, Reply) and "[[" in reply.text for reply in replies)
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{address}/models", timeout=5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the warm interpreter needs pidfd")
+def test_in_a_warm_job_it_is_a_fork_that_ends_with_the_context(tmp_path, monkeypatch):
+    server = WarmServer(tmp_path / "warm.log")
+    monkeypatch.setattr(warm, "_given", server.given())
+    with endpoint(served(WORLD)) as reachable:
+        replies = ask_apart(reachable, Store(tmp_path), [game(i) for i in range(5)])
+    assert all(isinstance(reply, Reply) and "[[" in reply.text for reply in replies)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{reachable.base_url}/models", timeout=5)
+    wait_for(lambda: sorted(server.children()) == ["vrm.judging.asking", "vrm.world.judge_server"])
+    faults = {"python -m vrm.nonsense": r"No module named vrm\.nonsense", f"{WORLD} --colour red": "unrecognized arg"}
+    for command, said in faults.items():
+        with pytest.raises(ConfigError, match=said), endpoint(served(command)):
+            pass
+    server.end()
 
 
 def test_an_address_of_ones_own_is_left_alone():

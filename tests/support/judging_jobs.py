@@ -1,8 +1,10 @@
 """What tests of the judge have in common; and, as a program, a process that judges.
 
-python judging_jobs.py URL STORE FIRST LAST [apart]: with a courier, where the last word says so
+python judging_jobs.py URL STORE FIRST LAST [apart]: with a courier, where there is a last word; any other than `apart`
+is what a job of a warm interpreter is given, as JSON
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from paths import ROOT
 from server import FAULTS, score
 
+from vrm import warm
 from vrm.config.judge import JudgeConfig
 from vrm.judging import Judge, Reply, Request, Store, Unusable, ask_apart
 
@@ -75,6 +78,8 @@ def scores(first, last):
 
 def main():
     url, store, first, last, *apart = sys.argv[1:]
+    if apart not in ([], ["apart"]):
+        warm._given.update(json.loads(apart[0]))
     asked, settings, store = requests(int(first), int(last)), config(url), Store(Path(store))
     judge = Judge(settings, store, progress=True)
     replies = ask_apart(settings, store, asked, progress=True) if apart else judge.ask(asked)

@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -74,14 +75,15 @@ onstart:
 def depends_on(stage, *names, **given):
     """What jobs depend on: `stage` of the wildcards of these names. A job is rerun when this changes, and only then.
 
-    Snakemake compares it as text, so that the order of keys must be always the same.
+    Snakemake compares it as text, so that the order of keys must be always the same; and asks for it whenever it looks
+    for a next job, of every job that is ready, so that it is worked out once.
     """
 
-    def settings(wildcards):
-        parts = stage(CONFIG, *(wildcards[name] for name in names), **given)
-        return json.loads(json.dumps(parts, sort_keys=True))
+    @cache
+    def settings_of(*values):
+        return json.loads(json.dumps(stage(CONFIG, *values, **given), sort_keys=True))
 
-    return settings
+    return lambda wildcards: settings_of(*(wildcards[name] for name in names))
 
 
 def get_launcher(training, launch=None):

@@ -18,6 +18,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -103,8 +104,9 @@ HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what th
 your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
-    """The command line as argparse knows it, built from `COMMANDS`."""
+    """The command line as argparse knows it, built from `COMMANDS`; once in a process and its forks."""
     raw = argparse.RawDescriptionHelpFormatter
     people_first = "\n\n".join(
         [

@@ -15,22 +15,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import Judge, JudgeError
 from vrm.judging.exchange import Failed, Reply, Request, request_key
 from vrm.judging.store import Store, StoreError, not_stored
+from vrm.warm import start_child
 from vrm.watch import Watch
 
-ERRORS = {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}
+if TYPE_CHECKING:  # the courier need not wait for pydantic
+    from vrm.config import JudgeConfig
+
+ERRORS = ("ConfigError", "JudgeError", "StoreError")
+"""Classes of errors that the courier passes on."""
 
 
 def ask_apart(
@@ -65,12 +69,11 @@ def ask_apart(
 
 def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
     """Have a job done; what failed, by key."""
-    command = [sys.executable, "-c", "from vrm.judging.asking import main; main()"]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
     # a session of its own: Ctrl-C at the terminal reaches us alone, and we tell it by closing its input
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as courier:
+    with start_child(command, __name__) as courier:
         try:
-            courier.stdin.write(job + "\n")
+            courier.stdin.write(job.encode() + b"\n")
             courier.stdin.flush()
         except BrokenPipeError:  # it could not even start; its error output says why
             with suppress(BrokenPipeError):  # what is still in the buffer would be written when this block ends
@@ -78,15 +81,22 @@ def _send(job: str, watch: Watch) -> dict[str, dict[str, Any]]:
         for line in courier.stdout:
             news = json.loads(line)
             if "error" in news:
-                raise ERRORS[news["error"]](news["message"])
+                raise _error(news["error"], news["message"])
             if "failed" in news:
                 return news["failed"]
             watch.add(news["done"])
-        last = courier.stderr.read().strip().rpartition("\n")[2]
+        last = courier.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         raise JudgeError(
             f"the process that asks the judge ended early ({last or 'it said nothing'}); replies that came are in the "
             "store, and a rerun goes on from there"
         )
+
+
+def _error(kind: str, message: str) -> Exception:
+    """An error of the courier's, as it was raised there."""
+    from vrm.config import ConfigError
+
+    return {error.__name__: error for error in (ConfigError, JudgeError, StoreError)}[kind](message)
 
 
 def main() -> None:
@@ -96,20 +106,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     Thread(target=_watch_parent, args=[stop], daemon=True).start()
     try:
-        config, requests = _config(job["config"]), [Request(**request) for request in job["requests"]]
+        # the parent has checked it; of a served judge, it has the address beside the command, which no file may have
+        config = SimpleNamespace(**job["config"])
+        requests = [Request(**request) for request in job["requests"]]
         judge = Judge(config, Store(Path(job["store"])), seed=job["seed"], stop=stop, on_outcome=lambda: _say(done=1))
         outcomes = judge.ask(requests)
         _say(failed={outcome.key: asdict(outcome) for outcome in outcomes if isinstance(outcome, Failed)})
-    except tuple(ERRORS.values()) as error:
+    except Exception as error:
+        if type(error).__name__ not in ERRORS:
+            raise
         _say(error=type(error).__name__, message=str(error))
     os._exit(0)  # nobody may be left to take what Python would flush at its end
-
-
-def _config(values: dict[str, Any]) -> JudgeConfig:
-    """As it was dumped; that of a served judge has the address beside the command, which no file may have."""
-    address = values["base_url"]
-    config = JudgeConfig(**({**values, "base_url": None} if values["serve"] else values))
-    return config.model_copy(update={"base_url": address})
 
 
 def _watch_parent(stop: Event) -> None:

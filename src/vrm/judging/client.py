@@ -25,9 +25,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import Event
+from typing import TYPE_CHECKING
 
-from vrm.config import ConfigError
-from vrm.config.judge import JudgeConfig
 from vrm.judging.exchange import (
     Failed,
     Reply,
@@ -45,6 +44,9 @@ from vrm.judging.refusals import AllAlike, FirstRequests, Meaning, Said, error_i
 from vrm.judging.store import Reservation, Store
 from vrm.judging.transport import Answer, ApiKey, NoAnswer, Pace, backoff, make_opener, post, retry_after
 from vrm.watch import Watch
+
+if TYPE_CHECKING:  # the courier need not wait for pydantic
+    from vrm.config.judge import JudgeConfig
 
 HELD_POLL = 0.02  # seconds between looks at a request that somebody else is asking
 LONGEST_SAID = 300  # characters of an endpoint's error that ours repeats
@@ -324,12 +326,15 @@ def _read_key(config: JudgeConfig) -> ApiKey:
     name = config.api_key_env
     if name is None:
         return ApiKey("")
-    if not os.environ.get(name):
-        raise ConfigError(
-            f"the judge's key: the environment variable {name} is not set; set it, or let judge.api_key_env name "
-            "another one (null where the endpoint needs no key)"
-        )
-    try:
-        return ApiKey(os.environ[name])
-    except ValueError as error:
-        raise ConfigError(f"the judge's key in the environment variable {name}: {error}") from None
+    fault = (
+        f"the judge's key: the environment variable {name} is not set; set it, or let judge.api_key_env name "
+        "another one (null where the endpoint needs no key)"
+    )
+    if os.environ.get(name):
+        try:
+            return ApiKey(os.environ[name])
+        except ValueError as error:
+            fault = f"the judge's key in the environment variable {name}: {error}"
+    from vrm.config import ConfigError  # here: a courier that has its key need not wait for pydantic
+
+    raise ConfigError(fault)

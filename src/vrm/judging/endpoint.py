@@ -23,6 +23,9 @@ from pydantic import ValidationError
 from vrm.config import ConfigError, JudgeConfig
 from vrm.judging.client import JudgeError
 from vrm.judging.transport import HIDDEN
+from vrm.warm import Child, start_child
+
+Server = subprocess.Popen[bytes] | Child
 
 START = 60.0
 """Seconds until a served judge must have printed its address."""
@@ -67,25 +70,24 @@ def endpoint(config: JudgeConfig) -> Iterator[JudgeConfig]:
             _stop(server)
 
 
-def _start(config: JudgeConfig, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(config: JudgeConfig, errors: IO[bytes]) -> Server:
     # it gets the key with each request, and has no business with it otherwise
     environment = {name: value for name, value in os.environ.items() if name != config.api_key_env}
     try:
         program, *arguments = shlex.split(config.serve)
+        is_module = program == "python" and arguments[:1] == ["-m"]
         # a session of its own: Ctrl-C at the terminal must not stop it before what is under way has come in
-        return subprocess.Popen(
+        return start_child(
             [sys.executable if program == "python" else program, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            *((arguments[1], arguments[2:]) if is_module and arguments[1:] else (None,)),
+            environment=environment,
             stderr=errors,
-            env=environment,
-            start_new_session=True,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"judge.serve: `{config.serve}` can't be started ({error})") from None
 
 
-def _await_address(config: JudgeConfig, server: subprocess.Popen[bytes], errors: IO[bytes]) -> JudgeConfig:
+def _await_address(config: JudgeConfig, server: Server, errors: IO[bytes]) -> JudgeConfig:
     """The configuration with the address that the server prints."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_on, args=(server.stdout, lines), daemon=True).start()
@@ -117,7 +119,7 @@ def _read_on(output: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
             pass
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _stop(server: Server) -> None:
     """Close its standard input and wait; whoever is still there then, of all that it started, is killed."""
     with suppress(OSError):
         server.stdin.close()

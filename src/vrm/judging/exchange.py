@@ -14,10 +14,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vrm.config.judge import JudgeConfig
 from vrm.records import Message
+
+if TYPE_CHECKING:
+    from vrm.config.judge import JudgeConfig
 
 CHARACTERS_PER_TOKEN = 4
 LIMITS = ("max_completion_tokens", "max_tokens")

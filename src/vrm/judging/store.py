@@ -25,10 +25,12 @@ from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vrm.config.judge import JudgeConfig, Prices
 from vrm.judging.exchange import NO_FIELDS, Reply, Request, Unanswered, Unusable, Usage, longest_usage, request_key
+
+if TYPE_CHECKING:
+    from vrm.config.judge import JudgeConfig, Prices
 
 Entry = Reply | Unusable | Unanswered
 KINDS: dict[str, type[Entry]] = {"reply": Reply, "unusable": Unusable, "unanswered": Unanswered}
