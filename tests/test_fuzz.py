@@ -34,7 +34,7 @@ from paths import ROOT
 from pydantic import BaseModel
 
 from vrm import config as vrm_config
-from vrm.cli.errors import explain
+from vrm.cli import explain
 from vrm.config import ConfigError, DataConfig, EvaluationSet, Source
 from vrm.data.pairs import make_pairs, normalise_pairs
 from vrm.data.preference_sets import read_preference_set

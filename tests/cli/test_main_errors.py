@@ -8,7 +8,7 @@ import jinja2
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from vrm.cli.errors import OWN, REMEDIES, explain
+from vrm.cli import OWN, REMEDIES, explain
 from vrm.records import RecordError
 
 
