@@ -40,7 +40,7 @@ from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.checks import checked_config, positions_of
 from vrm.models.scoring import load_reward_model, own_device
 from vrm.ours import place, require_ours
-from vrm.people.card import card
+from vrm.people.export import card
 from vrm.provenance import describe, provenance
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_json, write_whole
 from vrm.runfiles import SCORES
