@@ -23,8 +23,7 @@ from vrm.training.log import LossWatch, tidy
 from vrm.training.preference import PreferenceTrainer, train_preference
 from vrm.training.reward import RewardJob, train_reward_model
 from vrm.training.sft import train_sft
-from vrm.training.symptoms import LENGTH_CORRELATION, SYMPTOMS
-from vrm.training.watchdog import TrainingError
+from vrm.training.symptoms import LENGTH_CORRELATION, SYMPTOMS, TrainingError
 
 DPO = PreferenceMethod(label="DPO", method="dpo")
 TRAININGS = {

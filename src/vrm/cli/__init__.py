@@ -96,7 +96,7 @@ def _device() -> str:
 OWN = (
     "vrm.config.base.ConfigError",
     "vrm.records.RecordError",
-    "vrm.training.watchdog.TrainingError",
+    "vrm.training.symptoms.TrainingError",
     "vrm.training.preemption.PreemptedError",
     "vrm.judging.client.JudgeError",
     "vrm.judging.store.StoreError",

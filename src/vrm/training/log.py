@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from vrm.records import write_whole
 from vrm.runfiles import TRAINING
-from vrm.training.watchdog import TrainingError
+from vrm.training.symptoms import TrainingError
 from vrm.watch import Watch
 
 BOOKKEEPING = ("runtime", "per_second", "total_flos", "step", "epoch", "num_tokens", "_reward", "preparation_time")

@@ -46,9 +46,8 @@ from vrm.training.rollout import (
     token_log_probs,
     token_values,
 )
-from vrm.training.symptoms import ppo_measures, ppo_symptoms, say_symptoms
+from vrm.training.symptoms import TrainingError, Watchdog, ppo_measures, ppo_symptoms, say_symptoms
 from vrm.training.trainer import KEPT, TRACKED
-from vrm.training.watchdog import TrainingError, Watchdog
 from vrm.watch import Watch
 
 # The mathematics. Rows are responses, columns their tokens, padded on the right: everything is of shape (B, T) with a
