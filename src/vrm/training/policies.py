@@ -26,9 +26,8 @@ from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING
-from vrm.training.log import write_log
 from vrm.training.symptoms import OFFLINE_SYMPTOMS, offline_measures, say_symptoms
-from vrm.training.trainer import merged, switch_off_dropout, weight_dtype, whole_weights, with_adapters
+from vrm.training.trainer import merged, switch_off_dropout, weight_dtype, whole_weights, with_adapters, write_log
 
 MAX_GRAD_NORM = 1.0
 """Gradients of every policy training are clipped to this norm."""

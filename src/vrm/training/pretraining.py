@@ -32,9 +32,8 @@ from vrm.models.text import TextEncoder
 from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
-from vrm.training.log import watch_steps, write_log
 from vrm.training.preemption import CheckpointOnStop
-from vrm.training.trainer import KEPT
+from vrm.training.trainer import KEPT, watch_steps, write_log
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THOUGHT_TOKENS = {"qwen3": ["<think>", "</think>"]}

@@ -40,19 +40,22 @@ from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import TRAINING
 from vrm.training.frozen import NO_PADDING, FrozenBackbone, for_heads
-from vrm.training.log import LogWriter, WatchedTrainer, watch_steps, write_log
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
 from vrm.training.symptoms import say_symptoms
 from vrm.training.trainer import (
+    LogWriter,
+    WatchedTrainer,
     common_arguments,
     merged,
     shard,
     switch_off_dropout,
+    watch_steps,
     weight_dtype,
     whole_weights,
     with_adapters,
+    write_log,
 )
 
 KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}

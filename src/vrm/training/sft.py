@@ -19,10 +19,9 @@ from vrm.models.templates import left_out
 from vrm.models.text import TokenisedText
 from vrm.records import PreferencePair
 from vrm.runfiles import TRAINING
-from vrm.training.log import LogWriter, watch_steps
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
-from vrm.training.trainer import common_arguments, shard
+from vrm.training.trainer import LogWriter, common_arguments, shard, watch_steps
 
 
 def train_sft(job: PolicyJob, sft: SftTraining) -> None:
