@@ -95,7 +95,7 @@ def headers_once():
 
     It is 1,600 renderings each time, and hundreds of tests have the same tokenizer. Tests of the search itself call it.
     """
-    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward", "training.frozen")]
+    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward")]
     with pytest.MonkeyPatch.context() as patch:
         for module in filter(None, users):
             for name in ("generation_prompt_ids", "user_turn_ids"):

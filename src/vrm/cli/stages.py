@@ -153,7 +153,7 @@ def features(
     out: Fill,
 ) -> None:
     """Compute a frozen backbone's features of a file of pairs."""
-    from vrm.training.frozen import make_features
+    from vrm.training.reward import make_features
 
     settings = _load(config)
     make_features(

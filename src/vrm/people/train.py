@@ -45,8 +45,7 @@ from vrm.provenance import describe, provenance
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_json, write_whole
 from vrm.runfiles import SCORES
 from vrm.statistics.intervals import Interval, crossed_interval
-from vrm.training.frozen import make_features
-from vrm.training.reward import RewardJob, train_reward_model
+from vrm.training.reward import RewardJob, make_features, train_reward_model
 from vrm.training.trainer import TRACKED
 
 LEARNING_RATES = {"whole": 1e-5, "lora": 1e-4, "frozen": 2e-3}

@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from vrm.config import Features, RewardTraining, Variant
 from vrm.models.scoring import load_reward_model
 from vrm.records import RecordError, read_pairs, write_jsonl
-from vrm.training.frozen import make_features
-from vrm.training.reward import RewardJob, train_reward_model
+from vrm.training.reward import RewardJob, make_features, train_reward_model
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(
