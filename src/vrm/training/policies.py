@@ -18,11 +18,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, started_processes
 from vrm.config import PolicyTraining, dependencies
-from vrm.models.checks import checked_tokenizer
+from vrm.models.checks import checked_tokenizer, checked_weights, save_model
 from vrm.models.policy_scoring import fuse_head
 from vrm.models.templates import read_template
 from vrm.models.text import PolicyEncoder
-from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING

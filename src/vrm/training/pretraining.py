@@ -27,9 +27,9 @@ from transformers import (
 
 from vrm.checkpoints import fingerprint, require_places, resumable
 from vrm.config import CreatedBackbone
+from vrm.models.checks import save_model
 from vrm.models.templates import NO_KWARGS, TEMPLATES, left_out
 from vrm.models.text import TextEncoder
-from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs
 from vrm.training.preemption import CheckpointOnStop
