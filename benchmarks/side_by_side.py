@@ -27,7 +27,7 @@ from reward_memory import LENGTHS, QUANTILES, SETTINGS
 from transformers import PreTrainedTokenizerBase, Qwen3Config
 
 from vrm.planning.shapes import Shape
-from vrm.training.pretraining import train_tokenizer
+from vrm.training.backbones import train_tokenizer
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 VOCABULARY = 4096

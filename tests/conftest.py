@@ -133,7 +133,7 @@ def tiny_backbone(tmp_path_factory, toy_pairs):
     """Directory of a Qwen3 with 32 channels and one layer, and its tokenizer."""
     from vrm.config import CreatedBackbone
     from vrm.records import read_pairs
-    from vrm.training.pretraining import create_model, save_backbone, train_tokenizer
+    from vrm.training.backbones import create_model, save_backbone, train_tokenizer
 
     texts = [text for pair in read_pairs(toy_pairs / "train.jsonl") for text in (pair.chosen, pair.rejected)]
     tokenizer = train_tokenizer(texts, 320)

@@ -43,7 +43,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 TABLES = ("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry")
 MODELS = (
     *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
-    *("vrm.training.pretraining", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
+    *("vrm.training.backbones", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
     *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
 )

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A small Qwen3 in bfloat16, as published models are, in several files."""
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.training.backbones import create_model, train_tokenizer
 
     path = tmp_path_factory.mktemp("hub") / "model"
     tokenizer = train_tokenizer(["some text to learn from"], 300, "qwen3")

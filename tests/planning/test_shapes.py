@@ -29,7 +29,7 @@ def test_4b_has_exactly_the_parameters_of_its_weight_files():
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
 def test_created_models_have_exactly_the_parameters_of_their_shape(architecture, tmp_path):
     pytest.importorskip("torch")
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.training.backbones import create_model, train_tokenizer
 
     create = CreatedBackbone(
         architecture=architecture, hidden_size=24, layers=3, heads=4, key_value_heads=2, intermediate_size=40
@@ -44,7 +44,7 @@ def test_created_models_have_exactly_the_parameters_of_their_shape(architecture,
 
 def test_adapters_have_exactly_the_parameters_of_peft():
     peft = pytest.importorskip("peft")
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.training.backbones import create_model, train_tokenizer
 
     create = CreatedBackbone(hidden_size=24, layers=2, heads=2, intermediate_size=40)
     model = create_model(create, train_tokenizer(["some text"], 300), 32)

