@@ -13,7 +13,6 @@ from paths import SHARED
 from vrm.judged.arena_hard import LABELS, parse_verdict
 from vrm.judged.mt_bench import parse_rating
 from vrm.world import prompts
-from vrm.world.annotators import AUTHORS, answer
 from vrm.world.gold import gold_reward
 from vrm.world.judge import (
     ARENA_CONFIG,
@@ -29,6 +28,7 @@ from vrm.world.judge import (
     rating,
     verdict,
 )
+from vrm.world.responses import AUTHORS, answer
 
 MT = {row["name"]: row for row in mt_bench_prompts()}
 ARENA = yaml.safe_load(ARENA_CONFIG)

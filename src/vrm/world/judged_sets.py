@@ -22,12 +22,11 @@ import numpy as np
 
 from vrm.config import WorldConfig
 from vrm.records import count_words, write_json, write_jsonl, write_whole
-from vrm.world.annotators import AUTHORS, answer, answers
 from vrm.world.gold import HIGHEST
 from vrm.world.judge import ARENA_CONFIG, mt_bench_prompts
 from vrm.world.preference_sets import PromptPool
 from vrm.world.prompts import ASPECTS, KINDS, Request, true_weights
-from vrm.world.responses import Response, compose, render
+from vrm.world.responses import AUTHORS, Response, answer, answers, compose, render
 from vrm.world.write import training_requests
 
 AUTHORS_NAME = "world-authors"

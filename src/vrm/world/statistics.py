@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vrm.config import WorldConfig
-from vrm.world.annotators import TASTE, Annotated, AnnotatedPrompt, annotate
 from vrm.world.gold import SPURIOUS
 from vrm.world.preference_sets import Pair
 from vrm.world.prompts import ASPECTS, KINDS, true_weights
+from vrm.world.responses import TASTE, Annotated, AnnotatedPrompt, annotate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ import numpy as np
 from vrm.config import WorldConfig
 from vrm.records import write_jsonl
 from vrm.world import prompts
-from vrm.world.annotators import Annotated, AnnotatedPrompt, annotate_prompt, on_ten_scale
 from vrm.world.preference_sets import PromptPool, probes, reward_bench, rows
 from vrm.world.prompts import ASPECTS, Request
+from vrm.world.responses import Annotated, AnnotatedPrompt, annotate_prompt, on_ten_scale
 from vrm.world.statistics import HeldOutPair, statistics, to_table
 
 SOURCE = "offline_world"
