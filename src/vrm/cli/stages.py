@@ -552,7 +552,7 @@ def gold(config: ConfigFiles, samples: Annotated[Path, Option("a samples.jsonl")
 @stage("vrm world-benchmarks --config config.yaml --out results/demo/world/benchmarks")
 def world_benchmarks(config: ConfigFiles, out: Fill) -> None:
     """Write the world's benchmark files."""
-    from vrm.world.judged_sets import write_benchmarks
+    from vrm.world.evaluation_sets import write_benchmarks
 
     write_benchmarks(_load(config).world, out)
 

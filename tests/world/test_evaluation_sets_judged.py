@@ -17,8 +17,8 @@ from vrm.judged.arena_scores import style
 from vrm.judged.mt_bench import TEMPERATURES
 from vrm.records import count_words
 from vrm.world import prompts
+from vrm.world.evaluation_sets import AUTHORS_NAME, BASELINE_NAME, REFERENCE_NAME, write_benchmarks
 from vrm.world.gold import gold_reward
-from vrm.world.judged_sets import AUTHORS_NAME, BASELINE_NAME, REFERENCE_NAME, write_benchmarks
 from vrm.world.prompts import KINDS
 from vrm.world.write import write_world
 
@@ -97,13 +97,13 @@ def test_no_prompt_occurs_in_training_even_where_evaluation_sets_may_leak(tmp_pa
 
 def test_a_prompt_that_training_has_is_drawn_anew(benchmarks, tmp_path, monkeypatch):
     planted = prompts.parse(_alpaca(benchmarks)[0]["instruction"])
-    monkeypatch.setattr("vrm.world.judged_sets._training_requests", lambda _: [planted])
+    monkeypatch.setattr("vrm.world.evaluation_sets._training_requests", lambda _: [planted])
     write_benchmarks(CONFIG, tmp_path)
     assert planted.text not in _asked(tmp_path)
 
 
 def test_the_prompts_known_to_these_sets_are_those_of_the_training_file(tmp_path):
-    from vrm.world.judged_sets import _training_requests
+    from vrm.world.evaluation_sets import _training_requests
 
     write_world(CONFIG, tmp_path)
     known = [row["instruction"] for row in _rows(tmp_path, "ultrafeedback.jsonl")]
@@ -195,5 +195,5 @@ def test_the_judge_is_told_every_verdict(benchmarks):
 
 def test_nothing_heavy_is_imported():
     heavy = "('torch', 'transformers', 'pandas', 'alpaca_eval')"
-    code = f"import sys, vrm.world.judged_sets; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, vrm.world.evaluation_sets; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

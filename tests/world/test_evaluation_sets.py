@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from vrm.world import evaluation_sets as benchmarks
 from vrm.world import gold, prompts
-from vrm.world import preference_sets as benchmarks
 from vrm.world.prompts import ASPECTS
 
 REWARD_BENCH = {
