@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3Con
 from vrm.config import RewardTraining, Variant
 from vrm.models.scoring import HuggingFaceRewardModel
 from vrm.planning import memory
-from vrm.planning.shapes import PUBLIC, Shape
+from vrm.planning.memory import PUBLIC, Shape
 from vrm.records import PreferencePair, prompt_id, read_pairs, write_jsonl
 from vrm.training.backbones import train_tokenizer
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, make_trainer

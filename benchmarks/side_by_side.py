@@ -26,7 +26,7 @@ import torch
 from reward_memory import LENGTHS, QUANTILES, SETTINGS
 from transformers import PreTrainedTokenizerBase, Qwen3Config
 
-from vrm.planning.shapes import Shape
+from vrm.planning.memory import Shape
 from vrm.training.backbones import train_tokenizer
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")

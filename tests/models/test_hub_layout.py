@@ -66,7 +66,7 @@ def test_a_policy_starts_from_it_and_its_template_takes_arguments(directory, tmp
 def test_its_size_is_planned_exactly(directory):
     from transformers import AutoModelForCausalLM
 
-    from vrm.planning.shapes import shape_of
+    from vrm.planning.memory import shape_of
 
     model = AutoModelForCausalLM.from_pretrained(directory)
     assert shape_of(BackboneConfig(path=str(directory))).parameters == model.num_parameters()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vrm.config import BackboneConfig, ConfigError, CreatedBackbone
-from vrm.planning.shapes import PUBLIC, created_shape, read_shape, shape_of
+from vrm.planning.memory import PUBLIC, created_shape, read_shape, shape_of
 
 PUBLISHED = {  # billions, as the model cards print them
     "Qwen/Qwen3-0.6B": 0.60,
