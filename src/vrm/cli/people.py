@@ -219,15 +219,13 @@ def plan(
 ) -> None:
     """Print what a run will take; once it has begun, also what judging is left."""
     from vrm.config import load
-    from vrm.planning.judge_cost import has_begun
+    from vrm.planning.judge_cost import has_begun, progress_text
     from vrm.planning.plan import plan
 
     settings = load(config)
     results = Path("results") / settings.run
     print(plan(settings, gpu_memory, gpus, data_scale), end="")
     if has_begun(settings, results):
-        from vrm.planning.progress import progress_text  # may import AlpacaEval's package, which takes seconds
-
         print(f"\n{progress_text(settings, results)}", end="")
 
 

@@ -9,8 +9,7 @@ from server import Server
 from vrm.cli import main
 from vrm.judging import Store, spending, total
 from vrm.judging.store import Replies
-from vrm.planning.judge_cost import has_begun, judge_costs
-from vrm.planning.progress import progress, progress_text
+from vrm.planning.judge_cost import has_begun, judge_costs, progress, progress_text
 from vrm.records import read_jsonl, write_jsonl
 
 BENCHMARKS = ("arena_hard", "mt_bench")
