@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vrm.models.base import RewardOutput
-from vrm.serving.batching import Batcher, Full, NotFinite
+from vrm.serving.app import Batcher, Full, NotFinite
 
 
 class Lengths:
