@@ -8,8 +8,7 @@ from pathlib import Path
 from vrm.config import Config
 from vrm.reporting.bound import bound_figure, bound_table
 from vrm.reporting.calibration import calibration_figure, calibration_table
-from vrm.reporting.comparisons import comparisons_table
-from vrm.reporting.comparisons_judged import comparisons_judged
+from vrm.reporting.comparisons import comparisons_judged, comparisons_table
 from vrm.reporting.curves import figure3, figure4, figure5
 from vrm.reporting.figure6 import figure6
 from vrm.reporting.health import health_table

@@ -21,7 +21,7 @@ import pandas as pd
 
 from vrm.config import Config
 from vrm.reporting import published
-from vrm.reporting.comparisons_judged import ppo_pair
+from vrm.reporting.comparisons import ppo_pair
 from vrm.reporting.curves import EVAL_ACCURACY, TARGET_KL, TRAIN_ACCURACY, LoggedQuantity
 from vrm.reporting.judged_values import ARENA_SC, JudgedMetric
 from vrm.reporting.paper.orders import ABSTRACT, FIGURE, METRICS, SCORES, decide, orders, reward_pair, stored_difference
