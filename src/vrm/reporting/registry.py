@@ -14,7 +14,7 @@ from vrm.reporting.figure6 import figure6
 from vrm.reporting.health import health_table
 from vrm.reporting.latents import latents_table
 from vrm.reporting.overoptimisation import overoptimisation
-from vrm.reporting.paper.page import paper_page
+from vrm.reporting.paper_page import paper_page
 from vrm.reporting.residual import residual_figure, residual_table
 from vrm.reporting.schematics import figure1, figure2
 from vrm.reporting.study import ablation_table, power_figure

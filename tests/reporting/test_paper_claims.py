@@ -3,27 +3,43 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from example_paper import curves, gold
+from example_paper import curves, gold, make_paper, write_paper
 
 from vrm.config import merge, parse
 from vrm.records import RecordError
+from vrm.reporting import paper_page as page
 from vrm.reporting import published
-from vrm.reporting.paper import page as page
-from vrm.reporting.paper.orders import METRICS, JudgedOrders, Scored, answers, decide, orders
-from vrm.reporting.paper.verdicts import (
+from vrm.reporting.paper_claims import (
     AGREES,
     DISAGREES,
+    METRICS,
     NOT_TESTABLE,
     PAGE,
     UNDECIDED,
     ClaimedDifference,
+    JudgedOrders,
     PaperRun,
+    Scored,
+    answers,
+    decide,
     ordered,
+    orders,
 )
 from vrm.reporting.scores import table_columns
 from vrm.statistics.paired_tests import holm
 
 NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_paper()
+
+
+@pytest.fixture(scope="module")
+def results(config, tmp_path_factory):
+    """To be read only."""
+    return write_paper(config, tmp_path_factory.mktemp("paper"))
 
 
 @pytest.fixture
@@ -283,7 +299,7 @@ def test_figure_5_is_reported_and_never_agrees(run):
 
 
 def test_scorers_of_different_pairs_are_refused(config, run, monkeypatch):
-    from vrm.reporting.paper import orders as paper_differences
+    from vrm.reporting import paper_claims as paper_differences
 
     column = table_columns(config)[-1]
     read = paper_differences.read_scores

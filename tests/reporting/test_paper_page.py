@@ -5,15 +5,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_judged import write_judged
+from example_paper import make_paper, write_paper
 
 from vrm.config import load, merge, parse
 from vrm.records import RecordError
+from vrm.reporting import paper_page as page
 from vrm.reporting import published
-from vrm.reporting.paper import page
-from vrm.reporting.paper.orders import METRICS, SCORES
-from vrm.reporting.paper.verdicts import AGREES, DISAGREES, NOT_TESTABLE, UNDECIDED, PaperRun
+from vrm.reporting.paper_claims import AGREES, DISAGREES, METRICS, NOT_TESTABLE, SCORES, UNDECIDED, PaperRun
 
 NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_paper()
+
+
+@pytest.fixture(scope="module")
+def results(config, tmp_path_factory):
+    """To be read only."""
+    return write_paper(config, tmp_path_factory.mktemp("paper"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 * A number is compared only where this run had the paper's models, data and judge; anywhere else it is on another scale,
   and "not testable at this scale". Comparable: our interval holds the paper's value, or does not.
-* A claim about an order can be asked of any run (`orders`); `verdicts` says how an interval becomes a verdict.
+* A claim about an order can be asked of any run; `paper_claims` says which, and how an interval becomes a verdict.
 * The paper's sentences are not at hand, only its numbers, its abstract and what its figures are about (as restated in
   the project's reading of it). So a claim is one of three kinds, and `paper` says which: an order that the paper's own
   numbers show, a statement of the abstract, or what a figure is there to show.
@@ -24,17 +24,24 @@ from vrm.reporting import published
 from vrm.reporting.comparisons import ppo_pair
 from vrm.reporting.curves import EVAL_ACCURACY, TARGET_KL, TRAIN_ACCURACY, LoggedQuantity
 from vrm.reporting.judged_values import ARENA_SC, JudgedMetric
-from vrm.reporting.paper.orders import ABSTRACT, FIGURE, METRICS, SCORES, decide, orders, reward_pair, stored_difference
-from vrm.reporting.paper.verdicts import (
+from vrm.reporting.paper_claims import (
+    ABSTRACT,
     AGREES,
     DISAGREES,
+    FIGURE,
+    METRICS,
     NOT_TESTABLE,
     PAGE,
+    SCORES,
     VERDICTS,
     ClaimedDifference,
     Finding,
     PaperRun,
+    decide,
     ordered,
+    orders,
+    reward_pair,
+    stored_difference,
 )
 from vrm.reporting.rendering import EMPTY, Cell, Grid, Row, number, write_table
 from vrm.reporting.scores import table_columns
