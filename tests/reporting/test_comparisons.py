@@ -7,7 +7,7 @@ from vrm import config as configuration
 from vrm.records import RecordError
 from vrm.reporting.comparisons import comparisons_table, reward_questions
 from vrm.reporting.table2 import table2
-from vrm.statistics.paired_tests import holm
+from vrm.statistics.intervals import holm
 
 COLUMNS = ["Chat", "Chat Hard", "Safety", "Reasoning", "UF-C", "Noise-free"]
 TWO = {name: VARIANTS[name] for name in ("rm", "vrm")}

@@ -10,7 +10,7 @@ from vrm.records import RecordError
 from vrm.reporting.comparisons import comparisons_judged, policy_questions, ppo_pair
 from vrm.reporting.figure6 import figure6
 from vrm.reporting.table1 import table1
-from vrm.statistics.paired_tests import holm
+from vrm.statistics.intervals import holm
 
 KEYS = ["base", "first", "second", "benchmark", "metric"]
 ASKED = [("ppo_vrm", "ppo"), ("ppo_vrm", "ppo_vrm_lambda_0"), ("ppo_vrm_anchored", "ppo"), ("ppo_vrm", "dpo")]

@@ -26,7 +26,7 @@ from vrm.reporting.paper_claims import (
     orders,
 )
 from vrm.reporting.scores import table_columns
-from vrm.statistics.paired_tests import holm
+from vrm.statistics.intervals import holm
 
 NAN = float("nan")
 

@@ -49,8 +49,7 @@ from vrm.reporting.scores import (
     table_columns,
 )
 from vrm.statistics.draws import FEWEST_DRAWS
-from vrm.statistics.intervals import half_width, stratify
-from vrm.statistics.paired_tests import FLIPS, PairedTest, family_note, holm, p_text, paired_test
+from vrm.statistics.intervals import FLIPS, PairedTest, family_note, half_width, holm, p_text, paired_test, stratify
 
 # Reward models.
 

@@ -51,8 +51,7 @@ from vrm.reporting.scores import (
     scorers,
     table_columns,
 )
-from vrm.statistics.intervals import Interval
-from vrm.statistics.paired_tests import PairedTest, holm, p_text, paired_test
+from vrm.statistics.intervals import Interval, PairedTest, holm, p_text, paired_test
 
 # Verdicts.
 

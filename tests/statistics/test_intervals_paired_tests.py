@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vrm.statistics.paired_tests import family_note, holm, p_text, paired_test, sign_flip
+from vrm.statistics.intervals import family_note, holm, p_text, paired_test, sign_flip
 
 
 def wins(rng, seeds, prompts, seed_sd=0.1, method_sd=0.5, rest_sd=1.0, gain=0.0):
@@ -86,7 +86,7 @@ def test_sign_flip_is_never_below_one_in_its_flips_and_1_where_nothing_differs()
 def test_chunks_of_signs_change_nothing(monkeypatch):
     values = np.random.default_rng(6).normal(0.1, 1, 50)
     whole = sign_flip(values, np.random.default_rng(7), 999)
-    monkeypatch.setattr("vrm.statistics.paired_tests._SIGNS_AT_ONCE", 50 * 64)
+    monkeypatch.setattr("vrm.statistics.intervals._SIGNS_AT_ONCE", 50 * 64)
     assert sign_flip(values, np.random.default_rng(7), 999) == whole
 
 
