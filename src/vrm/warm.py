@@ -42,9 +42,9 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 
 TABLES = ("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry")
 MODELS = (
-    *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
+    *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "trl.trainer.sft_trainer"),
     *("vrm.training.backbones", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
-    *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
+    *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "vrm.training.policies"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
 )
 """What is imported before the first job, and before the first job with a model."""

@@ -19,9 +19,9 @@ from trl import SFTTrainer
 from vrm import watch
 from vrm.config import PreferenceMethod, SftTraining, Variant
 from vrm.records import read_pairs
+from vrm.training.policies import train_sft
 from vrm.training.preference import PreferenceTrainer, train_preference
 from vrm.training.reward import RewardJob, train_reward_model
-from vrm.training.sft import train_sft
 from vrm.training.symptoms import LENGTH_CORRELATION, SYMPTOMS, TrainingError
 from vrm.training.trainer import LossWatch, tidy
 

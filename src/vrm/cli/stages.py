@@ -340,7 +340,7 @@ def sft(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune a policy base on chosen responses."""
-    from vrm.training.sft import train_sft
+    from vrm.training.policies import train_sft
 
     settings = _load(config)
     train_sft(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), settings.policy.sft)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import SftTraining
-from vrm.training.sft import train_sft
+from vrm.training.policies import train_sft
 
 
 @pytest.fixture(scope="module")
