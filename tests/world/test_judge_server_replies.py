@@ -13,9 +13,9 @@ from paths import SHARED
 from vrm.judged.arena_hard import LABELS, parse_verdict
 from vrm.judged.mt_bench import parse_rating
 from vrm.world import prompts
+from vrm.world.evaluation_sets import ARENA_CONFIG, mt_bench_prompts
 from vrm.world.gold import gold_reward
-from vrm.world.judge import (
-    ARENA_CONFIG,
+from vrm.world.judge_server import (
     CLEAR,
     TIE,
     Comparison,
@@ -23,7 +23,6 @@ from vrm.world.judge import (
     Grading,
     UnreadableRequestError,
     WorldJudge,
-    mt_bench_prompts,
     parse_request,
     rating,
     verdict,
