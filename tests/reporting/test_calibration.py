@@ -10,7 +10,7 @@ from vrm.evaluation.calibration import brier, expected_calibration_error, fit_te
 from vrm.records import RecordError
 from vrm.reporting.calibration import _wilson, calibration_columns, calibration_figure, calibration_table
 from vrm.reporting.comparisons import comparisons_table, reward_questions
-from vrm.reporting.residual import residual_figure, residual_table
+from vrm.reporting.latents import residual_figure, residual_table
 from vrm.reporting.scores import RATED, pair_scores, read_scores, reward_model, rewards
 from vrm.reporting.table2 import table2
 

@@ -10,7 +10,7 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.health import HEALTHY, health_table
+from vrm.reporting.trainings import HEALTHY, health_table
 from vrm.training.symptoms import FEWEST_ANSWERS, LENGTH_CORRELATION, OFFLINE_SYMPTOMS, SYMPTOMS, ppo_symptoms, symptoms
 
 MEASURES = {"loss": 0.6, "reward_sd": 0.8, "weights_sd": 0.05, "active_units": 5, "decoder_sd": 0.4}
