@@ -302,7 +302,7 @@ def comparisons_judged(config: Config, results: Path, out: Path) -> list[Path]:
         out: directory of the files. The CSV has one row a difference, in percentage points or rating points.
 
     Raises:
-        RecordError: there is nothing to compare_policies, or as `measures.measure_table`.
+        RecordError: there is nothing to compare, or as `measure_judged`.
     """
     asked = policy_questions(config)
     table = measure_judged(config, results, JUDGED)

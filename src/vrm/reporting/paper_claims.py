@@ -209,7 +209,7 @@ class PaperRun:
 
     @cached_property
     def benchmarks(self) -> dict[str, BenchmarkResults]:
-        """The judged benchmarks by name. Raises as `judged.results.read_benchmarks`."""
+        """The judged benchmarks by name. Raises as `read_benchmarks`."""
         return read_benchmarks(self.config, self.results, "paper")
 
     @cached_property
