@@ -531,7 +531,7 @@ def test_damaged_models_are_refused_or_load(tiny_backbone, data):
     COUNTS["models"] += 1
     from transformers import AutoModelForCausalLM
 
-    from vrm.models.checks import checked_weights
+    from vrm.models.weights import checked_weights
 
     name = data.draw(st.sampled_from(sorted(path.name for path in tiny_backbone.iterdir() if path.is_file())))
     content = (tiny_backbone / name).read_bytes()

@@ -24,10 +24,11 @@ from transformers import (
 )
 
 from vrm.config import ConfigError
-from vrm.models.checks import checked_tokenizer, checked_weights, save_model
+from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import load_policy_scorer
 from vrm.models.scoring import load_reward_model
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.weights import checked_weights, save_model
 from vrm.records import RecordError
 
 SHORT = {"max_prompt_length": 32, "max_length": 64}

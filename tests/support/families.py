@@ -19,10 +19,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from vrm.models.checks import save_model
 from vrm.models.templates import CHATML, PLAIN, QWEN3, QWEN25
 from vrm.models.text import generation_prompt_ids, prepare_tokenizer, user_turn_ids
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.weights import save_model
 
 LLAMA = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"

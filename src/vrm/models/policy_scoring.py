@@ -21,11 +21,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from vrm.models.base import RewardOutput, checked_prompts
-from vrm.models.checks import checked_tokenizer, checked_weights, require_model
+from vrm.models.checks import checked_tokenizer, require_model
 from vrm.models.scoring import own_device, pad_batch
 from vrm.models.templates import NO_KWARGS
 from vrm.models.text import PolicyEncoder, TokenisedText, prepare_tokenizer
 from vrm.models.vrm import positions
+from vrm.models.weights import checked_weights
 from vrm.records import Prompt
 from vrm.watch import watched
 

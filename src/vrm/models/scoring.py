@@ -31,7 +31,7 @@ from transformers import (
 from vrm.config import OutsideModel
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.baseline_heads import BaselineForSequenceClassification, BaselineOutput
-from vrm.models.checks import checked_config, checked_tokenizer, checked_weights, positions_of
+from vrm.models.checks import checked_config, checked_tokenizer, positions_of
 from vrm.models.feature_files import StoredEncoder, StoredFeatures
 from vrm.models.features import FeatureTable
 from vrm.models.latents import dirichlet_mean
@@ -39,6 +39,7 @@ from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, sh
 from vrm.models.templates import read_template
 from vrm.models.text import TextEncoder, TokenisedText, located, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification, last_token
+from vrm.models.weights import checked_weights
 from vrm.records import Prompt, RecordError, prompt_id
 from vrm.watch import watched
 

@@ -25,10 +25,10 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput, can_return_tuple
 
-from vrm.models.checks import checked_weights
 from vrm.models.latents import Posterior, Sampler, dirichlet_mean
 from vrm.models.shared_prefix import Layout, packed_states, pooled_prompts
 from vrm.models.templates import prompt_end
+from vrm.models.weights import checked_weights
 
 # Pooling: from the states of a prompt's tokens to one vector, for any engine that has the states. B texts of T
 # positions, H channels. In a causal LM no state of a prompt's token has seen the response, so whatever is made of these

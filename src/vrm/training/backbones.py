@@ -41,9 +41,9 @@ from transformers.utils import is_gguf_available
 
 from vrm.checkpoints import fingerprint, require_places, resumable
 from vrm.config import ConfigError, CreatedBackbone
-from vrm.models.checks import save_model
 from vrm.models.templates import NO_KWARGS, TEMPLATES, left_out
 from vrm.models.text import TextEncoder
+from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_whole
 from vrm.training.preemption import CheckpointOnStop

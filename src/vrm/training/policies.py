@@ -22,10 +22,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import PolicyTraining, SftTraining, dependencies
-from vrm.models.checks import checked_tokenizer, checked_weights, save_model
+from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import PolicyScorer, fuse_head
 from vrm.models.templates import left_out, read_template
 from vrm.models.text import PolicyEncoder, TokenisedText
+from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING

@@ -41,7 +41,7 @@ from transformers import (
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import Features, RewardTraining, Variant, dependencies
 from vrm.models.baseline_heads import Noise
-from vrm.models.checks import checked_tokenizer, save_model
+from vrm.models.checks import checked_tokenizer
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
 from vrm.models.features import FeatureModel, FeatureTable, feature_config
 from vrm.models.latents import PairAnnotation, shared_sampler
@@ -49,6 +49,7 @@ from vrm.models.scoring import own_device
 from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import generation_prompt_ids, left_out, read_template, user_turn_ids
 from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
+from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import read_pairs, write_json
 from vrm.runfiles import TRAINING

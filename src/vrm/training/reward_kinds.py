@@ -21,7 +21,6 @@ from vrm.config import Variant
 from vrm.config.reward import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
 from vrm.models.baseline_losses import OBJECTIVES, anchor_thresholds, length_corrections, spearman
-from vrm.models.checks import checked_weights
 from vrm.models.features import FeatureForSequenceClassification
 from vrm.models.latents import (
     PairAnnotation,
@@ -37,6 +36,7 @@ from vrm.models.latents import (
     weights_sd,
 )
 from vrm.models.vrm import VrmForSequenceClassification
+from vrm.models.weights import checked_weights
 from vrm.training.pairs import ANNOTATIONS
 
 SIDES = ("chosen", "rejected")
