@@ -28,11 +28,11 @@ from vrm.models.scoring import HuggingFaceRewardModel
 from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmConfig, VrmForSequenceClassification
 from vrm.records import PreferencePair, prompt_id, read_pairs, write_jsonl
+from vrm.training.backbones import train_tokenizer
 from vrm.training.pairs import tokenise_pairs
 from vrm.training.policies import PolicyJob
 from vrm.training.ppo import PpoRun
 from vrm.training.preference import make_trainer
-from vrm.training.pretraining import train_tokenizer
 
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]
 VOCABULARY = 4096

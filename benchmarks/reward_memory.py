@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3Con
 from vrm.config import RewardTraining, Variant
 from vrm.models.scoring import HuggingFaceRewardModel
 from vrm.planning import memory
-from vrm.planning.shapes import PUBLIC, Shape
+from vrm.planning.memory import PUBLIC, Shape
 from vrm.records import PreferencePair, prompt_id, read_pairs, write_jsonl
-from vrm.training.pretraining import train_tokenizer
+from vrm.training.backbones import train_tokenizer
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, make_trainer
 
 ASPECTS = ["instruction_following", "truthfulness", "honesty", "helpfulness"]

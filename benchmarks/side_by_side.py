@@ -26,8 +26,8 @@ import torch
 from reward_memory import LENGTHS, QUANTILES, SETTINGS
 from transformers import PreTrainedTokenizerBase, Qwen3Config
 
-from vrm.planning.shapes import Shape
-from vrm.training.pretraining import train_tokenizer
+from vrm.planning.memory import Shape
+from vrm.training.backbones import train_tokenizer
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 VOCABULARY = 4096

@@ -95,7 +95,7 @@ def headers_once():
 
     It is 1,600 renderings each time, and hundreds of tests have the same tokenizer. Tests of the search itself call it.
     """
-    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward", "training.frozen")]
+    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward")]
     with pytest.MonkeyPatch.context() as patch:
         for module in filter(None, users):
             for name in ("generation_prompt_ids", "user_turn_ids"):
@@ -133,7 +133,7 @@ def tiny_backbone(tmp_path_factory, toy_pairs):
     """Directory of a Qwen3 with 32 channels and one layer, and its tokenizer."""
     from vrm.config import CreatedBackbone
     from vrm.records import read_pairs
-    from vrm.training.pretraining import create_model, save_backbone, train_tokenizer
+    from vrm.training.backbones import create_model, save_backbone, train_tokenizer
 
     texts = [text for pair in read_pairs(toy_pairs / "train.jsonl") for text in (pair.chosen, pair.rejected)]
     tokenizer = train_tokenizer(texts, 320)

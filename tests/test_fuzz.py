@@ -34,7 +34,7 @@ from paths import ROOT
 from pydantic import BaseModel
 
 from vrm import config as vrm_config
-from vrm.cli.errors import explain
+from vrm.cli import explain
 from vrm.config import ConfigError, DataConfig, EvaluationSet, Source
 from vrm.data.pairs import make_pairs, normalise_pairs
 from vrm.data.preference_sets import read_preference_set
@@ -47,8 +47,7 @@ from vrm.judging.exchange import read_reply, unreadable, without_thoughts
 from vrm.judging.refusals import error_in, meaning, read_error
 from vrm.models.checks import checked_tokenizer
 from vrm.records import Quarantine, RecordError, read_jsonl, read_pairs, read_scored
-from vrm.world.judge import WorldJudge
-from vrm.world.judge_server import JudgeServer
+from vrm.world.judge_server import JudgeServer, WorldJudge
 
 DEEP = int(os.environ.get("VRM_FUZZ", "0"))
 """How many times as many examples; 0: as few as CI has."""

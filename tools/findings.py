@@ -12,7 +12,7 @@ from vrm.records import PreferencePair, read_jsonl, read_pairs
 from vrm.statistics.intervals import student_interval
 from vrm.statistics.logistic import fit_logistic
 from vrm.world import gold
-from vrm.world.annotators import TASTE
+from vrm.world.responses import TASTE
 
 GROUPS = 8
 """Into how many equal parts pairs are sorted by difficulty."""

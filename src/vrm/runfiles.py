@@ -132,7 +132,7 @@ WORLD_STATISTICS = RunTable(
 # --- reward/<variant>/seed<seed>/ and policy/<base>/<method>/seed<seed>/ ----------------------------------------------
 
 TRAINING = RunTable("training.csv", ("step", "epoch", "split", "metric", "value"), "run that training", floats=None)
-"""What a training measured of itself; see `vrm.training.log`."""
+"""What a training measured of itself; see `vrm.training.trainer`."""
 
 SCORES = RunTable(
     "scores.csv",

@@ -51,9 +51,9 @@ TABLES = (
     *("vrm.world.write", "vrm.world.judged_sets", "pandas.io.formats.csvs", "pandas.core.reshape.reshape"),
 )
 MODELS = (
-    *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "vrm.training.sft"),
-    *("vrm.training.pretraining", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
-    *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "trl.trainer.utils"),
+    *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "trl.trainer.sft_trainer"),
+    *("vrm.training.backbones", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
+    *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "vrm.training.policies"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
     *("vrm.training.selective", "vrm.models.gguf", "vrm.evaluation.study", "torch.profiler._cupti_monitor", "tabulate"),
 )

@@ -19,8 +19,7 @@ from vrm.config.benchmarks import AlpacaEval, ArenaHard, BenchmarksConfig, MtBen
 from vrm.data import benchmark_files
 from vrm.data.benchmark_files import FOLDERS, SOURCES, BenchmarkSource, fetch, prepare
 from vrm.records import RecordError
-from vrm.world.judge import ARENA_CONFIG
-from vrm.world.judged_sets import write_benchmarks
+from vrm.world.evaluation_sets import ARENA_CONFIG, write_benchmarks
 
 WORLD = BenchmarksConfig(
     arena_hard=ArenaHard(baseline="world-baseline", token_counter="words"),

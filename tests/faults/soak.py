@@ -20,8 +20,8 @@ from ppo_settings import LENGTH, PPO, SHORT
 
 from vrm.config import CreatedBackbone
 from vrm.records import PreferencePair, prompt_id, write_jsonl
+from vrm.training.backbones import create_model, save_backbone, train_tokenizer
 from vrm.training.ppo import PpoRun, train_ppo
-from vrm.training.pretraining import create_model, save_backbone, train_tokenizer
 
 WARM = 0.2
 """Share of the updates after which memory should be flat: caches are full by then."""

@@ -16,7 +16,7 @@ from reward_jobs import ASPECTS, SCALAR, TRAINING, weights
 from runs import contents, vrm
 from server import Server
 
-from vrm.cli.errors import explain
+from vrm.cli import explain
 from vrm.judging import Judge, Store
 from vrm.judging.store import StoreError
 from vrm.training.reward import RewardJob, train_reward_model

@@ -9,7 +9,7 @@ from vrm.config import ConfigError, JudgedPolicy
 from vrm.judged.arena_hard import GO_ON, battles, judge_arena_hard
 from vrm.judging import Failed, Reply, Usage
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
-from vrm.world.judge import ARENA_CONFIG
+from vrm.world.evaluation_sets import ARENA_CONFIG
 
 POLICY = JudgedPolicy("qwen3", "dpo", 1)
 

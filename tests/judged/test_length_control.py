@@ -14,8 +14,8 @@ from vrm.judged.alpaca_eval import alpaca_eval_scores, package
 from vrm.judged.length_control import Fitted, at_equal_length, official, terms
 from vrm.records import write_json
 from vrm.statistics.draws import percentiles, question_draws
+from vrm.statistics.intervals import sign_flip
 from vrm.statistics.logistic import fit_logistic, sigmoid
-from vrm.statistics.paired_tests import sign_flip
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from vrm.config import JudgedPolicy
 from vrm.judged.mt_bench import judge_mt_bench, mean_ratings
 from vrm.judging import Failed, Reply, Usage
 from vrm.records import RecordError, read_jsonl, write_jsonl, write_whole
-from vrm.world.judge import mt_bench_prompts
+from vrm.world.evaluation_sets import mt_bench_prompts
 
 POLICY = JudgedPolicy("qwen3", "dpo", 1)
 OFFICIAL = SHARED / "data" / "benchmarks" / "mt_bench"

@@ -18,7 +18,7 @@ from vrm.judged.arena_hard import GO_ON
 from vrm.judged.stages import write_scores
 from vrm.judging import Reply, Store, Unanswered
 from vrm.records import read_jsonl, write_jsonl, write_whole
-from vrm.world.judge import ARENA_CONFIG
+from vrm.world.evaluation_sets import ARENA_CONFIG
 
 BENCHMARKS = ("arena_hard", "mt_bench")
 SEED = 279

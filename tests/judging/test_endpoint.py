@@ -19,7 +19,7 @@ from vrm.config import ConfigError
 from vrm.config.judge import JudgeConfig
 from vrm.judging import JudgeError, Reply, Request, Store, ask_apart, request_key
 from vrm.judging.endpoint import endpoint
-from vrm.world.judge import ARENA_CONFIG
+from vrm.world.evaluation_sets import ARENA_CONFIG
 
 WORLD = "python -m vrm.world.judge_server --model world-judge"
 SAYS = "print('http://127.0.0.1:9/v1/', flush=True)"

@@ -19,8 +19,8 @@ from vrm.models.templates import generation_prompt_ids
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
-from vrm.training.frozen import load_feature_model
-from vrm.training.pretraining import create_model, save_backbone
+from vrm.training.backbones import create_model, save_backbone
+from vrm.training.reward import load_feature_model
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A small Qwen3 in bfloat16, as published models are, in several files."""
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.training.backbones import create_model, train_tokenizer
 
     path = tmp_path_factory.mktemp("hub") / "model"
     tokenizer = train_tokenizer(["some text to learn from"], 300, "qwen3")
@@ -66,7 +66,7 @@ def test_a_policy_starts_from_it_and_its_template_takes_arguments(directory, tmp
 def test_its_size_is_planned_exactly(directory):
     from transformers import AutoModelForCausalLM
 
-    from vrm.planning.shapes import shape_of
+    from vrm.planning.memory import shape_of
 
     model = AutoModelForCausalLM.from_pretrained(directory)
     assert shape_of(BackboneConfig(path=str(directory))).parameters == model.num_parameters()

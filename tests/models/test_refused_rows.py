@@ -15,9 +15,8 @@ from vrm.models.templates import Unrenderable
 from vrm.models.text import PolicyEncoder, TextEncoder, prepare_tokenizer
 from vrm.records import PreferencePair, prompt_id, read_jsonl, read_pairs, write_jsonl
 from vrm.training.pairs import tokenise_pairs, tokenise_split
-from vrm.training.policies import PolicyJob
+from vrm.training.policies import PolicyJob, train_sft
 from vrm.training.rollout import read_questions
-from vrm.training.sft import train_sft
 
 LIMITS = {"max_prompt_length": 64, "max_length": 128}
 

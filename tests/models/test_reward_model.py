@@ -21,7 +21,7 @@ from vrm.models.reward_model import RewardBenchPipeline, RewardModel
 from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import RecordError
-from vrm.training.pretraining import create_model, save_backbone, train_tokenizer
+from vrm.training.backbones import create_model, save_backbone, train_tokenizer
 
 PLUG = Path(__file__).parents[2] / "docs" / "plug.md"
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from vrm.models.templates import TEMPLATES, generation_prompt_ids
 from vrm.models.text import PolicyEncoder, TextEncoder, prepare_tokenizer, render
-from vrm.training.pretraining import train_tokenizer
+from vrm.training.backbones import train_tokenizer
 
 PROMPT = [{"role": "user", "content": "alpha beta"}]
 SYSTEM = [{"role": "system", "content": "kappa"}]

@@ -87,7 +87,7 @@ def test_a_fresh_plan_imports_nothing_heavy(tmp_path):
     code = (
         "import sys, vrm.cli\n"
         f"vrm.cli.main(['plan', '--config', *{list(map(str, PAPER))!r}])\n"
-        "assert not {'pandas', 'torch', 'transformers', 'alpaca_eval', 'vrm.planning.progress'} & set(sys.modules)"
+        "assert not {'pandas', 'torch', 'transformers', 'alpaca_eval', 'vrm.judged'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,7 @@ import pytest
 
 from vrm.config import Lora
 from vrm.planning import memory
-from vrm.planning.memory import GIB, Precision
-from vrm.planning.shapes import PUBLIC, Shape
+from vrm.planning.memory import GIB, PUBLIC, Precision, Shape
 
 TINY = Shape(64, 64, 1, 4, 2, 32, 160)
 FULL, MIXED, ADAPTED = Precision(), Precision(bf16=True), Precision(bf16=True, lora=Lora(rank=4))

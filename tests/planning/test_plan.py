@@ -10,9 +10,8 @@ from paths import ROOT
 
 from vrm.config import Config, load, merge
 from vrm.planning.jobs import Job, RuleResources, Setting, jobs
-from vrm.planning.memory import GIB
+from vrm.planning.memory import GIB, shape_of
 from vrm.planning.plan import longest_chain, open_revisions, plan, wall_clock
-from vrm.planning.shapes import shape_of
 
 PRESETS = ROOT / "workflow" / "presets"
 PAPER = [ROOT / "config.yaml", PRESETS / "paper.yaml"]

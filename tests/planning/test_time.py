@@ -2,8 +2,7 @@ import pytest
 
 from vrm.config import Lora
 from vrm.planning import time
-from vrm.planning.memory import Precision
-from vrm.planning.shapes import PUBLIC
+from vrm.planning.memory import PUBLIC, Precision
 from vrm.planning.time import A100, H100, runs
 
 SHAPE = PUBLIC["Qwen/Qwen3-8B"]
@@ -26,8 +25,8 @@ def test_forward_operations_are_what_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
     from vrm.config import CreatedBackbone
-    from vrm.planning.shapes import created_shape
-    from vrm.training.pretraining import create_model, train_tokenizer
+    from vrm.planning.memory import created_shape
+    from vrm.training.backbones import create_model, train_tokenizer
 
     create = CreatedBackbone(hidden_size=32, layers=2, heads=2, key_value_heads=1, intermediate_size=48)
     model = create_model(create, train_tokenizer(["some text"], 300), 64)

@@ -9,8 +9,8 @@ from vrm import config as configuration
 from vrm.evaluation.calibration import brier, expected_calibration_error, fit_temperature, negative_log_likelihood
 from vrm.records import RecordError
 from vrm.reporting.calibration import _wilson, calibration_columns, calibration_figure, calibration_table
-from vrm.reporting.comparisons import comparisons_table, questions
-from vrm.reporting.residual import residual_figure, residual_table
+from vrm.reporting.comparisons import comparisons_table, reward_questions
+from vrm.reporting.latents import residual_figure, residual_table
 from vrm.reporting.scores import RATED, pair_scores, read_scores, reward_model, rewards
 from vrm.reporting.table2 import table2
 
@@ -148,7 +148,7 @@ def test_table_2_has_a_row_for_the_rated_reward_and_for_length_alone(run, tmp_pa
 def test_rated_rewards_are_compared_with_rm_and_multitask_and_their_own_whole(run, tmp_path):
     raw = make_raw(GRID | {"multitask": {"label": "RM (multi-task)", "kind": "multitask"}}, policy={})
     config = configuration.parse(raw)
-    asked = questions(config)
+    asked = reward_questions(config)
     rated = "vrm_residual" + RATED
     for pair in [(rated, "rm"), (rated, "multitask"), (rated, "vrm_residual"), ("vrm_residual", "multitask")]:
         assert pair in asked

@@ -5,9 +5,9 @@ from example_run import VARIANTS, make_raw, write_results
 
 from vrm import config as configuration
 from vrm.records import RecordError
-from vrm.reporting.comparisons import comparisons_table, questions
+from vrm.reporting.comparisons import comparisons_table, reward_questions
 from vrm.reporting.table2 import table2
-from vrm.statistics.paired_tests import holm
+from vrm.statistics.intervals import holm
 
 COLUMNS = ["Chat", "Chat Hard", "Safety", "Reasoning", "UF-C", "Noise-free"]
 TWO = {name: VARIANTS[name] for name in ("rm", "vrm")}
@@ -34,7 +34,7 @@ def run(tmp_path, variants=TWO, skip_subsets=(), **raw):
 
 def test_every_question_is_asked_in_every_column(config, rows):
     asked = [("vrm", "rm"), ("vrm_anchored", "rm"), *((f"vrm_{loss}", "vrm") for loss in ("mse", "mae", "rank"))]
-    assert questions(config) == asked
+    assert reward_questions(config) == asked
     assert list(rows.index) == [(*names, column) for names in asked for column in COLUMNS]
     assert (rows["tests"] == 5 * 6).all()
 

@@ -7,10 +7,10 @@ from example_judged import make_judged, rewrite, write_judged
 from example_policies import METHODS
 
 from vrm.records import RecordError
-from vrm.reporting.comparisons_judged import comparisons_judged, ppo_pair, questions
+from vrm.reporting.comparisons import comparisons_judged, policy_questions, ppo_pair
 from vrm.reporting.figure6 import figure6
 from vrm.reporting.table1 import table1
-from vrm.statistics.paired_tests import holm
+from vrm.statistics.intervals import holm
 
 KEYS = ["base", "first", "second", "benchmark", "metric"]
 ASKED = [("ppo_vrm", "ppo"), ("ppo_vrm", "ppo_vrm_lambda_0"), ("ppo_vrm_anchored", "ppo"), ("ppo_vrm", "dpo")]
@@ -49,8 +49,8 @@ def without(*names):
 
 
 def test_every_question_is_asked_of_every_base_in_every_column(judged_config, rows):
-    assert list(questions(judged_config).pairs) == ASKED
-    assert questions(judged_config).absent == []
+    assert list(policy_questions(judged_config).pairs) == ASKED
+    assert policy_questions(judged_config).absent == []
     expected = [(base, *pair, *column) for base in ("qwen2_5", "qwen3") for pair in ASKED for column in COLUMNS]
     assert rows.index.to_list() == expected
 
@@ -195,7 +195,7 @@ def test_a_missing_policy_is_named(options, pairs, named, tmp_path):
 
 def test_our_own_variant_of_dpo_is_not_dpo():
     methods = {"mine": METHODS["dpo_strong"]} | without("dpo_strong")
-    assert questions(make_judged(methods=methods)).pairs[-1] == ("ppo_vrm", "dpo")
+    assert policy_questions(make_judged(methods=methods)).pairs[-1] == ("ppo_vrm", "dpo")
 
 
 def test_the_pair_is_found_by_the_reward_models_whatever_the_methods_are_called():

@@ -17,7 +17,7 @@ from paths import ROOT
 from vrm.config import JudgedPolicy, load
 from vrm.judged.stages import judge_benchmark
 from vrm.records import write_jsonl, write_whole
-from vrm.world.judge import ARENA_CONFIG, mt_bench_prompts
+from vrm.world.evaluation_sets import ARENA_CONFIG, mt_bench_prompts
 
 METHODS = ("sft", "dpo")
 CATEGORIES = ("writing", "math", "stem", "coding")

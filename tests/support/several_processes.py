@@ -30,9 +30,9 @@ from vrm.config import Generation, Lora, PpoTraining, PreferenceMethod, RewardTr
 from vrm.records import write_whole
 from vrm.training import ppo, preemption, reward
 from vrm.training import trainer as sharding
+from vrm.training.policies import train_sft
 from vrm.training.preference import train_preference
 from vrm.training.reward import RewardJob, train_reward_model
-from vrm.training.sft import train_sft
 
 GLOBAL_BATCH = 16
 UNEVEN_BATCH = 20

@@ -7,13 +7,12 @@ from policy_jobs import policy_job
 from ppo_settings import LENGTH, PPO, SHORT
 
 from vrm.config import ConfigError, CreatedBackbone, PreferenceMethod, RewardTraining, SftTraining, Variant
-from vrm.training.policies import PolicyJob
+from vrm.training.backbones import pretrain_backbone
+from vrm.training.policies import PolicyJob, train_sft
 from vrm.training.ppo import train_ppo
 from vrm.training.preference import train_preference
-from vrm.training.pretraining import pretrain_backbone
 from vrm.training.reward import RewardJob, train_reward_model
 from vrm.training.selective import train_difficulty_run
-from vrm.training.sft import train_sft
 
 DPO = PreferenceMethod(label="DPO", method="dpo")
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from vrm.config import ConfigError, Generation, Lora, PpoTraining
 from vrm.records import read_jsonl, read_pairs
 from vrm.training.ppo import PpoRun, train_ppo
-from vrm.training.watchdog import TrainingError
+from vrm.training.symptoms import TrainingError
 
 
 def good(response):

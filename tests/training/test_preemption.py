@@ -11,12 +11,12 @@ from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, weights
 from transformers import Trainer
 
 from vrm.config import CreatedBackbone, PreferenceMethod, SftTraining
+from vrm.training.backbones import pretrain_backbone
+from vrm.training.policies import train_sft
 from vrm.training.ppo import PpoRun, train_ppo
 from vrm.training.preemption import PreemptedError
 from vrm.training.preference import train_preference
-from vrm.training.pretraining import pretrain_backbone
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, train_reward_model
-from vrm.training.sft import train_sft
 
 
 def term_at(monkeypatch, trainer, method, call):

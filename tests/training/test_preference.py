@@ -15,7 +15,7 @@ from vrm.models.policy_scoring import load_policy_scorer
 from vrm.records import RecordError, read_pairs
 from vrm.training import preference
 from vrm.training.preference import train_preference
-from vrm.training.watchdog import TrainingError
+from vrm.training.symptoms import TrainingError
 
 METHODS = {
     "dpo": PreferenceMethod(label="DPO", method="dpo"),

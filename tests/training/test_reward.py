@@ -15,7 +15,7 @@ from vrm.records import read_pairs, write_jsonl
 from vrm.training import reward
 from vrm.training.reward import PairwiseRewardTrainer, RewardJob, train_reward_model
 from vrm.training.reward_kinds import scheduled_weights
-from vrm.training.watchdog import TrainingError
+from vrm.training.symptoms import TrainingError
 
 CONCEPT_RESIDUAL = Variant(
     label="concept-residual VRM",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vrm.world import gold, prompts
-from vrm.world.preference_sets import TRUTH
+from vrm.world.evaluation_sets import TRUTH
 from vrm.world.prompts import ASPECTS, KINDS
 from vrm.world.responses import EVIDENCE, compose, render, with_score, with_spurious
 

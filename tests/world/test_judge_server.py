@@ -17,8 +17,8 @@ import yaml
 from vrm.judged.arena_hard import LABELS, parse_verdict
 from vrm.judged.mt_bench import parse_rating
 from vrm.records import count_words
-from vrm.world.judge import ARENA_CONFIG, WorldJudge, mt_bench_prompts
-from vrm.world.judge_server import JudgeServer, main
+from vrm.world.evaluation_sets import ARENA_CONFIG, mt_bench_prompts
+from vrm.world.judge_server import JudgeServer, WorldJudge, main
 
 TEMPLATE = yaml.safe_load(ARENA_CONFIG)["prompt_template"][0]
 GRADING = mt_bench_prompts()[0]["prompt_template"]

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vrm.world import prompts, puzzles
+from vrm.world import prompts
 from vrm.world.prompts import ASPECTS, KINDS, OTHER_CENTRE
 
 
@@ -77,10 +77,10 @@ def test_a_cue_raises_the_weight_of_its_objective():
     ],
 )
 def test_puzzles_have_the_answer_that_they_should(text, start, answer):
-    puzzle = puzzles.find(text)
+    puzzle = prompts.find_puzzle(text)
     assert (puzzle.start, puzzle.answer) == (start, answer)
     assert answer not in puzzle.wrong("answer")
 
 
 def test_a_broken_chain_is_no_puzzle():
-    assert puzzles.find("the orrin is in the sack and the crate is in the barn, where is it") is None
+    assert prompts.find_puzzle("the orrin is in the sack and the crate is in the barn, where is it") is None

@@ -10,8 +10,7 @@ import pytest
 from vrm.config import WorldConfig
 from vrm.world import gold
 from vrm.world.prompts import ASPECTS, KINDS
-from vrm.world.statistics import Z95, wilson
-from vrm.world.write import write_world
+from vrm.world.write import Z95, wilson, write_world
 
 CONFIG = WorldConfig(
     prompts=300, evaluation_prompts=150, pairs_per_subset=6, pairs_per_probe=40, leaked_share=0.1, faulty_share=0.02

@@ -1,9 +1,8 @@
-"""`vrm <command>`: parses, calls one function, says what went wrong, writes provenance after a stage.
+"""`vrm <command>`: parses, calls one function, says what went wrong in one line, writes provenance after a stage.
 
 * `commands`: how a function becomes a command, the list of them all, the parser that is made of it, checks of what was
   typed, and what a command need not import
 * `people`: what a person types; `stages`: what a rule of the workflow types
-* `errors`: which exceptions become one line
 * `doctor`: what this machine can run
 
 Nothing heavy is imported before a command is chosen: `vrm --help` answers at once.
@@ -11,6 +10,7 @@ Nothing heavy is imported before a command is chosen: `vrm --help` answers at on
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -20,7 +20,6 @@ from pathlib import Path
 from vrm import alive
 from vrm.cli import people, stages  # noqa: F401  declare the commands; in this order they stand in the help text
 from vrm.cli.commands import COMMANDS, UNUSED, Command, hide, parser
-from vrm.cli.errors import explain
 from vrm.watch import plain_libraries
 
 
@@ -88,3 +87,107 @@ def _device() -> str:
     """The device in use, without importing torch where the stage could do without it."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"
+
+
+# Errors: what becomes one line with file, cause and remedy instead of a traceback.
+#
+# Classes are named by text, so that the table imports nothing; a test looks up every one of them.
+
+OWN = (
+    "vrm.config.base.ConfigError",
+    "vrm.records.RecordError",
+    "vrm.training.symptoms.TrainingError",
+    "vrm.training.preemption.PreemptedError",
+    "vrm.judging.client.JudgeError",
+    "vrm.judging.store.StoreError",
+)
+"""Errors of ours: their message has all three already."""
+
+DISK_FULL = "make room there and run the same command again: what is finished is kept, nothing half-written is used"
+
+FULL = (os.strerror(errno.ENOSPC), "PytorchStreamWriter failed writing", "unexpected pos")
+"""How safetensors and torch say that a disk is full."""
+
+MODEL_FILES = "fetch or copy the model again (of a clone made without git-lfs: `git lfs pull`), or name another one"
+
+REMEDIES = {
+    "builtins.FileNotFoundError": "correct the path, or make that file first",
+    "builtins.PermissionError": "change the permissions, or name another place",
+    "builtins.ModuleNotFoundError": "install that package into this environment; `vrm doctor` says what is missing",
+    "safetensors.SafetensorError": MODEL_FILES,
+    "jinja2.exceptions.TemplateError": "give another chat template by the configuration (`chat_template`)",
+    "torch.OutOfMemoryError": "make `batch_size` or `max_length` smaller; `vrm plan` says what is needed",
+    "builtins.OSError": MODEL_FILES,
+}
+"""Errors of others, and what can be done. The first entry that fits is taken: subclasses stand before their bases."""
+
+BY_NUMBER = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), DISK_FULL),
+    errno.EROFS: "it is on a file system that may only be read: have it mounted for writing, or name another place",
+    errno.EIO: "the disk or the network file system fails; once it works, run the same command again",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (`ulimit -n 4096`)"),
+}
+"""Errors of the operating system, which come in several classes."""
+
+MODELS = ("model", "policy", "reference", "backbone", "models")
+"""Options that name models; they are named where an error does not say which file it is about."""
+
+
+def explain(error: Exception, options: Mapping[str, object]) -> str | None:
+    """An expected error in one line.
+
+    Args:
+        error: what was raised.
+        options: of the command, by name.
+
+    Returns:
+        Cause, file and remedy; None for an error that nobody expects, whose traceback has to be seen. The environment
+        variable VRM_TRACEBACK=1 asks for the traceback of the others' errors too.
+    """
+    if any(_is(error, name) for name in OWN):
+        return str(error)
+    remedy = _of_the_system(error) or next((text for name, text in REMEDIES.items() if _is(error, name)), None)
+    if remedy is None and type(error) is Exception and "tokenizer" in _origin(error):
+        remedy = MODEL_FILES  # the tokenizers library has no class of its own
+    if remedy is None or os.environ.get("VRM_TRACEBACK") == "1":
+        return None
+    cause, file = _first_line(error), None
+    if isinstance(error, OSError) and error.errno is not None:
+        file, cause = error.filename, error.strerror or cause
+        is_model_file = file is not None and Path(os.fsdecode(file)).suffix in (".safetensors", ".json", ".jinja")
+        if remedy is MODEL_FILES and not is_model_file:
+            remedy = "VRM_TRACEBACK=1 shows where"
+    file = file or _models(options)
+    return f"{os.fsdecode(file)}: {cause}; {remedy}" if file else f"{cause}; {remedy}"
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """The remedy for what the operating system refuses; libraries in other languages pass on its words alone."""
+    if isinstance(error, OSError) and error.errno in BY_NUMBER:
+        return BY_NUMBER[error.errno]
+    return DISK_FULL if any(words in str(error) for words in FULL) else None
+
+
+def _is(error: Exception, name: str) -> bool:
+    """Whether it is of that class; a class whose module nobody imported can't have been raised."""
+    module, _, kind = name.rpartition(".")
+    known = getattr(sys.modules.get(module), kind, None)
+    return known is not None and isinstance(error, known)
+
+
+def _models(options: Mapping[str, object]) -> str:
+    values = [options[name] for name in MODELS if options.get(name)]
+    flat = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return ", ".join(str(entry) for entry in flat)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _origin(error: Exception) -> str:
+    """File of the innermost frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename if trace else ""

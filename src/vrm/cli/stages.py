@@ -124,8 +124,7 @@ def backbone(
 ) -> None:
     """Make and pretrain a small causal LM."""
     from vrm.config import ConfigError
-    from vrm.models.gguf import dequantise
-    from vrm.training.pretraining import pretrain_backbone
+    from vrm.training.backbones import dequantise, pretrain_backbone
 
     settings = _load(config)
     if base is None and settings.backbone.is_gguf:
@@ -153,7 +152,7 @@ def features(
     out: Fill,
 ) -> None:
     """Compute a frozen backbone's features of a file of pairs."""
-    from vrm.training.frozen import make_features
+    from vrm.training.reward import make_features
 
     settings = _load(config)
     make_features(
@@ -341,7 +340,7 @@ def sft(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune a policy base on chosen responses."""
-    from vrm.training.sft import train_sft
+    from vrm.training.policies import train_sft
 
     settings = _load(config)
     train_sft(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), settings.policy.sft)
@@ -553,7 +552,7 @@ def gold(config: ConfigFiles, samples: Annotated[Path, Option("a samples.jsonl")
 @stage("vrm world-benchmarks --config config.yaml --out results/demo/world/benchmarks")
 def world_benchmarks(config: ConfigFiles, out: Fill) -> None:
     """Write the world's benchmark files."""
-    from vrm.world.judged_sets import write_benchmarks
+    from vrm.world.evaluation_sets import write_benchmarks
 
     write_benchmarks(_load(config).world, out)
 

@@ -40,13 +40,12 @@ from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.checks import checked_config, positions_of
 from vrm.models.scoring import load_reward_model, own_device
 from vrm.ours import place, require_ours
-from vrm.people.card import card
+from vrm.people.export import card
 from vrm.provenance import describe, provenance
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_json, write_whole
 from vrm.runfiles import SCORES
 from vrm.statistics.intervals import Interval, crossed_interval
-from vrm.training.frozen import make_features
-from vrm.training.reward import RewardJob, train_reward_model
+from vrm.training.reward import RewardJob, make_features, train_reward_model
 from vrm.training.trainer import TRACKED
 
 LEARNING_RATES = {"whole": 1e-5, "lora": 1e-4, "frozen": 2e-3}
@@ -310,7 +309,7 @@ def _backbone(options: TrainOptions, work: Path) -> str:
     """Directory or hub id of the backbone; a GGUF file is made into a directory first."""
     if not options.backbone.lower().endswith(".gguf"):
         return options.backbone
-    from vrm.models.gguf import dequantise
+    from vrm.training.backbones import dequantise
 
     made = work / "backbone"
     if not made.is_dir():

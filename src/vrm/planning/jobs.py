@@ -25,8 +25,7 @@ from vrm.config import (
 )
 from vrm.planning import memory, time
 from vrm.planning.judge_cost import questions
-from vrm.planning.memory import GIB, Memory, Precision
-from vrm.planning.shapes import Shape, shape_of
+from vrm.planning.memory import GIB, Memory, Precision, Shape, shape_of
 from vrm.planning.time import Gpu, Texts, texts_of, training_pairs
 
 QUESTION_TOKENS = 100

@@ -2,7 +2,7 @@
 
 * A run's time on so many GPUs: every job starts as soon as what it needs is there and a card is free.
 * Of a run that has begun, the command prints what is judged and what is left to pay as well
-  (`vrm.planning.progress`).
+  (`vrm.planning.judge_cost`).
 """
 
 from __future__ import annotations

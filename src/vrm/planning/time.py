@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import Config, Lora, Source
-from vrm.planning.memory import Precision, key_value_cache
-from vrm.planning.shapes import Shape
+from vrm.planning.memory import Precision, Shape, key_value_cache
 
 # How many texts there are and how long they are, before anything is read: what the time of a job is made of.
 #

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from vrm.config import Config
 from vrm.reporting.judged import BenchmarkResults, JudgedModel, judged_models, read_benchmarks
 from vrm.statistics.draws import from_draws
-from vrm.statistics.intervals import Interval, crossed_interval
-from vrm.statistics.paired_tests import FLIPS, PairedTest, paired_test
+from vrm.statistics.intervals import FLIPS, Interval, PairedTest, crossed_interval, paired_test
 
 
 @dataclass(frozen=True)

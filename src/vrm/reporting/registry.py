@@ -8,20 +8,17 @@ from pathlib import Path
 from vrm.config import Config
 from vrm.reporting.bound import bound_figure, bound_table
 from vrm.reporting.calibration import calibration_figure, calibration_table
-from vrm.reporting.comparisons import comparisons_table
-from vrm.reporting.comparisons_judged import comparisons_judged
+from vrm.reporting.comparisons import comparisons_judged, comparisons_table
 from vrm.reporting.curves import figure3, figure4, figure5
 from vrm.reporting.figure6 import figure6
-from vrm.reporting.health import health_table
-from vrm.reporting.latents import latents_table
+from vrm.reporting.latents import latents_table, residual_figure, residual_table
 from vrm.reporting.overoptimisation import overoptimisation
-from vrm.reporting.paper.page import paper_page
-from vrm.reporting.residual import residual_figure, residual_table
+from vrm.reporting.paper_page import paper_page
 from vrm.reporting.schematics import figure1, figure2
 from vrm.reporting.study import ablation_table, power_figure
 from vrm.reporting.table1 import table1
 from vrm.reporting.table2 import table2
-from vrm.reporting.training_summary import training_summary
+from vrm.reporting.trainings import health_table, training_summary
 from vrm.reporting.win_rate_length import win_rate_length
 from vrm.reporting.world import world_table
 

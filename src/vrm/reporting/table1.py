@@ -302,7 +302,7 @@ def table1(config: Config, results: Path, out: Path) -> list[Path]:
 
     Raises:
         ConfigError: the paper has no policy of such a name.
-        RecordError: as `measures.measure_table`.
+        RecordError: as `measure_judged`.
     """
     table = measure_judged(config, results)
     paper = _paper_values(config, table)

@@ -22,8 +22,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vrm.statistics.intervals import ALL_ALIKE, SUBTRACTED, Interval, VarianceComponents
-from vrm.statistics.paired_tests import PairedTest
+from vrm.statistics.intervals import ALL_ALIKE, SUBTRACTED, Interval, PairedTest, VarianceComponents
 
 Array = NDArray[np.float64]
 

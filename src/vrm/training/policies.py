@@ -1,8 +1,11 @@
-"""What SFT, the preference methods and PPO share: the job, the model they start from, the one they leave.
+"""What SFT, the preference methods and PPO share: the job, the model they start from, the one they leave; and SFT.
 
 * Master weights are float32, `bf16` is mixed precision on top; with adapters the frozen weights are bfloat16 then.
 * The language-model head is TRL's fused one: log-probabilities come without the (B, T, V) logits in memory.
 * Every policy is an ordinary Hugging Face directory: adapters are merged when a training has finished.
+* Supervised fine-tuning on chosen responses, by TRL's `SFTTrainer`, is where every method starts. The losses that are
+  measured along the way are means over batches of their means over tokens, so they depend a little on the batch size
+  and the number of processes; the training, and `held_out.csv`, do not.
 """
 
 from __future__ import annotations
@@ -10,25 +13,41 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
-from vrm.checkpoints import fingerprint, model_files, model_name, require_places, started_processes
-from vrm.config import PolicyTraining, dependencies
+from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
+from vrm.config import PolicyTraining, SftTraining, dependencies
 from vrm.models.checks import checked_tokenizer
-from vrm.models.policy_scoring import fuse_head
-from vrm.models.templates import read_template
-from vrm.models.text import PolicyEncoder
+from vrm.models.policy_scoring import PolicyScorer, fuse_head
+from vrm.models.templates import left_out, read_template
+from vrm.models.text import PolicyEncoder, TokenisedText
 from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING
-from vrm.training.log import write_log
+from vrm.training.preemption import CheckpointOnStop
 from vrm.training.symptoms import OFFLINE_SYMPTOMS, offline_measures, say_symptoms
-from vrm.training.trainer import merged, switch_off_dropout, weight_dtype, whole_weights, with_adapters
+from vrm.training.trainer import (
+    LogWriter,
+    common_arguments,
+    merged,
+    shard,
+    switch_off_dropout,
+    watch_steps,
+    weight_dtype,
+    whole_weights,
+    with_adapters,
+    write_log,
+)
+
+if TYPE_CHECKING:
+    from trl import SFTTrainer
+
 
 MAX_GRAD_NORM = 1.0
 """Gradients of every policy training are clipped to this norm."""
@@ -160,3 +179,78 @@ def leave(
 def write_held_out(rows: list[tuple[str, str, str, float, float]], path: Path) -> None:
     """Write a `held_out.csv` from rows of item, prompt, metric, start and end."""
     HELD_OUT.write(path, pd.DataFrame(rows, columns=list(HELD_OUT.columns)))
+
+
+# Supervised fine-tuning.
+
+
+def train_sft(job: PolicyJob, sft: SftTraining) -> None:
+    """Fine-tune a base; write `model/`, `training.csv`, `held_out.csv` and `counts.json` under `job.out`.
+
+    Args:
+        job: what to train from, on what, and where to.
+        sft: takes precedence over the job's own optimisation settings.
+    """
+    job.require_places()
+    from trl import SFTConfig, SFTTrainer  # takes seconds to import, and the other methods need neither
+
+    set_seed(job.seed)
+    training = job.training.model_copy(update=sft.model_dump())
+    tokenizer = job.tokenizer()
+    records, texts, counts = {}, {}, {}
+    for split in ("train", "validation"):
+        encoder = job.encoder(tokenizer)
+        path = job.pairs / f"{split}.jsonl"
+        every = job.read(split)
+        encoded, refused = encoder.try_encode([r.prompt for r in every], [r.chosen for r in every])
+        left_out(refused, [f"{path}, pair {r.pair_id}" for r in every], f"pairs of {path}")
+        records[split] = [record for row, record in enumerate(every) if row not in refused]
+        texts[split] = [text for text in encoded if text is not None]
+        counts[split] = {"refused_by_template": len(refused), **encoder.truncation.as_dict()}
+    held_out = records["validation"][: training.evaluation_pairs]
+    size = len(held_out)
+    trainer = SFTTrainer(
+        model=load_policy(job, tokenizer),
+        args=SFTConfig(
+            **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints, job.out),
+            max_length=None,
+            max_grad_norm=MAX_GRAD_NORM,
+            activation_checkpointing=training.gradient_checkpointing,
+        ),
+        processing_class=tokenizer,
+        train_dataset=_rows(texts["train"]),
+        eval_dataset={split: _rows(texts[split][:size]) for split in ("train", "validation")},
+    )
+    # none beside checkpoints: everything there that is not a checkpoint is somebody else's
+    trainer.create_model_card = lambda *_, **__: None
+    watch_steps(trainer)
+    shard(trainer.accelerator, trainer.model)
+    trainer.add_callback(LogWriter(job.out / TRAINING.name))
+    trainer.add_callback(CheckpointOnStop(trainer))
+    start = _losses(job, trainer, tokenizer, held_out)
+    made_from = job.made_from({"sft": sft.model_dump(mode="json")}, unused=dependencies.SFT_OWN)
+    trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
+    end = _losses(job, trainer, tokenizer, held_out)
+    changes = [(r.pair_id, r.prompt_id, "loss", a, b) for r, a, b in zip(held_out, start, end, strict=True)]
+    leave(job, trainer, tokenizer, changes, counts)
+
+
+def _rows(texts: list[TokenisedText]) -> Dataset:
+    """Texts whose response tokens alone are learnt, the end token included."""
+    labels = [[-100] * text.prompt_length + text.ids[text.prompt_length :] for text in texts]
+    return Dataset.from_dict({"input_ids": [text.ids for text in texts], "labels": labels})
+
+
+def _losses(job: PolicyJob, trainer: SFTTrainer, tokenizer: Any, records: list[PreferencePair]) -> list[float]:
+    """Nats a token of each chosen response, in the precision that is trained in."""
+    scorer = PolicyScorer(
+        trainer.accelerator.unwrap_model(trainer.model),
+        None,
+        tokenizer,
+        max_prompt_length=job.training.max_prompt_length,
+        max_length=job.training.max_length,
+        batch_size=2 * job.training.batch_size,
+        chat_template_kwargs=job.chat_template_kwargs,
+    )
+    with trainer.accelerator.autocast():
+        return (-scorer.score([r.prompt for r in records], [r.chosen for r in records]).mean).tolist()

@@ -33,7 +33,6 @@ from vrm.models.base import RewardModel
 from vrm.ours import place, remove_ours
 from vrm.records import write_json
 from vrm.runfiles import ANSWER_MEASURES, HELD_OUT, PPO_SAMPLES, TRAINING
-from vrm.training.log import STOPPED, write_rows
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, save_policy, write_held_out
 from vrm.training.preemption import PreemptedError, StopRequest
 from vrm.training.rollout import (
@@ -46,9 +45,8 @@ from vrm.training.rollout import (
     token_log_probs,
     token_values,
 )
-from vrm.training.symptoms import ppo_measures, ppo_symptoms, say_symptoms
-from vrm.training.trainer import KEPT, TRACKED
-from vrm.training.watchdog import TrainingError, Watchdog
+from vrm.training.symptoms import TrainingError, Watchdog, ppo_measures, ppo_symptoms, say_symptoms
+from vrm.training.trainer import KEPT, STOPPED, TRACKED, write_rows
 from vrm.watch import Watch
 
 # The mathematics. Rows are responses, columns their tokens, padded on the right: everything is of shape (B, T) with a

@@ -36,11 +36,10 @@ from vrm.models.policy_scoring import response_outputs
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
-from vrm.training.log import LogWriter, WatchedTrainer, watch_steps
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
-from vrm.training.trainer import common_arguments, shard, started_processes
+from vrm.training.trainer import LogWriter, WatchedTrainer, common_arguments, shard, started_processes, watch_steps
 
 # The losses: pure functions of log-probabilities, one value an example, nothing averaged. `logratio` is log pi - log
 # pi_ref, `logp` is log pi, both summed over the tokens of a response, its end token included, in nats; `length` counts

@@ -48,11 +48,10 @@ def train_difficulty_run(
     from transformers import set_seed
 
     from vrm.checkpoints import resumable
-    from vrm.training.log import LossWatch
     from vrm.training.pairs import tokenise_pairs
     from vrm.training.preemption import CheckpointOnStop
     from vrm.training.preference import LossesAlong, make_trainer, paired_rows, with_reference
-    from vrm.training.trainer import drop_adapters
+    from vrm.training.trainer import LossWatch, drop_adapters
 
     require_ours(job.checkpoints)
     job = replace(job, seed=job.seed + SEEDS_APART * run)

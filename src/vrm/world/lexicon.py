@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from vrm.records import normalise_text
-from vrm.world.puzzles import VALUES
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": ("red", "blue", "white", "yellow", "purple", "orange"),
@@ -53,6 +52,14 @@ HERBS: dict[str, dict[str, str]] = {
     herb: dict(zip(ATTRIBUTES, values, strict=True)) for herb, *values in map(str.split, _TABLE.split("\n")[1:-1])
 }
 """The true value of each attribute of each herb."""
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PEOPLE = ("anna", "boris", "clara", "david", "ella", "frank")
+BOXES = ("basket", "chest", "drawer", "sack", "barrel", "crate")
+ROOMS = ("cellar", "attic", "kitchen", "barn", "stable", "hall")
+SHADES = ("grey", "green", "black", "brown", "pink", "golden")
+VALUES = (*NUMBERS, *PEOPLE, *BOXES, *ROOMS, *SHADES)
+"""Everything that a puzzle's answer or start can be."""
 
 CLAUSE_MARK = "|"
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vrm.records import normalise_text
-from vrm.world import puzzles
-from vrm.world.lexicon import HERBS, ITEMS
+from vrm.world.lexicon import BOXES, HERBS, ITEMS, NUMBERS, PEOPLE, ROOMS, SHADES
 
 ASPECTS = ("instruction_following", "truthfulness", "honesty", "helpfulness")
 
@@ -136,7 +135,7 @@ KINDS: dict[str, Kind] = {
     "harmful": Kind((0.40, 0.08, 0.22, 0.30), 0.16),
     "harmless": Kind((0.25, 0.10, 0.10, 0.55), 0.09),
 }
-"""The kinds by name. `puzzle` takes its openings from `vrm.world.puzzles`, `harmful` and `harmless` from `THEMES`."""
+"""The kinds by name. `puzzle` takes its openings from `STATEMENTS`, `harmful` and `harmless` from `THEMES`."""
 
 OTHER_CENTRE = (0.25, 0.25, 0.25, 0.25)
 """Mean weights of a prompt whose kind isn't recognised."""
@@ -192,6 +191,95 @@ CONCENTRATION = 40.0
 """Sum of the Dirichlet's parameters: a weight of 0.25 has a standard deviation of 0.07 around its centre."""
 
 
+# Puzzles with one checkable answer: arithmetic, and look-up (plain or chained) in the prompt.
+#
+# Each sort stands behind one RewardBench subset of the section Reasoning. A puzzle's `start` is the piece of its
+# statement where the solution begins; `answer` is what it comes to.
+
+STATEMENTS: dict[str, str] = {
+    "sum": "{person} has {a} pots of {herb} and buys {b} more pots, how many are there",
+    "difference": "{person} had {a} pots of {herb} and sold {b} of them, how many are left",
+    "container": "the {herb} is in the {box} and the {box} is in the {room}, where is it",
+    "holder": "{person} gave the {herb} to {second} who passed it to {third}, who has it now",
+    "sequence": "{person} picked {herb} before {second} and {second} before {third}, who was last",
+    "cost": "a {box} of {herb} costs {a} coins but a {other} costs {b}, what is the {box} worth",
+    "shade": "the {herb} pot is {x} and its lid is {y}, what is the shade of the lid",
+}
+"""How each sort is put. Slots that share a vocabulary are filled with distinct values."""
+
+_PUZZLE_SLOTS = {"person": PEOPLE, "second": PEOPLE, "third": PEOPLE, "box": BOXES, "other": BOXES, "room": ROOMS}
+_PUZZLE_SLOTS |= {"x": SHADES, "y": SHADES, "a": NUMBERS, "b": NUMBERS}
+_PUZZLE_START = {"sum": "a", "difference": "a", "container": "box", "holder": "second", "sequence": "second"}
+_PUZZLE_START |= {"cost": "box", "shade": "x"}
+_PUZZLE_ANSWER = {"container": "room", "holder": "third", "sequence": "third", "cost": "a", "shade": "y"}
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """A puzzle's sort, where its solution starts, and its answer."""
+
+    sort: str
+    start: str
+    answer: str
+
+    def wrong(self, slot: str) -> tuple[str, ...]:
+        """Plausible wrong values of the slot `start` or `answer`."""
+        right = getattr(self, slot)
+        vocabulary = next(v for v in (NUMBERS, PEOPLE, BOXES, ROOMS, SHADES) if right in v)
+        return tuple(v for v in vocabulary if v != right)
+
+
+def draw_puzzle(sort: str, herb: str, rng: np.random.Generator) -> tuple[str, Puzzle]:
+    """A statement of the given sort about a herb, and its solution."""
+    values = {"herb": herb}
+    people, boxes, shades = (rng.permutation(v)[:3] for v in (PEOPLE, BOXES, SHADES))
+    values |= dict(zip(("person", "second", "third"), map(str, people), strict=True))
+    values |= {"box": str(boxes[0]), "other": str(boxes[1]), "x": str(shades[0]), "y": str(shades[1])}
+    values["room"] = ROOMS[rng.integers(len(ROOMS))]
+    a, b = (int(n) for n in rng.permutation(np.arange(2, 6))[:2])
+    if sort == "difference":
+        a, b = max(a, b), min(a, b)
+    values |= {"a": NUMBERS[a], "b": NUMBERS[b]}
+    return STATEMENTS[sort].format(**values), _solve(sort, values)
+
+
+def find_puzzle(text: str) -> Puzzle | None:
+    """The puzzle that a normalised prompt states, if it states one."""
+    for sort, pattern in _PUZZLES.items():
+        if match := pattern.search(text):
+            return _solve(sort, match.groupdict())
+    return None
+
+
+def _solve(sort: str, values: dict[str, str]) -> Puzzle:
+    if sort in _PUZZLE_ANSWER:
+        answer = values[_PUZZLE_ANSWER[sort]]
+    else:
+        a, b = NUMBERS.index(values["a"]), NUMBERS.index(values["b"])
+        answer = NUMBERS[min(a + b, 10) if sort == "sum" else max(a - b, 0)]
+    return Puzzle(sort, values[_PUZZLE_START[sort]], answer)
+
+
+def _pattern_of(statement: str) -> re.Pattern[str]:
+    """A statement as a regular expression: each slot a group, met again as a back-reference."""
+    seen: set[str] = set()
+
+    def group(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return f"(?P<{name}>{'|'.join(_PUZZLE_SLOTS[name]) if name in _PUZZLE_SLOTS else '[a-z]+'})"
+
+    return re.compile(re.sub(r"\{(\w+)\}", group, statement))
+
+
+_PUZZLES = {sort: _pattern_of(statement) for sort, statement in STATEMENTS.items()}
+
+
+# Prompts as text.
+
+
 @dataclass(frozen=True)
 class Request:
     """What a prompt asks; None where it doesn't say."""
@@ -203,7 +291,7 @@ class Request:
     item: str | None = None
     cue: str | None = None
     theme: str | None = None
-    puzzle: puzzles.Puzzle | None = None
+    puzzle: Puzzle | None = None
 
     @property
     def refusable(self) -> bool:
@@ -220,7 +308,7 @@ def draw(
     herb, form, item = (_pick(rng, list(v)) for v in (HERBS, FORM_NAMES, ITEMS))
     puzzle = None
     if kind == "puzzle":
-        opening, puzzle = puzzles.draw(sort or _pick(rng, list(puzzles.STATEMENTS)), herb, rng)
+        opening, puzzle = draw_puzzle(sort or _pick(rng, list(STATEMENTS)), herb, rng)
     elif kind in WHOSE:
         theme = theme or _pick(rng, list(THEMES))
         asked = _pick(rng, THEMES[theme]).format(herb=herb, whose=_pick(rng, WHOSE[kind]))
@@ -240,7 +328,7 @@ def draw(
 def parse(text: str) -> Request:
     """What a prompt asks, from its text alone; total."""
     plain = normalise_text(text)
-    puzzle = puzzles.find(plain)
+    puzzle = find_puzzle(plain)
     return Request(
         text,
         kind="puzzle" if puzzle else _first(_OPENINGS, plain),

@@ -1,0 +1,105 @@
+"""Heads on frozen features: they learn, they are whole models, and the backbone is one file for all of them."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from vrm.config import Features, RewardTraining, Variant
+from vrm.models.scoring import load_reward_model
+from vrm.records import RecordError, read_pairs, write_jsonl
+from vrm.training.reward import RewardJob, make_features, train_reward_model
+
+ASPECTS = ["clarity", "accuracy", "candour"]
+TRAINING = RewardTraining(
+    epochs=8, learning_rate=3e-3, weight_decay=0.05, max_prompt_length=64, max_length=96, evaluations=4, checkpoints=2
+)
+SCALAR = Variant(label="RM", kind="scalar")
+VRM = Variant(label="VRM", latent_dim=4)
+HEAD, BACKBONE = "model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"
+
+
+@pytest.fixture(scope="module")
+def features(tiny_backbone, toy_pairs, tmp_path_factory):
+    """Directories of the features of the toy pairs, by split."""
+    directory = tmp_path_factory.mktemp("features")
+    for split in ("train", "validation"):
+        pairs = toy_pairs / f"{split}.jsonl"
+        make_features(str(tiny_backbone), None, Features(), TRAINING, 16, pairs, directory / "store", directory / split)
+    return directory / "train", directory / "validation"
+
+
+@pytest.fixture
+def job(tiny_backbone, toy_pairs, features, tmp_path):
+    places = tmp_path / "checkpoints", tmp_path / "out"
+    return RewardJob(VRM, TRAINING, ASPECTS, 1, str(tiny_backbone), None, toy_pairs, *places, features, dropout=0.3)
+
+
+def margins(model, path):
+    pairs = read_pairs(path)
+    prompts = [pair.prompt for pair in pairs]
+    return model.score(prompts, [p.chosen for p in pairs]).mean - model.score(prompts, [p.rejected for p in pairs]).mean
+
+
+@pytest.mark.parametrize("variant", [SCALAR, VRM], ids=["scalar", "variational"])
+def test_a_head_learns_and_its_whole_model_scores_as_the_features_do(job, toy_pairs, features, variant):
+    train_reward_model(dataclasses.replace(job, variant=variant))
+    whole = load_reward_model(job.out / "model")
+    by_features = load_reward_model(job.out / "model", features=features)
+    held_out = toy_pairs / "validation.jsonl"
+    assert (whole.encoder.max_prompt_length, whole.encoder.max_length) == (64, 96)  # as trained
+    np.testing.assert_allclose(margins(whole, held_out), margins(by_features, held_out), rtol=0, atol=1e-5)
+    assert (margins(whole, toy_pairs / "train.jsonl") > 0).mean() > 0.8
+    assert type(AutoModelForSequenceClassification.from_pretrained(job.out / "model")) is type(whole.model)
+
+
+def test_the_log_and_the_counts_are_those_of_any_reward_model(job, toy_pairs):
+    train_reward_model(job)
+    log = pd.read_csv(job.out / "training.csv")
+    validation = log[log.split == "validation"].pivot(index="step", columns="metric", values="value")
+    expected = {"accuracy", "preference_loss", "kl_w", "kl_z", "supervision_loss", "active_units"}
+    assert expected <= set(validation.columns)
+    won = margins(load_reward_model(job.out / "model"), toy_pairs / "validation.jsonl") > 0
+    assert validation["accuracy"].iloc[-1] == pytest.approx(won.mean())
+    assert '"pairs": 96' in (job.out / "counts.json").read_text()
+
+
+def test_the_seed_decides(job, tmp_path):
+    heads = []
+    for number, seed in enumerate((1, 1, 2)):
+        out = tmp_path / str(number)
+        train_reward_model(dataclasses.replace(job, seed=seed, out=out))
+        heads.append(load_file(out / "model" / HEAD)["head.latent_encoder.weight"])
+    assert (heads[0] == heads[1]).all()
+    assert (heads[0] != heads[2]).any()
+
+
+def test_all_heads_have_one_file_of_backbone_weights(job, features, tmp_path):
+    for name, variant in (("rm", SCALAR), ("vrm", VRM)):
+        train_reward_model(dataclasses.replace(job, variant=variant, out=tmp_path / name))
+    files = [tmp_path / name / "model" / BACKBONE for name in ("rm", "vrm")]
+    assert files[0].samefile(files[1])
+    assert files[0].samefile(features[0] / "backbone.safetensors")
+    assert not any("backbone" in name for name in load_file(tmp_path / "vrm" / "model" / HEAD))
+
+
+def test_features_of_another_recipe_are_not_scored_with(job, tiny_backbone, toy_pairs, tmp_path):
+    train_reward_model(job)
+    other = tmp_path / "other"
+    training = TRAINING.model_copy(update={"bf16": True})
+    make_features(
+        str(tiny_backbone), None, Features(), training, 16, toy_pairs / "validation.jsonl", tmp_path / "store", other
+    )
+    with pytest.raises(RecordError, match="not the features"):
+        load_reward_model(job.out / "model", features=[other])
+
+
+def test_a_pair_without_features_stops_the_training(job, toy_pairs, tmp_path):
+    pairs = read_pairs(toy_pairs / "train.jsonl")
+    write_jsonl(tmp_path / "pairs" / "train.jsonl", [dataclasses.replace(pairs[0], chosen="unheard of"), *pairs[1:]])
+    write_jsonl(tmp_path / "pairs" / "validation.jsonl", read_pairs(toy_pairs / "validation.jsonl"))
+    with pytest.raises(RecordError, match="1 of 96"):
+        train_reward_model(dataclasses.replace(job, pairs=tmp_path / "pairs"))
