@@ -48,14 +48,14 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 
 TABLES = (
     *("vrm.cli", "vrm.data.scored", "vrm.data.pairs", "vrm.judged.stages", "vrm.reporting.registry", "vrm.provenance"),
-    *("vrm.world.write", "vrm.world.judged_sets", "pandas.io.formats.csvs", "pandas.core.reshape.reshape"),
+    *("vrm.world.write", "vrm.world.evaluation_sets", "pandas.io.formats.csvs", "pandas.core.reshape.reshape"),
 )
 MODELS = (
     *("vrm.training.reward", "vrm.training.preference", "vrm.training.ppo", "trl.trainer.sft_trainer"),
     *("vrm.training.backbones", "vrm.evaluation.bound", "vrm.evaluation.score_sets", "vrm.training.rollout"),
     *("vrm.generation.answers", "vrm.models.policy_scoring", "vrm.models.scoring", "vrm.training.policies"),
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3"),
-    *("vrm.training.selective", "vrm.models.gguf", "vrm.evaluation.study", "torch.profiler._cupti_monitor", "tabulate"),
+    *("vrm.training.selective", "vrm.evaluation.study", "torch.profiler._cupti_monitor", "tabulate"),
 )
 DRAWING = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "PIL.JpegImagePlugin"),
