@@ -55,7 +55,8 @@ def train(
     max_length: Annotated[int | None, Option("tokens kept in all (default: 2048, or what it has)")] = None,
     revision: Annotated[str | None, Option("commit of a backbone on the hub")] = None,
     report_to: Annotated[
-        list[Literal["tensorboard", "wandb", "trackio"]] | None, Option("trackers (default: none)")
+        list[Literal["tensorboard", "wandb", "trackio"]] | None,
+        Option("trackers: tensorboard, wandb or trackio (default: none)", metavar="TRACKER"),
     ] = None,
 ) -> None:
     """Train a reward model on one file of preferences, and score it on what is held out."""

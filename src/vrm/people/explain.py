@@ -15,6 +15,7 @@ import hashlib
 import html
 import json
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -144,7 +145,7 @@ def as_text(found: Explanation, width: int | None = None) -> str:
     if found.output.weights is not None:
         blocks.append("\n".join(["what counts for this prompt", *_weights(found)]))
     blocks += ["\n".join(_response(found, place, width)) for place in found.order]
-    blocks.append("\n".join(_verdict(found)))
+    blocks.append("\n".join(_wrapped(line, width) for line in _verdict(found)))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -194,6 +195,11 @@ def how_sure(found: Explanation, other: int) -> str:
     return text
 
 
+def _wrapped(line: str, width: int) -> str:
+    indent = "  " if line.startswith("  ") else ""
+    return textwrap.fill(line, width, subsequent_indent=indent + "  ", break_on_hyphens=False, break_long_words=False)
+
+
 def _shortened(text: str, width: int) -> str:
     line = " ".join(text.split()) if not text.startswith("   ") else "   " + " ".join(text.split())
     return line if len(line) <= width else line[: width - 3] + "..."
@@ -215,7 +221,7 @@ meter, .share { width: 100%; }
 .share { display: block; height: .8rem; }
 .share rect.for { fill: var(--bar); }
 .share rect.against { fill: var(--against); }
-.share line { stroke: var(--muted); }
+.share line { stroke: var(--muted); vector-effect: non-scaling-stroke; }
 summary { cursor: pointer; padding: .4rem 0; }
 """
 
@@ -254,7 +260,8 @@ def _page_weights(found: Explanation) -> str:
         return ""
     weights = found.output.weights[found.order[0]]
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(found.aspects[k])}</th><td class="number">{weights[k]:.3f}</td>'
+        f'<tr><th scope="row">{html.escape(found.aspects[k])}</th>'
+        f'<td class="number" data-label="w">{weights[k]:.3f}</td>'
         f'<td class="full">{_bar(float(weights[k]), 1.0, from_left=True)}</td></tr>'
         for k in np.argsort(-weights, kind="stable")
     )
