@@ -39,7 +39,7 @@ from vrm.runfiles import TRUE_WEIGHT
 from vrm.statistics.intervals import crossed_interval
 from vrm.watch import Watch
 
-PIECE, PIECE_CHARACTERS = 256, 32_768
+PIECE, PIECE_CHARACTERS = 256, 16_384
 """Rows that are scored at a time, and characters of different texts that suffice: what is done is shown, and can be
 continued, by the piece, and of long texts 256 rows take many minutes on a CPU."""
 FORMATS = (".jsonl", ".csv", ".parquet")
