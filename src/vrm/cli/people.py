@@ -186,6 +186,7 @@ def serve(
     policy_tokenizer: Annotated[
         str | None, Option("directory or hub id: whose chat template the texts of OpenRLHF's policy are in")
     ] = None,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
     """Answer over HTTP: our own requests, OpenRLHF's, and verl's."""
     model = local_or_hub(model, "--model")
@@ -202,7 +203,7 @@ def serve(
     from vrm.models.scoring import load_reward_model
 
     policy = checked_tokenizer(policy_tokenizer) if policy_tokenizer else None
-    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length, "trust_remote_code": trust_remote_code}
     scoring = {"posterior_samples": samples, "reward": reward, "batch_size": batch}
     loaded = load_reward_model(model, dtype=dtype, device=device, **limits, **scoring)
     serve(loaded, model, host=host, port=port, bounds=bounds, policy_tokenizer=policy)

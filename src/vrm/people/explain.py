@@ -183,7 +183,7 @@ def _verdict(found: Explanation) -> Iterator[str]:
             continue
         yield f"Response {best + 1} beats response {other + 1} by {found.margin(other):.3f}. {how_sure(found, other)}"
         if reasons := found.reasons(other):
-            yield "  because of " + ", ".join(f"{name} {value:+.3f}" for name, value in reasons)
+            yield "  The margin is made of " + ", ".join(f"{name} {value:+.3f}" for name, value in reasons)
 
 
 def how_sure(found: Explanation, other: int) -> str:
@@ -281,7 +281,7 @@ def _page_responses(found: Explanation) -> Iterator[str]:
         table = (
             '<table class="objectives"><thead><tr><th scope="col">Part</th><th scope="col" class="number">w</th>'
             '<th scope="col" class="number">g</th><th scope="col" class="number">contribution</th>'
-            f'<th scope="col">against | for</th></tr></thead><tbody>{rows}</tbody></table>'
+            f'<th scope="col" class="centre">against | for</th></tr></thead><tbody>{rows}</tbody></table>'
         )
         yield (
             f'<section aria-labelledby="r{place}"><h2 id="r{place}">{rank}. Response {place + 1}: reward '
@@ -304,7 +304,8 @@ def _page_part(found: Explanation, place: int, name: str, value: float, most: fl
 
 
 def _page_verdict(found: Explanation) -> str:
-    lines = "".join(f"<li>{html.escape(line.strip())}</li>" for line in _verdict(found))
+    text = "\n".join(_verdict(found)).replace("\n  ", " ")  # what is indented belongs to the line before
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in text.split("\n"))
     title = '<h2 id="why">Which wins, and why</h2>'
     return f'<section aria-labelledby="why">{title}<ul class="verdicts">{lines}</ul></section>'
 
