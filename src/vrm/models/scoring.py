@@ -335,11 +335,12 @@ def load_reward_model(
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = checked_config(path, **source)
-    own_code = trust_remote_code and bool(getattr(config, "auto_map", None))  # it may have a label an aspect
-    if config.num_labels != 1 and not own_code:
+    own_code = bool(getattr(config, "auto_map", None))  # it may have a label an aspect
+    if config.num_labels != 1 and not (own_code and trust_remote_code):
+        other = "its own code may say what they are: read it, then allow it (trust_remote_code, --trust-remote-code)"
         raise RecordError(
-            f"{path}: a reward model has one label, this one has {config.num_labels}: it is a policy, or another "
-            "classifier"
+            f"{path}: a reward model has one label, this one has {config.num_labels}: "
+            + (other if own_code else "it is a policy, or another classifier")
         )
     limits = limits_of(config, max_prompt_length, max_length)
     tokenizer = checked_tokenizer(path, max_length=limits["max_length"], **source)
