@@ -93,3 +93,12 @@ def test_libraries_draw_no_bar_into_a_log():
     environment = {name: value for name, value in os.environ.items() if name not in BARS}
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_log_has_its_last_line_once():
+    stream, seconds = io.StringIO(), iter(range(0, 100_000, 60))
+    watch = Watch("scoring", "rows", 2, stream=stream, clock=lambda: next(seconds))
+    watch.add()
+    watch.add()
+    watch.close()
+    assert sum("2 of 2" in line for line in stream.getvalue().splitlines()) == 1

@@ -55,6 +55,7 @@ class Watch:
         self.what, self.unit, self.total, self.done, self.quiet = what, unit, total, done, quiet
         self.stream, self.clock, self._lock = stream or sys.stderr, clock, Lock()
         self._first, self._started, self._values = done, clock(), {}
+        self._printed: int | None = None  # how many were done when a log last got a line
         self._due = self._started + min(FIRST, EVERY)
         self._bar = None
         if self.stream.isatty() and not quiet:
@@ -99,11 +100,11 @@ class Watch:
         """Nothing more will come; a log gets a last line if it took long enough for one."""
         if self._bar is not None:
             self._bar.close()
-        elif self.clock() - self._started >= EVERY:
+        elif self.clock() - self._started >= EVERY and self.done != self._printed:
             self._print()
 
     def _print(self) -> None:
-        self._due = self.clock() + EVERY
+        self._due, self._printed = self.clock() + EVERY, self.done
         self.say(self.line())
 
 

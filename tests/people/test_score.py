@@ -15,6 +15,7 @@ from vrm.models.scoring import load_reward_model
 from vrm.models.templates import generation_prompt_ids
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.people import score as module
+from vrm.watch import Watch
 
 
 def test_sections_and_missing_subsets_are_printed(tiny_backbone, tmp_path, capsys):
@@ -214,6 +215,30 @@ def test_a_killed_job_goes_on_and_gives_the_same(vrm, tmp_path, monkeypatch, cap
     pd.testing.assert_frame_equal(pd.read_csv(out), pd.read_csv(tmp_path / "whole.csv"), rtol=1e-4)
 
 
+def test_long_texts_come_in_smaller_pieces_and_a_shared_prompt_counts_once():
+    def sizes(rows):
+        return [len(piece) for piece in module._pieces(enumerate(rows, 1))]
+
+    half = module.PIECE_CHARACTERS // 2
+    assert sizes([{"prompt": f"{i}" * half, "responses": ["a", "b"]} for i in range(5)]) == [2, 2, 1]
+    assert sizes([{"prompt": "p" * half, "responses": [f"{i}"]} for i in range(5)]) == [5]
+    assert sizes([{"prompt": "p", "response": "r"}] * (module.PIECE + 1)) == [module.PIECE, 1]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "responses"])
+def test_progress_ends_where_it_said_that_it_would(kind, vrm, tmp_path, monkeypatch):
+    """Rated responses are as many rows as there are, and another number of pairs."""
+    rows = [
+        {"prompt": f"alpha {i // 3}", "response": f"mu {i}", "clarity": 1 + i % 3, "candour": 1 + (i + 1) % 4}
+        for i in range(9)
+    ]
+    seen = []
+    monkeypatch.setattr(module, "Watch", lambda *given: seen.append(Watch(*given, quiet=True)) or seen[-1])
+    assert run(vrm, lines(tmp_path / "rated.jsonl", rows), "--rows", kind, "--shape", "rated_responses") == 0
+    assert seen[0].done == seen[0].total > 0
+    assert (seen[0].total == len(rows)) == (kind == "responses")
+
+
 def test_rows_that_can_not_be_used_are_named(vrm, tmp_path, capsys):
     data = lines(tmp_path / "prompts.jsonl", [*SEVERAL, {"prompt": "alpha", "responses": [""]}])
     assert run(vrm, data) == 0
@@ -232,8 +257,7 @@ def test_memory_does_not_grow_with_the_input(vrm, monkeypatch):
             taken.append(number)
             yield number, SEVERAL[0]
 
-    options = module.ScoreOptions(model=str(vrm), data="x")
     model = load_reward_model(vrm, max_prompt_length=48, max_length=96)
-    pieces = module._scored(model, endless(), None, "responses", options, module.Quarantine("x"), 0)
+    pieces = module._scored(model, endless(), None, "responses", False, module.Quarantine("x"))
     next(pieces)
     assert len(taken) == 2

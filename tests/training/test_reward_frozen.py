@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from vrm.config import Features, RewardTraining, Variant
+from vrm.models.base import as_prompt
 from vrm.models.scoring import load_reward_model
 from vrm.records import RecordError, read_pairs, write_jsonl
 from vrm.training.reward import RewardJob, make_features, train_reward_model
@@ -54,6 +55,32 @@ def test_a_head_learns_and_its_whole_model_scores_as_the_features_do(job, toy_pa
     np.testing.assert_allclose(margins(whole, held_out), margins(by_features, held_out), rtol=0, atol=1e-5)
     assert (margins(whole, toy_pairs / "train.jsonl") > 0).mean() > 0.8
     assert type(AutoModelForSequenceClassification.from_pretrained(job.out / "model")) is type(whole.model)
+
+
+def test_a_whole_model_computes_a_prompt_once_for_all_responses(job):
+    train_reward_model(job)
+    model, sizes = load_reward_model(job.out / "model"), []
+    prompts, responses = ["alpha beta gamma delta"] * 12, [f"mu {word}" for word in ("nu", "beta", "xi")] * 4
+    texts = model.encoder.encode([as_prompt(prompt) for prompt in prompts], responses)
+    model.model.model.backbone.register_forward_pre_hook(
+        lambda _module, _args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    together = model.score(prompts, responses)
+    different = {tuple(text.ids) for text in texts}
+    padded = len(different) * max(len(ids) - texts[0].prompt_length for ids in different)
+    assert sum(sizes) <= texts[0].prompt_length + padded
+    alone = [model.score([prompt], [response]).mean[0] for prompt, response in zip(prompts, responses, strict=True)]
+    np.testing.assert_allclose(together.mean, alone, rtol=0, atol=1e-5)
+    assert together.mean[:3].std() > 1e-3
+
+
+def test_a_row_of_the_features_is_never_taken_for_padding(job, toy_pairs, features):
+    train_reward_model(dataclasses.replace(job, variant=SCALAR))
+    model = load_reward_model(job.out / "model", features=features)
+    pair = read_pairs(toy_pairs / "validation.jsonl")[0]
+    expected = model.score([pair.prompt], [pair.chosen]).mean
+    model.model.config.pad_token_id = model.encoder.encode([pair.prompt], [pair.chosen])[0].ids[-1]
+    np.testing.assert_array_equal(model.score([pair.prompt], [pair.chosen]).mean, expected)
 
 
 def test_the_log_and_the_counts_are_those_of_any_reward_model(job, toy_pairs):

@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -100,9 +102,11 @@ def _declare(example: str, is_stage: bool, models: bool) -> Callable[[F], F]:
     return declare
 
 
-HINT = """Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes;
-`snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before that, name
-your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."""
+HINT = (
+    "Each command has an example: `vrm COMMAND --help`. Stages take what the workflow's rule of that name takes; "
+    "`snakemake -n -p` prints them all. There they read results/<run>/config.yaml, which a real run writes; before "
+    "that, name your own YAML files. `VRM_TRACEBACK=1` shows the traceback of an error."
+)
 
 
 @cache
@@ -120,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         prog="vrm",
         usage="vrm [--help] [--version] COMMAND ...",
         description=people_first,
-        epilog=HINT,
+        epilog=textwrap.fill(HINT, _columns()),
         formatter_class=raw,
     )
     top.add_argument("--version", action="version", version=f"vrm {__version__}")
@@ -130,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
             command.name,
             help=command.text,
             prog=f"vrm {command.name}",
-            description=command.text,
+            description=textwrap.fill(command.text, _columns()),
             epilog="example:\n  " + command.example.replace("\n", "\n  "),
             formatter_class=raw,
         )
@@ -139,8 +143,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _listed(title: str, commands: Sequence[Command]) -> str:
-    width = max(map(len, COMMANDS))
-    return "\n".join([f"{title}:", *(f"  {command.name:{width}s}  {command.text}" for command in commands)])
+    indent = max(map(len, COMMANDS)) + 4
+    room = {"width": max(_columns(), indent + 20), "subsequent_indent": " " * indent, "break_on_hyphens": False}
+    rows = (textwrap.fill(f"  {command.name}".ljust(indent) + command.text, **room) for command in commands)
+    return "\n".join([f"{title}:", *rows])
+
+
+def _columns() -> int:
+    """Letters of a line of help, as argparse counts them."""
+    return shutil.get_terminal_size().columns - 2
 
 
 def add_options(parser: argparse.ArgumentParser, function: Callable[..., None]) -> None:

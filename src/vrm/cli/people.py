@@ -58,7 +58,8 @@ def train(
     max_length: Annotated[int | None, Option("tokens kept in all (default: 2048, or what it has)")] = None,
     revision: Annotated[str | None, Option("commit of a backbone on the hub")] = None,
     report_to: Annotated[
-        list[Literal["tensorboard", "wandb", "trackio"]] | None, Option("trackers (default: none)")
+        list[Literal["tensorboard", "wandb", "trackio"]] | None,
+        Option("trackers: tensorboard, wandb or trackio (default: none)", metavar="TRACKER"),
     ] = None,
 ) -> None:
     """Train a reward model on one file of preferences, and score it on what is held out."""
@@ -188,6 +189,7 @@ def serve(
     policy_tokenizer: Annotated[
         str | None, Option("directory or hub id: whose chat template the texts of OpenRLHF's policy are in")
     ] = None,
+    trust_remote_code: Annotated[bool, Option("run the code that the model brings along")] = False,
 ) -> None:
     """Answer over HTTP: our own requests, OpenRLHF's, and verl's."""
     model = local_or_hub(model, "--model")
@@ -204,7 +206,7 @@ def serve(
     from vrm.models.scoring import load_reward_model
 
     policy = checked_tokenizer(policy_tokenizer) if policy_tokenizer else None
-    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length}
+    limits = {"max_prompt_length": max_prompt_length, "max_length": max_length, "trust_remote_code": trust_remote_code}
     scoring = {"posterior_samples": samples, "reward": reward, "batch_size": batch}
     loaded = load_reward_model(model, dtype=dtype, device=device, **limits, **scoring)
     serve(loaded, model, host=host, port=port, bounds=bounds, policy_tokenizer=policy)

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vrm.models.features import FeatureConfig, FeatureModel, raw_features
+from vrm.models.features import FeatureConfig, FeatureModel, FeatureTable, raw_features
 from vrm.models.templates import prompt_end
 from vrm.models.text import TextEncoder, TokenisedText, Truncation, located, without_prompt
 from vrm.records import Prompt, RecordError, write_json
@@ -41,6 +41,8 @@ PART_SECONDS = 60.0
 """How much work a killed job can lose."""
 WASTE = 1.25
 """Padded tokens of a batch, as a multiple of the real ones, from which a new batch is begun."""
+PROMPT_TOKENS = 16384
+"""Tokens of the prompts, padded, whose key-value cache is held at a time."""
 BACKBONE = "backbone.safetensors"
 
 
@@ -110,6 +112,33 @@ def compute_features(
     return summary
 
 
+def features_of(
+    model: FeatureModel, texts: Sequence[TokenisedText], pad_token_id: int, batch_size: int, quiet: bool = False
+) -> tuple[FeatureTable, list[TokenisedText]]:
+    """Features of N texts and of their prompts, in memory: the same as `compute_features` stores.
+
+    Args:
+        model: the frozen backbone, on the device to compute on.
+        texts: prompts with responses, whose prompt's end is known.
+        pad_token_id: any token.
+        batch_size: responses a forward pass.
+        quiet: show no progress.
+
+    Returns:
+        The table that stands in for the model, and the rows of it that stand in for each text's token ids.
+    """
+    _, missing = _missing(texts, {})
+    rows: dict[bytes, int] = {}
+    vectors = []
+    with Watch("features", "tokens", sum(group.tokens for group in missing), quiet=quiet) as watch:
+        for keys, some in _vectors(model, missing, pad_token_id, batch_size, watch):
+            rows.update({key: len(rows) + n for n, key in enumerate(keys)})
+            vectors.append(some)
+    table = FeatureTable(model.config, torch.cat(vectors)).to(model.device).eval()
+    table.centre, table.scale = model.centre, model.scale
+    return table, _as_rows(texts, rows)
+
+
 def link(source: Path, target: Path) -> None:
     """One file under two names; a copy where the file system has no such thing."""
     target.unlink(missing_ok=True)
@@ -152,12 +181,12 @@ def _vectors(
 
 
 def _chunks(groups: Sequence[Grouped], batch_size: int) -> Iterator[list[Grouped]]:
-    """As many prompts at a time as have a batch of responses together."""
+    """As many prompts at a time, the shortest first, as have a batch of responses together and fit into memory."""
     chunk: list[Grouped] = []
     rows = 0
     for group in groups:
         more = max(1, len(group.texts))
-        if chunk and rows + more > batch_size:
+        if chunk and (rows + more > batch_size or (len(chunk) + 1) * len(group.prompt) > PROMPT_TOKENS):
             yield chunk
             chunk, rows = [], 0
         chunk.append(group)
@@ -365,15 +394,16 @@ class StoredEncoder:
         return [None if row in refused else next(rows) for row in range(len(texts))], refused
 
     def _rows(self, texts: Sequence[TokenisedText]) -> list[TokenisedText]:
-        rows = [
-            [self.stored.rows.get(key_of(ids), -1) for ids in (text.ids[: text.prompt_length], text.ids)]
-            for text in texts
-        ]
-        if lacking := sum(-1 in pair for pair in rows):
+        rows = _as_rows(texts, self.stored.rows)
+        if lacking := sum(-1 in row.ids for row in rows):
             raise RecordError(
                 f"{lacking} of {len(texts)} texts have no stored features: run vrm features on the file that holds "
                 "them, with the same limits in tokens"
             )
-        return [
-            TokenisedText(row, 1, text.prompt_cut, text.response_cut) for row, text in zip(rows, texts, strict=True)
-        ]
+        return rows
+
+
+def _as_rows(texts: Sequence[TokenisedText], rows: Mapping[bytes, int]) -> list[TokenisedText]:
+    """Rows of a table in the place of token ids, one of the prompt and one of the whole; -1 is in none."""
+    found = [[rows.get(key_of(ids), -1) for ids in (text.ids[: text.prompt_length], text.ids)] for text in texts]
+    return [TokenisedText(row, 1, text.prompt_cut, text.response_cut) for row, text in zip(found, texts, strict=True)]

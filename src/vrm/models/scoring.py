@@ -6,7 +6,8 @@
   (see `prepare_tokenizer`). Texts are padded on the right, whatever the tokenizer's side, as no real token sees that.
 * Texts of one prompt are computed together, and the prompt once for all of them, in forward passes of up to a budget
   of tokens without padding (`vrm.models.shared_prefix`). A model that cannot share gets padded batches of like length.
-  Either way a reward does not depend on its company but by rounding, and the caller's order is kept.
+  A head on a frozen backbone gets features that were computed the same way, or are stored. In any case a reward does
+  not depend on its company but by rounding, and the caller's order is kept.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from vrm.config import OutsideModel
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.baseline_heads import BaselineForSequenceClassification, BaselineOutput
 from vrm.models.checks import checked_config, checked_tokenizer, positions_of
-from vrm.models.feature_files import StoredEncoder, StoredFeatures
-from vrm.models.features import FeatureTable
+from vrm.models.feature_files import StoredEncoder, StoredFeatures, features_of
+from vrm.models.features import FeatureModel, FeatureTable
 from vrm.models.latents import dirichlet_mean
 from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
@@ -48,7 +49,7 @@ REWARD_PARTS = ("full", "rated")
 
 
 MOST_TOKENS = 16384
-"""Tokens of a forward pass without padding: more take memory, and no less time."""
+"""Tokens of a forward pass, padding included: more take memory, and no less time."""
 
 
 class HuggingFaceRewardModel:
@@ -166,6 +167,8 @@ class HuggingFaceRewardModel:
 
     def _found(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
         """What forward passes give of all texts, in their order."""
+        if isinstance(self.model.base_model, FeatureModel):
+            return self._found_by_features(texts)
         numbers = self._batches(texts)
         batches: list[dict[str, np.ndarray]] = []
         with torch.inference_mode():
@@ -175,6 +178,21 @@ class HuggingFaceRewardModel:
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
         return {name: np.concatenate([batch[name] for batch in batches])[inverse] for name in batches[0]}
+
+    def _found_by_features(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
+        """The same for a head on a frozen backbone: a prompt's states are computed once for all of its responses."""
+        located(texts)
+        features, pad = self.model.base_model, self.encoder.tokenizer.pad_token_id
+        with torch.inference_mode():
+            table, rows = features_of(features, texts, pad, self.batch_size, quiet=not self.progress)
+        return self._looked_up(table)._found(rows)
+
+    def _looked_up(self, table: FeatureTable) -> HuggingFaceRewardModel:
+        """The same head on features that are there already; this model stays what it is."""
+        other = copy.copy(self)
+        other.model = copy.copy(self.model)
+        other.model._modules = {**self.model._modules, self.model.base_model_prefix: table}
+        return other
 
     @property
     def _rated_alone(self) -> bool:
@@ -196,8 +214,13 @@ class HuggingFaceRewardModel:
         if self._shares:
             budget = min(self.batch_size * self.encoder.max_length, MOST_TOKENS)
             return passes([(text.ids, text.prompt_length) for text in texts], budget)
-        order = np.argsort([len(text.ids) for text in texts], kind="stable").tolist()
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        found: list[list[int]] = []
+        for i in np.argsort([len(text.ids) for text in texts], kind="stable").tolist():
+            padded = (len(found[-1]) + 1) * len(texts[i].ids) if found else 0  # the longest comes last
+            if not found or len(found[-1]) == self.batch_size or padded > MOST_TOKENS:
+                found.append([])
+            found[-1].append(i)
+        return found
 
     def inputs(self, texts: list[TokenisedText]) -> dict[str, Any]:
         """Keyword arguments of the model's forward pass over these texts, on its device, for either engine."""
@@ -215,8 +238,8 @@ class HuggingFaceRewardModel:
 
     @property
     def _unread(self) -> int | None:
-        """The token at which a stock classifier reads no text."""
-        stock = not hasattr(self.model, "head")
+        """The token at which a stock classifier reads no text; a table of features is given rows, and no tokens."""
+        stock = not hasattr(self.model, "head") and not isinstance(self.model.base_model, FeatureTable)
         return self.model.config.get_text_config().pad_token_id if stock else None
 
     def _forward(self, texts: list[TokenisedText]) -> dict[str, np.ndarray]:
@@ -312,11 +335,12 @@ def load_reward_model(
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = checked_config(path, **source)
-    own_code = trust_remote_code and bool(getattr(config, "auto_map", None))  # it may have a label an aspect
-    if config.num_labels != 1 and not own_code:
+    own_code = bool(getattr(config, "auto_map", None))  # it may have a label an aspect
+    if config.num_labels != 1 and not (own_code and trust_remote_code):
+        other = "its own code may say what they are: read it, then allow it (trust_remote_code, --trust-remote-code)"
         raise RecordError(
-            f"{path}: a reward model has one label, this one has {config.num_labels}: it is a policy, or another "
-            "classifier"
+            f"{path}: a reward model has one label, this one has {config.num_labels}: "
+            + (other if own_code else "it is a policy, or another classifier")
         )
     limits = limits_of(config, max_prompt_length, max_length)
     tokenizer = checked_tokenizer(path, max_length=limits["max_length"], **source)
@@ -360,8 +384,7 @@ def with_stored_features(reward_model: HuggingFaceRewardModel, features: Sequenc
         raise RecordError(f"{features[0]}: not the features that this model was trained on; make them again")
     table = FeatureTable(computed.config, stored.vectors)
     table.centre, table.scale = computed.centre, computed.scale
-    looked_up = copy.copy(reward_model)
-    looked_up.model.model = table.to(computed.device).eval()
+    looked_up = reward_model._looked_up(table.to(computed.device).eval())
     looked_up.encoder = StoredEncoder(reward_model.encoder, stored)
     return looked_up
 

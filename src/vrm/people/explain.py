@@ -15,6 +15,7 @@ import hashlib
 import html
 import json
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -144,7 +145,7 @@ def as_text(found: Explanation, width: int | None = None) -> str:
     if found.output.weights is not None:
         blocks.append("\n".join(["what counts for this prompt", *_weights(found)]))
     blocks += ["\n".join(_response(found, place, width)) for place in found.order]
-    blocks.append("\n".join(_verdict(found)))
+    blocks.append("\n".join(_wrapped(line, width) for line in _verdict(found)))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -182,7 +183,7 @@ def _verdict(found: Explanation) -> Iterator[str]:
             continue
         yield f"Response {best + 1} beats response {other + 1} by {found.margin(other):.3f}. {how_sure(found, other)}"
         if reasons := found.reasons(other):
-            yield "  because of " + ", ".join(f"{name} {value:+.3f}" for name, value in reasons)
+            yield "  The margin is made of " + ", ".join(f"{name} {value:+.3f}" for name, value in reasons)
 
 
 def how_sure(found: Explanation, other: int) -> str:
@@ -192,6 +193,11 @@ def how_sure(found: Explanation, other: int) -> str:
     if found.ahead is not None:
         text += f" It is ahead in {100 * found.ahead[other]:.0f} % of {DRAWS} posterior draws."
     return text
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = "  " if line.startswith("  ") else ""
+    return textwrap.fill(line, width, subsequent_indent=indent + "  ", break_on_hyphens=False, break_long_words=False)
 
 
 def _shortened(text: str, width: int) -> str:
@@ -215,7 +221,7 @@ meter, .share { width: 100%; }
 .share { display: block; height: .8rem; }
 .share rect.for { fill: var(--bar); }
 .share rect.against { fill: var(--against); }
-.share line { stroke: var(--muted); }
+.share line { stroke: var(--muted); vector-effect: non-scaling-stroke; }
 summary { cursor: pointer; padding: .4rem 0; }
 """
 
@@ -254,7 +260,8 @@ def _page_weights(found: Explanation) -> str:
         return ""
     weights = found.output.weights[found.order[0]]
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(found.aspects[k])}</th><td class="number">{weights[k]:.3f}</td>'
+        f'<tr><th scope="row">{html.escape(found.aspects[k])}</th>'
+        f'<td class="number" data-label="w">{weights[k]:.3f}</td>'
         f'<td class="full">{_bar(float(weights[k]), 1.0, from_left=True)}</td></tr>'
         for k in np.argsort(-weights, kind="stable")
     )
@@ -274,7 +281,7 @@ def _page_responses(found: Explanation) -> Iterator[str]:
         table = (
             '<table class="objectives"><thead><tr><th scope="col">Part</th><th scope="col" class="number">w</th>'
             '<th scope="col" class="number">g</th><th scope="col" class="number">contribution</th>'
-            f'<th scope="col">against | for</th></tr></thead><tbody>{rows}</tbody></table>'
+            f'<th scope="col" class="centre">against | for</th></tr></thead><tbody>{rows}</tbody></table>'
         )
         yield (
             f'<section aria-labelledby="r{place}"><h2 id="r{place}">{rank}. Response {place + 1}: reward '
@@ -297,7 +304,8 @@ def _page_part(found: Explanation, place: int, name: str, value: float, most: fl
 
 
 def _page_verdict(found: Explanation) -> str:
-    lines = "".join(f"<li>{html.escape(line.strip())}</li>" for line in _verdict(found))
+    text = "\n".join(_verdict(found)).replace("\n  ", " ")  # what is indented belongs to the line before
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in text.split("\n"))
     title = '<h2 id="why">Which wins, and why</h2>'
     return f'<section aria-labelledby="why">{title}<ul class="verdicts">{lines}</ul></section>'
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar
 
 import numpy as np
 
@@ -39,8 +39,9 @@ from vrm.runfiles import TRUE_WEIGHT
 from vrm.statistics.intervals import crossed_interval
 from vrm.watch import Watch
 
-PIECE = 256
-"""Rows that are scored at a time."""
+PIECE, PIECE_CHARACTERS = 256, 16_384
+"""Rows that are scored at a time, and characters of different texts that suffice: what is done is shown, and can be
+continued, by the piece, and of long texts 256 rows take many minutes on a CPU."""
 FORMATS = (".jsonl", ".csv", ".parquet")
 RESPONSES = ("responses", "completions", "generations", "answers")
 """Columns that hold several responses; an entry is a text, or has it under one of `TEXT`."""
@@ -49,6 +50,7 @@ PROMPT = ("prompt", "instruction", "question", "input", "context", "conversation
 NAMED = 5
 """Refused rows that are named one by one."""
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,18 @@ def score(options: ScoreOptions) -> None:
             trust_remote_code=options.trust_remote_code,
         )
         with _output(options) as out:
-            rows = (pair for part in (first, rows) for pair in part if pair[0] > out.done)
-            watch = Watch("scoring", "rows", total, out.done)
+            if kind == "pairs" and shape.compare is None:  # every two responses of a prompt, which may stand anywhere
+                pairs = _rated_pairs(model, options, refused)
+                unit, total = "pairs", len(pairs)
+                scored = _scored_pairs(model, pairs, refused, out.done)
+            else:
+                unit, rows = "rows", (pair for part in (first, rows) for pair in part if pair[0] > out.done)
+                scored = _scored(model, rows, shape, kind, options.pick, refused)
+            watch = Watch("scoring", unit, total, out.done)
             tally = Pairs() if kind == "pairs" else Responses()
             for row in out.written():
                 tally.add(row)
-            for number, found in _scored(model, rows, shape, kind, options, refused, out.done):
+            for number, found in scored:
                 for row in found:
                     tally.add(row)
                     out.write(row)
@@ -244,42 +252,60 @@ def _text(entry: Any) -> Any:
 
 
 def _scored(
-    model: RewardModel,
-    rows: Iterable[tuple[int, Row]],
-    shape: Shape,
-    kind: str,
-    options: ScoreOptions,
-    refused: Quarantine,
-    done: int,
+    model: RewardModel, rows: Iterable[tuple[int, Row]], shape: Shape, kind: str, pick: bool, refused: Quarantine
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Output rows by piece, each with the number of the last input row in it."""
-    rows = iter(rows)
-    if kind == "pairs" and shape.compare is None:  # every two responses of a prompt, which may stand anywhere
-        yield from _of_rated(model, options, refused, done)
-        return
     ids: set[str] = set()
-    while piece := list(islice(rows, PIECE)):
+    for piece in _pieces(rows):
         last = piece[-1][0]
         if kind == "pairs":
             found = [pairs for _, pairs in compared_pairs(piece, shape, (), "pairs", refused, ids)]
             ids.clear()  # unique within a piece is enough for the summary, and all of them would be kept for ever
             yield last, _pairs(model, [pair for pairs in found for pair in pairs], refused)
         else:
-            yield last, _responses(model, _several(piece, refused), options.pick, refused)
+            yield last, _responses(model, _several(piece, refused), pick, refused)
 
 
-def _of_rated(
-    model: RewardModel, options: ScoreOptions, refused: Quarantine, done: int
-) -> Iterator[tuple[int, list[dict]]]:
+def _rated_pairs(model: RewardModel, options: ScoreOptions, refused: Quarantine) -> list[PreferencePair]:
     if options.data == "-":
         raise ConfigError("--rows pairs: rated responses are paired over the whole file, so name a file, not -")
     source = EvaluationSet(label=Path(options.data).stem, path=options.data, shape=options.shape)
     with tempfile.TemporaryDirectory() as scratch:
         read_preference_set("pairs", source, None, Path(scratch), model.aspects)
-        pairs = read_pairs(Path(scratch) / "pairs.jsonl")
-    for start in range(done, len(pairs), PIECE):
-        piece = pairs[start : start + PIECE]
-        yield start + len(piece), _pairs(model, piece, refused)
+        return read_pairs(Path(scratch) / "pairs.jsonl")
+
+
+def _scored_pairs(
+    model: RewardModel, pairs: Sequence[PreferencePair], refused: Quarantine, done: int
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """As `_scored`, of pairs that are known already and counted from 1."""
+    for piece in _pieces(enumerate(pairs[done:], done + 1)):
+        yield piece[-1][0], _pairs(model, [pair for _, pair in piece], refused)
+
+
+def _pieces(numbered: Iterable[tuple[int, T]]) -> Iterator[list[tuple[int, T]]]:
+    """Rows, or pairs, that are scored together; what lies ahead is not read."""
+    piece: list[tuple[int, T]] = []
+    seen: set[str] = set()
+    characters = 0
+    for number, entry in numbered:
+        piece.append((number, entry))
+        characters += _new_characters(vars(entry) if isinstance(entry, PreferencePair) else entry, seen)
+        if len(piece) >= PIECE or characters >= PIECE_CHARACTERS:
+            yield piece
+            piece, seen, characters = [], set(), 0
+    if piece:
+        yield piece
+
+
+def _new_characters(value: Any, seen: set[str]) -> int:
+    """Characters of the texts in a row that are not in `seen` yet: a prompt is computed once for its responses."""
+    if isinstance(value, str):
+        new = 0 if value in seen else len(value)
+        seen.add(value)
+        return new
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else ()
+    return sum(_new_characters(entry, seen) for entry in inner)
 
 
 def _pairs(model: RewardModel, pairs: list[PreferencePair], refused: Quarantine) -> list[dict[str, Any]]:

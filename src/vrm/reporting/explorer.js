@@ -190,6 +190,7 @@
         event.preventDefault();
         change(target);
         find("#pairs-title").scrollIntoView();
+        find("#pairs-title").focus({ preventScroll: true });
       };
       return cell(2 + k, element("a", { href: link(target), onclick: jump }, row[right]));
     });
@@ -247,8 +248,11 @@
       ? `${from + 1} to ${from + visible.length} of ${found.length} pairs` : "No pair matches; change a filter.";
     find("#pairs tbody").replaceChildren(...visible.flatMap((i) => pairRows(i)));
     const step = (by, text) => {
-      const button = element("button", { type: "button", "data-step": by,
-        onclick: () => change({ page: String(page + by), open: "" }) }, text);
+      const turn = (event) => {
+        change({ page: String(page + by), open: "" });
+        if (event.detail) find("#pairs-title").scrollIntoView(); // a pointer; a key stays where the focus is
+      };
+      const button = element("button", { type: "button", "data-step": by, onclick: turn }, text);
       button.disabled = page + by < 1 || page + by > pages;
       return button;
     };
@@ -393,7 +397,8 @@
     if (!changes || "variant" in changes || "weights" in changes) renderWeights();
     renderHead();
     renderPairs();
-    if (focused) find(focused)?.focus();
+    const again = focused && find(focused);
+    (again?.disabled ? find("#paging button:enabled") : again)?.focus({ preventScroll: true });
   }
 
   for (const control of document.querySelectorAll("[name]:not(meta)")) {

@@ -197,7 +197,7 @@ def _draw_tokens(page: Axes, boxes: dict[str, _Box], pooling: str) -> None:
     high = _row(boxes["weights"])
     _path(page, [(last, row + size / 2), (last, high), (boxes["weights"].x, high)], color=style.BLUE)
     _path(page, [(response[-1] + size, row), (boxes["features"].x, row)], color=style.VERMILION)
-    read = "attention over\nthe prompt" if pooling == "attention" else "last prompt\ntoken"
+    read = "attention\nover the\nprompt" if pooling == "attention" else "last prompt\ntoken"
     page.text(last - 0.06, row + 0.46, read, va="center", ha="right", fontsize=6.5)
     page.text(last + 0.1, row + 0.3, "last response\ntoken", va="center", ha="left", fontsize=6.5)
 

@@ -43,6 +43,8 @@ _ON_A_LABEL, _OUTSIDE = 1e5, 1e4
 
 _ON_A_POINT, _NEAR_ANOTHER_POINT, _LEADER_ON_A_LABEL, _ON_A_BAR = 200.0, 12.0, 40.0, 2.0
 
+_LEADER_ALONG_A_BAR = 3.0  # for each step away: a thin line on top of an interval's bar can't be seen
+
 
 def place_labels(
     points: ArrayLike, sizes: ArrayLike, bars: ArrayLike, inside: ArrayLike, gap: float
@@ -94,12 +96,15 @@ def _fixed_cost(
     beyond = np.maximum(inside[:2] - boxes[:, :2], 0).sum(axis=1) + np.maximum(boxes[:, 2:] - inside[2:], 0).sum(axis=1)
     distance = np.stack([_distance(boxes, point) for point in points])  # (N, P)
     others = np.delete(distance, index, axis=0)
+    leaders = _leaders(boxes, points[index])  # (P, steps, 2)
+    on_bars = _covered(np.concatenate([leaders, leaders], axis=2).reshape(-1, 4), bars).reshape(len(boxes), -1)
     return (
         ring
         + _OUTSIDE * (beyond > 0) * (1 + beyond / gap)
         + _ON_A_POINT * (distance < gap).sum(axis=0)
         + _NEAR_ANOTHER_POINT * (others < distance[index] + gap).sum(axis=0)
         + _ON_A_BAR * _covered(boxes, bars)
+        + _LEADER_ALONG_A_BAR * ring * ((on_bars > 0).mean(axis=1) > 0.5)
     )
 
 
