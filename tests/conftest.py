@@ -44,7 +44,7 @@ def toy_pair(number: int, rng: np.random.Generator):
     )
 
 
-GROUPS = ("smoke", "slurm", "second_run", "cold", "processes")
+GROUPS = ("smoke", "second_run", "slurm", "processes")
 """Tests that one worker takes one after the other, in the order in which groups are begun: what takes longest first."""
 
 

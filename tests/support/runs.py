@@ -1,6 +1,7 @@
 """Runs of the workflow in another working directory, so that the repository's results are left alone."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ DEFAULT = ROOT / "config.yaml"
 SMOKE = ROOT / "workflow" / "presets" / "smoke.yaml"
 
 
-def snakemake(*arguments, directory, configs=(DEFAULT,), check=True):
-    """Run Snakemake and return what it said."""
+def snakemake(*arguments, directory, configs=(DEFAULT,), check=True, **variables):
+    """Run Snakemake, with these variables of the environment, and return what it said."""
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory),
         *("--cores", "2", "--configfile", *configs, *arguments),
     ]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
     output = done.stdout + done.stderr
     assert not check or done.returncode == 0, output[-6000:]
@@ -41,3 +42,20 @@ def contents(directory):
         for path in Path(directory).rglob("*")
         if path.is_file() and not path.name.endswith((".provenance.json", ".snakemake_timestamp"))
     }
+
+
+def results(directory):
+    """Every file of a smoke run but those that say when, how long, or in which order the judge's replies came."""
+    return {
+        name: content
+        for name, content in contents(directory / "results" / "smoke").items()
+        if not name.startswith(("logs/", "benchmarks/", "replies/"))
+    }
+
+
+def planned(output):
+    """Number of jobs by rule from a dry run."""
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:")[1].split("total")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}
