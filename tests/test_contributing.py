@@ -65,7 +65,7 @@ def python(directory, *arguments):
 
 
 def test_a_table_is_added_as_contributing_says(tmp_path):
-    for name in ("src", "workflow"):
+    for name in ("src", "workflow", "envs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("Snakefile", "config.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
