@@ -84,7 +84,8 @@ def test_after_a_killed_controller_the_same_command_finishes(cluster, tmp_path):
 
 
 def test_an_interrupted_controller_takes_its_jobs_with_it(cluster, tmp_path):
-    controller = cluster.start(MECHANICS, tmp_path, "--", "orphan.txt")
+    # the executor forgets its jobs while it looks at them, and would cancel none of them
+    controller = cluster.start(MECHANICS, tmp_path, "--", "orphan.txt", program=("-m", "snakemake"))
     (job,) = cluster.wait_until("the job runs", lambda: lines(tmp_path / "attempts" / "orphan"))
     controller.send_signal(signal.SIGINT)
     assert controller.wait() != 0

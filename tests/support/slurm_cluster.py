@@ -39,11 +39,15 @@ class Cluster:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout
 
-    def start(self, snakefile, directory, *arguments, **variables):
-        """Start Snakemake; its output goes into the file `output` in the directory."""
+    def start(self, snakefile, directory, *arguments, program=("-c", SNAKEMAKE), **variables):
+        """Start Snakemake; its output goes into the file `output` in the directory.
+
+        Args:
+            program: `("-m", "snakemake")` for one that looks at its jobs as seldom as the profile says.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         command = [
-            *(sys.executable, "-c", SNAKEMAKE, "--snakefile", snakefile, "--directory", directory),
+            *(sys.executable, *program, "--snakefile", snakefile, "--directory", directory),
             *("--workflow-profile", PROFILE, *arguments),
         ]
         with open(directory / "output", "w", encoding="utf-8") as output:
