@@ -14,12 +14,36 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 from paths import SHARED
+
+from vrm.models import templates
+
+
+def by_content(search):
+    """`search` for a template's header, its results kept by all that they depend on."""
+    known = {}
+
+    @wraps(search)
+    def found(tokenizer, kwargs=MappingProxyType({})):
+        rules = tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), repr(tokenizer.chat_template)
+        key = (*rules, repr(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = search(tokenizer, kwargs)
+        return known[key] and list(known[key])
+
+    return found
+
+
+# A search is 1,600 renderings, and hundreds of tests have the same tokenizer. Here, before a test file is imported:
+# whoever has imported a search by name keeps that one.
+templates.generation_prompt_ids = by_content(templates.generation_prompt_ids)
+templates.user_turn_ids = by_content(templates.user_turn_ids)
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
@@ -44,7 +68,7 @@ def toy_pair(number: int, rng: np.random.Generator):
     )
 
 
-GROUPS = ("smoke", "slurm", "second_run", "cold", "processes")
+GROUPS = ("smoke", "second_run", "slurm", "processes")
 """Tests that one worker takes one after the other, in the order in which groups are begun: what takes longest first."""
 
 
@@ -87,34 +111,6 @@ def one_precision():
     state = sys.modules.get("accelerate.state")
     if state is not None and state.AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
         state.AcceleratorState._reset_state()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def headers_once():
-    """Encoders and trainings look for a template's headers once a tokenizer and template, not once a model.
-
-    It is 1,600 renderings each time, and hundreds of tests have the same tokenizer. Tests of the search itself call it.
-    """
-    users = [sys.modules.get(f"vrm.{name}") for name in ("models.text", "training.reward")]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in filter(None, users):
-            for name in ("generation_prompt_ids", "user_turn_ids"):
-                patch.setattr(module, name, by_content(getattr(module, name)))
-        yield
-
-
-def by_content(search):
-    """`search` for a header, its results kept by all that they depend on."""
-    known = {}
-
-    def found(tokenizer, kwargs=MappingProxyType({})):
-        rules = tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), repr(tokenizer.chat_template)
-        key = (*rules, repr(sorted(kwargs.items())))
-        if key not in known:
-            known[key] = search(tokenizer, kwargs)
-        return known[key] and list(known[key])
-
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -133,31 +133,41 @@ def test_a_training_that_is_killed_in_two_processes_resumes_to_the_same_result(d
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
 
 
+STOPPED = {"vrm": "launcher", "dpo": "one", "ppo": "launcher"}
+"""Trainings that get SIGTERM, and who does: from its launcher each process gets it at a moment of its own; of several
+machines one alone may be taken away."""
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tiny_backbone, toy_pairs, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("undisturbed")
-    launch("ddp", tiny_backbone, toy_pairs, directory, ["vrm", "dpo", "ppo"])
-    return directory
+def stopped(tiny_backbone, toy_pairs, tmp_path_factory):
+    """Where STOPPED's trainings are, finished; and by name what was said when it stopped, and when it went on.
+
+    A launch goes on with what the one before was stopped in, then begins the next: four launches for three trainings.
+    """
+    directory, said, stopped = tmp_path_factory.mktemp("stopped"), {}, []
+    for name, target in STOPPED.items():
+        words = launch("ddp", tiny_backbone, toy_pairs, directory, [*stopped, f"{name}+{target}"], stops=True)
+        said |= {f"{name} stopped": words, **{f"{one.partition('+')[0]} went on": words for one in stopped}}
+        checkpoint = directory / name / "checkpoints" / f"checkpoint-{several_processes.STOPS_AT}"
+        assert json.loads((checkpoint / "trainer_state.json").read_text())
+        assert not (directory / name / "out" / "model").exists()
+        stopped = [f"{name}+{target}"]
+    said[f"{name} went on"] = launch("ddp", tiny_backbone, toy_pairs, directory, stopped)
+    return directory, said
 
 
-@pytest.mark.parametrize(("name", "target"), [("vrm", "launcher"), ("dpo", "one"), ("ppo", "launcher")])
-def test_two_processes_that_get_sigterm_stop_at_the_same_step_and_go_on(
-    undisturbed, tiny_backbone, toy_pairs, tmp_path, name, target
-):
-    """From its launcher each gets it at a moment of its own; of several machines one alone may be taken away."""
-    said = launch("ddp", tiny_backbone, toy_pairs, tmp_path, [f"{name}+{target}"], stops=True)
-    stops = re.findall(r"PreemptedError: stopped by SIGTERM; step (\d+)", said)
-    assert stops == [str(several_processes.STOPS_AT)] * 2, said[-3000:]
-    checkpoint = tmp_path / name / "checkpoints" / f"checkpoint-{several_processes.STOPS_AT}"
-    assert json.loads((checkpoint / "trainer_state.json").read_text())
-    assert not (tmp_path / name / "out" / "model").exists()
-    said = launch("ddp", tiny_backbone, toy_pairs, tmp_path, [f"{name}+{target}"])
-    assert f"going on from {checkpoint.name}" in said
-    expected, found = (each / name / "out" for each in (undisturbed, tmp_path))
+@pytest.mark.parametrize("name", STOPPED)
+def test_two_processes_that_get_sigterm_stop_at_the_same_step_and_go_on(two, stopped, name):
+    directory, said = stopped
+    stops = re.findall(r"PreemptedError: stopped by SIGTERM; step (\d+)", said[f"{name} stopped"])
+    assert stops == [str(several_processes.STOPS_AT)] * 2, said[f"{name} stopped"][-3000:]
+    checkpoints = directory / name / "checkpoints"
+    assert f"{checkpoints}: going on from checkpoint-{several_processes.STOPS_AT}\n" in said[f"{name} went on"]
+    expected, found = (each / name / "out" for each in (two, directory))
     files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
     assert [path for path in files if (expected / path).read_bytes() != (found / path).read_bytes()] == []
-    assert not (tmp_path / name / "checkpoints").exists()
+    assert not checkpoints.exists()
 
 
 def test_two_processes_that_sample_end_with_the_same_weights(two):

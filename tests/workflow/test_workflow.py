@@ -11,30 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 from paths import ROOT, SHARED
-from runs import DEFAULT, SMOKE, contents, snakemake
+from runs import DEFAULT, SMOKE, planned, results, snakemake
 from snakemake.scheduling.job_scheduler import JobScheduler
 from transformers import AutoTokenizer
 
 from vrm.cli.commands import COMMANDS
 from vrm.records import read_jsonl
 from vrm.reporting.registry import FIGURES, TABLES
-
-
-def results(directory):
-    """Every file of a smoke run but those that say when, how long, or in which order the judge's replies came."""
-    return {
-        name: content
-        for name, content in contents(directory / "results" / "smoke").items()
-        if not name.startswith(("logs/", "benchmarks/", "replies/"))
-    }
-
-
-def planned(output):
-    """Number of jobs by rule from a dry run."""
-    if "Nothing to be done" in output:
-        return {}
-    table = output.split("Job stats:")[1].split("total")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)}
 
 
 def test_the_default_plans_the_papers_grid(tmp_path):
@@ -228,19 +211,6 @@ def test_a_second_run_does_nothing(smoke):
     assert "Nothing to be done" in plan(smoke)
 
 
-@pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.xdist_group("second_run")
-def test_equal_seeds_give_byte_identical_files(smoke, tmp_path):
-    """Every file of a whole run, made in another directory, with jobs one after the other instead of side by side."""
-    snakemake("--cores", "1", directory=tmp_path, configs=(DEFAULT, SMOKE))
-    once, twice = (results(directory) for directory in (smoke, tmp_path))
-    assert {name for name in once if name.startswith("tables/")} >= {f"tables/{table}.csv" for table in TABLES}
-    assert {name for name in once if name.startswith("figures/")} >= {f"figures/{figure}.csv" for figure in FIGURES}
-    assert twice.keys() == once.keys()
-    assert [name for name in once if once[name] != twice[name]] == []
-
-
 CHAIN = (
     *("reward/vrm/seed1/scores.csv", "reward/vrm/seed1/pac_bayes.csv", "policy/qwen2_5/selective_dpo/seed1/scores.csv"),
     *("policy/qwen2_5/ppo_vrm/seed1/samples.gold.csv", "policy/qwen2_5/ppo_vrm/seed1/judgments/alpaca_eval.json"),
@@ -260,11 +230,23 @@ GATHERED = {
 }
 """What the other stages make of all models, by rule."""
 
+WARM_LOG = "results/smoke/logs/warm.log"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Directory where CHAIN was made, each job in an interpreter of its own; and what Snakemake said."""
+    directory = tmp_path_factory.mktemp("second")
+    targets = [f"results/smoke/{name}" for name in CHAIN]
+    said = snakemake("--", *targets, directory=directory, configs=(DEFAULT, SMOKE), VRM_WARM="off")
+    assert not (directory / WARM_LOG).exists()
+    return directory, said
+
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.xdist_group("cold")
-def test_every_stage_makes_the_same_bytes_in_an_interpreter_of_its_own(smoke, tmp_path, monkeypatch):
+@pytest.mark.xdist_group("second_run")
+def test_every_stage_makes_the_same_bytes_in_an_interpreter_of_its_own(smoke, chain, tmp_path):
     """A job of each stage, started as where there is no warm server, leaves what its fork of the server has left.
 
     One job a stage is enough. The server runs no job itself: what a fork has before a fresh interpreter is modules that
@@ -272,22 +254,31 @@ def test_every_stage_makes_the_same_bytes_in_an_interpreter_of_its_own(smoke, tm
     each job of a stage, of whatever method, variant and base, gives equal files again is the second run's to show.
     """
     everything = planned(snakemake("-n", directory=tmp_path / "nothing", configs=(DEFAULT, SMOKE)))
-    chain, copy = tmp_path / "chain", tmp_path / "copy"
+    (made, chain_said), copy = chain, tmp_path / "copy"
     shutil.copytree(smoke, copy)
-    monkeypatch.setenv("VRM_WARM", "off")
-    made = snakemake("--", *(f"results/smoke/{name}" for name in CHAIN), directory=chain, configs=(DEFAULT, SMOKE))
     targets = [f"results/smoke/{name}" for name in GATHERED.values()]
-    gathered = snakemake(
-        *("--force", "--allowed-rules", *GATHERED, "--", *targets), directory=copy, configs=(DEFAULT, SMOKE)
-    )
-    assert planned(made).keys() | planned(gathered).keys() | {"all"} == everything.keys()
-    warm = "results/smoke/logs/warm.log"
-    assert not (chain / warm).exists()
-    assert (copy / warm).read_bytes() == (smoke / warm).read_bytes()
+    options = ("--force", "--allowed-rules", *GATHERED, "--", *targets)
+    gathered_said = snakemake(*options, directory=copy, configs=(DEFAULT, SMOKE), VRM_WARM="off")
+    assert planned(chain_said).keys() | planned(gathered_said).keys() | {"all"} == everything.keys()
+    assert (copy / WARM_LOG).read_bytes() == (smoke / WARM_LOG).read_bytes()
     once = results(smoke)
-    for directory in (chain, copy):
+    for directory in (made, copy):
         found = results(directory)
         assert [name for name in found if once[name] != found[name]] == []
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.xdist_group("second_run")
+def test_equal_seeds_give_byte_identical_files(smoke, chain):
+    """Every file of a whole run in another directory: CHAIN's jobs are done, the others come one after another."""
+    directory, _ = chain
+    snakemake("--cores", "1", directory=directory, configs=(DEFAULT, SMOKE))
+    once, twice = results(smoke), results(directory)
+    assert {name for name in once if name.startswith("tables/")} >= {f"tables/{table}.csv" for table in TABLES}
+    assert {name for name in once if name.startswith("figures/")} >= {f"figures/{figure}.csv" for figure in FIGURES}
+    assert twice.keys() == once.keys()
+    assert [name for name in once if once[name] != twice[name]] == []
 
 
 @pytest.mark.slow
