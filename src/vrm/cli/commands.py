@@ -203,7 +203,7 @@ def completion_script(shell: str) -> str:
 
     # of options that are texts to argparse, as what they can be is checked later: it takes half a second to import
     values = {"kind": list(PRESETS), "shape": list(get_args(ShapeName))}
-    top = parser()
+    top = parser.__wrapped__()  # one of its own, as it is changed here
     for action in _every_option(top):
         if action.dest in values:
             action.choices = values[action.dest]

@@ -225,7 +225,7 @@ def load(paths: Iterable[str | Path]) -> Config:
     merged: dict[str, Any] = {}
     for path in map(Path, paths):
         try:
-            part = yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}
+            part = _from_yaml(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         except yaml.YAMLError as error:
@@ -236,6 +236,15 @@ def load(paths: Iterable[str | Path]) -> Config:
             raise ConfigError(f"{path}: expected a mapping of keys at the top level")
         merged = merge(merged, part)
     return parse(merged)
+
+
+def _from_yaml(text: str) -> Any:
+    """What `yaml.safe_load` gives."""
+    loader = LOADER(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
