@@ -1,6 +1,7 @@
 """Do the ranges of pyproject.toml resolve, from their lower ends to their upper ones? Needs uv and a package index.
 
-    python tools/ranges.py        exit 1 if something does not
+    python tools/ranges.py                            exit 1 if something does not, 3 if no index answers
+    python tools/ranges.py "the library" "all extras" these alone
 
 * The library alone, with each extra, and with all of them; for the oldest and the newest Python that we say.
 * Lower ends: uv takes of every direct requirement the lowest version that resolves. A bound that can't be reached, as
@@ -39,6 +40,7 @@ def resolved(extras: list[str], resolution: str, python: str) -> dict[str, Versi
 
     Raises:
         RuntimeError: nothing satisfies all ranges; uv says why.
+        ConnectionError: the index could not be asked.
     """
     wanted = [part for extra in extras for part in ("--extra", extra)]
     options = ["--resolution", resolution, "--python-version", python, "--no-annotate", "--no-header", "--quiet"]
@@ -46,7 +48,7 @@ def resolved(extras: list[str], resolution: str, python: str) -> dict[str, Versi
         ["uv", "pip", "compile", "pyproject.toml", *wanted, *options], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(done.stderr.strip())
+        raise (ConnectionError if done.returncode == 2 else RuntimeError)(done.stderr.strip())
     pins = (line.split(";")[0].strip().split("==") for line in done.stdout.splitlines() if "==" in line)
     return {canonicalize_name(name.split("[")[0]): Version(version) for name, version in pins}
 
@@ -70,6 +72,19 @@ def out_of_reach(found: dict[str, Version], requirements: Iterator[Requirement])
 
 def main() -> int:
     """Print a line a resolution; the exit code."""
+    try:
+        return check(sys.argv[1:])
+    except ConnectionError as error:
+        print(f"tools/ranges.py: nothing is checked further: {error}", file=sys.stderr)
+        return 3
+
+
+def check(wanted: Sequence[str]) -> int:
+    """Resolve what is named, everything by default; the exit code.
+
+    Raises:
+        ConnectionError: the index could not be asked.
+    """
     if shutil.which("uv") is None:
         print("tools/ranges.py: needs uv: pip install uv", file=sys.stderr)
         return 2
@@ -77,7 +92,7 @@ def main() -> int:
     for extras in ([], *([name] for name in EXTRAS), list(EXTRAS)):
         whole = extras == list(EXTRAS)
         what = "all extras" if whole else "".join(extras) or "the library"
-        for python in PYTHONS:
+        for python in PYTHONS if not wanted or what in wanted else ():
             try:
                 lowest, highest = (resolved(extras, how, python) for how in ("lowest-direct", "highest"))
             except RuntimeError as error:
