@@ -68,13 +68,16 @@ def run(setting: Setting, seed: int) -> None:
     if (out / "scores.csv").exists():
         return
     config = load([RUN / "config.yaml"])
-    factors = {f"{key}_factors": {setting.variant: value} for key, value in _factors(setting).items()}
-    training = config.reward.training.model_copy(update=factors)
+    own = {
+        "epochs_factors": {setting.variant: setting.passes},
+        "learning_rate_factors": {setting.variant: setting.rate},
+    }
+    training = config.reward.training.model_copy(update=own)
     changed = config.model_copy(update={"reward": config.reward.model_copy(update={"training": training})})
-    own = ["--config", setting.place / "config.yaml"]
-    write_whole(own[1], dump(changed))
+    write_whole(setting.place / "config.yaml", dump(changed))
+    given = ["--config", setting.place / "config.yaml"]
     data, sets = RUN / "data", [RUN / "evaluation" / "sets" / f"{name}.jsonl" for name in SETS]
-    train = ["train-reward", *own, "--variant", setting.variant, "--seed", seed, "--backbone", RUN / "backbone"]
+    train = ["train-reward", *given, "--variant", setting.variant, "--seed", seed, "--backbone", RUN / "backbone"]
     train += [
         "--pairs",
         data / "pairs",
@@ -85,13 +88,9 @@ def run(setting: Setting, seed: int) -> None:
         "--out",
         out,
     ]
-    score = ["score-reward", *own, "--model", out / "model", "--sets", *sets, "--pairs", data / "pairs"]
+    score = ["score-reward", *given, "--model", out / "model", "--sets", *sets, "--pairs", data / "pairs"]
     for command in (train, [*score, "--seed", seed, "--out", out / "scores.csv"]):
         subprocess.run([sys.executable, "-m", "vrm", *map(str, command)], check=True)
-
-
-def _factors(setting: Setting) -> dict[str, float]:
-    return {"epochs": setting.passes, "learning_rate": setting.rate}
 
 
 def report() -> None:
@@ -107,6 +106,8 @@ def report() -> None:
                 cells = [setting.variant, f"{setting.passes:g}", f"{setting.rate:g}", place.name.removeprefix("seed")]
                 rows.append([*cells, metric, f"{value:.4f}"])
     head = ["variant", "epochs_factor", "learning_rate_factor", "seed", "metric", "value"]
+    if not rows:
+        raise SystemExit(f"{RUN / 'passes'}: no model is there; `tools/passes.py run` trains them")
     with (OUT / "passes.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *rows])
     pairs = sum(1 for _ in (RUN / "data" / "pairs" / "train.jsonl").open(encoding="utf-8"))

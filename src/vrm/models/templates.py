@@ -271,23 +271,11 @@ def user_turn_ids(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any] 
     before = [{"role": "user", "content": "x"}, _response("x")]
     both = [*before, {"role": "user", "content": "x"}]
     try:
-        headers = [
-            _common_start(
-                _tokens(
-                    tokenizer,
-                    [
-                        apply_template(
-                            tokenizer,
-                            [*earlier, {"role": "user", "content": edge}],
-                            to_be_answered=True,
-                            kwargs=kwargs,
-                        )
-                        for edge in EDGES
-                    ],
-                )
-            )
-            for earlier in ([], before)
-        ]
+        headers = []
+        for earlier in ([], before):
+            asked = [[*earlier, {"role": "user", "content": edge}] for edge in EDGES]
+            texts = written(apply_templates(tokenizer, asked, to_be_answered=True, kwargs=kwargs))
+            headers.append(_common_start(_tokens(tokenizer, texts)))
         conversation = _tokens(tokenizer, [apply_template(tokenizer, both, to_be_answered=True, kwargs=kwargs)])[0]
     except Unrenderable:  # a template for a single turn
         return None

@@ -194,7 +194,8 @@ class TextEncoder:
     def try_encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[list[list[int] | None], dict[int, str]]:
         """As `encode_prompts`, with None for what can't be encoded, and the reason by its 0-based place."""
         refused: dict[int, str] = {}
-        heads = _each(range(len(prompts)), lambda row: self._head(prompts[row]), refused)
+        texts = self._applied(prompts, to_be_answered=True)
+        heads = _each(range(len(prompts)), lambda row: written([texts[row]])[0], refused)
         tokens = dict(zip(heads, self._tokenise(list(heads.values())), strict=True))
         found = _each(tokens, lambda row: self._fit_prompt(prompts[row], tokens[row]), refused)
         for row, (_, ids) in found.items():
@@ -224,7 +225,7 @@ class TextEncoder:
                 watch.add(len(some))
         return found
 
-    def _applied(self, conversations: list[list[Message]], to_be_answered: bool = False) -> list[str | Unrenderable]:
+    def _applied(self, conversations: Sequence[Prompt], to_be_answered: bool = False) -> list[str | Unrenderable]:
         settings = {"to_be_answered": to_be_answered, "kwargs": self.chat_template_kwargs}
         return apply_templates(self.tokenizer, conversations, **settings)
 
