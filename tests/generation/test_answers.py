@@ -1,5 +1,6 @@
 """Answers to the judged benchmarks: complete, in order, asked as the benchmark says, and the same after a kill."""
 
+import json
 import shutil
 import sys
 
@@ -139,7 +140,19 @@ def test_the_benchmarks_temperatures_and_limits_reach_the_engine(ask, rule_engin
         expected = Sampling([0.7, 0.0, 0.1, 0.0][i % 4], 7)
         assert by_question[f"{20 + i}"] == by_question[f"{30 + i}"] == expected
     assert max(len(texts) for texts, *_ in calls) == 3
-    assert len({seed for _, seed, _ in calls}) == len(calls)  # no two batches share their random numbers
+    seeds = [seed for _, seeds, _ in calls for seed in seeds]
+    assert len(set(seeds)) == len(seeds)  # no two answers share their random numbers
+
+
+def test_an_answers_seed_does_not_depend_on_the_batches(ask, rule_engine):
+    made = rule_engine()
+    for name, size in (("small", 3), ("large", 128)):
+        ask(configuration({"batch_size": size}), name)
+    small, large = (
+        {text: seed for texts, seeds, _ in engine.calls for text, seed in zip(texts, seeds, strict=True)}
+        for engine in made
+    )
+    assert small == large
 
 
 def test_the_bases_template_arguments_are_used(ask, rule_engine, policy):
@@ -230,7 +243,8 @@ def test_a_killed_job_goes_on_to_the_same_bytes(ask, monkeypatch, tmp_path, die_
     calls = []
     monkeypatch.setattr(answers, "_seed", lambda *name, own=answers._seed: calls.append(name) or own(*name))
     assert files(ask(config)) == expected
-    assert len(calls) == 13 - max(die_at - 1, 0)  # what was finished is not generated again
+    finished = sum(len(json.loads(line)["answers"]) for line in lines[:-1])
+    assert len(calls) == 28 - finished  # what was finished is not generated again
     assert not log.parent.exists()
 
 
@@ -255,12 +269,12 @@ def test_answers_of_something_else_are_not_taken(ask, monkeypatch, tmp_path, set
     calls = []
     monkeypatch.setattr(answers, "_seed", lambda *name, own=answers._seed: calls.append(name) or own(*name))
     ask(config, seed=4 if change == "seed" else JUDGED.seed, **arguments)
-    assert len(calls) == 13
+    assert len(calls) == 28
 
 
 def test_counts_tell_what_became_of_prompts_and_answers(ask, monkeypatch, tokenizer):
     class Sloppy(RuleEngine):
-        def generate(self, prompts, seed, sampling=None):
+        def generate(self, prompts, seeds, sampling=None):
             """Nothing, a text that does not end, an end alone, a text with an end; in turn."""
             text = self.tokenizer("beta")["input_ids"]
             end = self.tokenizer.eos_token_id
@@ -288,7 +302,7 @@ def test_counts_tell_what_became_of_prompts_and_answers(ask, monkeypatch, tokeni
 def test_an_end_token_of_the_model_is_an_end(ask, monkeypatch, tokenizer):
     beta = tokenizer("beta")["input_ids"][-1]
     engine = RuleEngine(tokenizer, ends=[beta])
-    engine.generate = lambda prompts, seed, sampling: [[5, beta] for _ in prompts]
+    engine.generate = lambda prompts, seeds, sampling: [[5, beta] for _ in prompts]
     monkeypatch.setattr(answers, "load_engine", lambda *args, **kwargs: engine)
     assert read(ask(configuration(run=["arena_hard"])) / "counts.json")["arena_hard"]["unended"] == 0
 
@@ -326,7 +340,7 @@ def test_what_can_not_be_asked_or_counted_is_said_before_anything_is_generated(a
 @pytest.mark.skipif(not (SHARED / "data" / "benchmarks").exists(), reason="needs ../shared/data/benchmarks")
 def test_the_official_sets_are_answered_in_full(ask, monkeypatch, tokenizer):
     class Brief(RuleEngine):
-        def generate(self, prompts, seed, sampling=None):
+        def generate(self, prompts, seeds, sampling=None):
             """An end alone."""
             return [[self.tokenizer.eos_token_id] for _ in prompts]
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm import watch
 from vrm.config import Generation
-from vrm.generation.engines import Sampling, decode, end_ids, load_engine, make_engine, seeded
+from vrm.generation.engines import Sampling, _Draws, decode, end_ids, load_engine, make_engine, seeded, seeds_of
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
 
@@ -32,6 +32,11 @@ def engine(model, tokenizer, **settings):
     return make_engine(Generation(**{"max_new_tokens": 12, **settings}), model, tokenizer)
 
 
+def answers(engine, prompts, seed, *sampling):
+    """Answers of a call that has one seed."""
+    return engine.generate(prompts, seeds_of(seed, len(prompts)), *sampling)
+
+
 def by_hand(model, prompt, ends, steps):
     """Greedy decoding without batches, padding and cache."""
     ids = list(prompt)
@@ -43,49 +48,79 @@ def by_hand(model, prompt, ends, steps):
 
 def test_a_seed_gives_the_same_answers_and_another_one_others(model, tokenizer, prompts):
     sampled = engine(model, tokenizer)
-    first = sampled.generate(prompts, 1)
-    assert sampled.generate(prompts, 1) == first
-    assert sampled.generate(prompts, 2) != first
+    first = answers(sampled, prompts, 1)
+    assert answers(sampled, prompts, 1) == first
+    assert answers(sampled, prompts, 2) != first
     assert first[0] != first[3]  # equal prompts, answers of their own
+
+
+def test_an_answer_depends_on_its_own_seed_alone(model, tokenizer, prompts):
+    seeds = seeds_of(4, len(prompts))
+    together = engine(model, tokenizer).generate(prompts, seeds)
+    assert engine(model, tokenizer, batch_size=2).generate(prompts, seeds) == together
+    assert engine(model, tokenizer).generate(prompts[::-1], seeds[::-1]) == together[::-1]
+    for prompt, seed, answer in zip(prompts, seeds, together, strict=True):
+        assert engine(model, tokenizer).generate([prompt], [seed]) == [answer]
+    changed = engine(model, tokenizer).generate(prompts, [seeds[0] + 1, *seeds[1:]])
+    assert changed[0] != together[0]
+    assert changed[1:] == together[1:]
+
+
+def test_a_token_is_drawn_by_its_share_of_the_distribution():
+    logits = torch.tensor([0.5, 0.0, 0.2, 0.3]).log().expand(5, -1)
+    draws = _Draws([0] * 5, prompt=3, most=2, device=torch.device("cpu"))
+    draws.numbers[:, 1] = torch.tensor([0.0, 0.499, 0.501, 0.7, 1 - 2**-50])
+    drawn = draws(torch.zeros(5, 4, dtype=torch.long), logits)
+    assert drawn.argmax(-1).tolist() == [0, 0, 2, 3, 3]  # never the one without probability
+    assert (drawn == 0).sum(-1).tolist() == [1] * 5
+    assert draws.numbers[:, 0].max() < 1
+    draws.check()
+
+
+def test_a_policy_that_has_diverged_says_so(model, tokenizer, prompts):
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        answers(engine(model, tokenizer), prompts, 0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
 def test_greedy_answers_follow_their_prompts_whatever_the_batches(model, tokenizer, prompts, batch_size):
     greedy = engine(model, tokenizer, temperature=0, batch_size=batch_size)
     expected = [by_hand(model, prompt, greedy.ends, 12) for prompt in prompts]
-    assert greedy.generate(prompts, 0) == expected
-    assert greedy.generate(prompts[::-1], 5) == expected[::-1]
-    assert greedy.generate([], 0) == []
+    assert answers(greedy, prompts, 0) == expected
+    assert answers(greedy, prompts[::-1], 5) == expected[::-1]
+    assert answers(greedy, [], 0) == []
 
 
 def test_answers_stop_at_an_end_token_or_at_the_limit(model, tokenizer, prompts):
-    usual = engine(model, tokenizer, max_new_tokens=5).generate(prompts * 8, 0)
+    usual = answers(engine(model, tokenizer, max_new_tokens=5), prompts * 8, 0)
     assert max(map(len, usual)) == 5
     end = max(token for answer in usual for token in answer[1:-1])
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
     stopping = engine(model, tokenizer, max_new_tokens=40)
     assert stopping.ends == {tokenizer.eos_token_id, end}
-    answers = stopping.generate(prompts * 8, 0)
-    assert any(answer[-1] == end for answer in answers)
-    for answer in answers:
+    found = answers(stopping, prompts * 8, 0)
+    assert any(answer[-1] == end for answer in found)
+    for answer in found:
         assert not stopping.ends & set(answer[:-1])
         assert answer[-1] in stopping.ends or len(answer) == 40
 
 
 def test_it_samples_from_the_policy_and_not_from_its_generation_config(model, tokenizer, prompts):
-    plain = engine(model, tokenizer).generate(prompts, 0)
+    plain = answers(engine(model, tokenizer), prompts, 0)
     own = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, do_sample=True, top_k=1, top_p=0.1, repetition_penalty=9.0, min_p=0.9
     )
     model.generation_config = own
-    assert engine(model, tokenizer).generate(prompts, 0) == plain
+    assert answers(engine(model, tokenizer), prompts, 0) == plain
     assert model.generation_config is own
 
 
 def test_frequencies_are_the_policys_at_that_temperature(model, tokenizer, prompts):
     n, temperature = 8000, 0.5
     settings = {"max_new_tokens": 1, "temperature": temperature, "batch_size": n}
-    drawn = torch.tensor(engine(model, tokenizer, **settings).generate([prompts[1]] * n, 0)).flatten()
+    drawn = torch.tensor(answers(engine(model, tokenizer, **settings), [prompts[1]] * n, 0)).flatten()
     with torch.no_grad():
         expected = (model(torch.tensor([prompts[1]])).logits[0, -1] / temperature).softmax(-1)
     found = torch.bincount(drawn, minlength=len(tokenizer)) / n
@@ -98,7 +133,7 @@ def test_frequencies_are_the_policys_at_that_temperature(model, tokenizer, promp
 
 
 def test_top_p_cuts_the_tail(model, tokenizer, prompts):
-    drawn = engine(model, tokenizer, max_new_tokens=1, temperature=0.25, top_p=0.5).generate([prompts[1]] * 200, 0)
+    drawn = answers(engine(model, tokenizer, max_new_tokens=1, temperature=0.25, top_p=0.5), [prompts[1]] * 200, 0)
     with torch.no_grad():
         probabilities = (model(torch.tensor([prompts[1]])).logits[0, -1] / 0.25).softmax(-1)
     best = probabilities.sort(descending=True)
@@ -108,32 +143,32 @@ def test_top_p_cuts_the_tail(model, tokenizer, prompts):
 
 def test_a_call_may_sample_otherwise(model, tokenizer, prompts):
     usual = engine(model, tokenizer, temperature=0.7, top_p=0.9)
-    before = usual.generate(prompts, 1)
+    before = answers(usual, prompts, 1)
     for temperature, limit in ((0, 5), (1.5, 9)):
         expected = engine(model, tokenizer, temperature=temperature, max_new_tokens=limit, top_p=0.9)
-        assert usual.generate(prompts, 1, Sampling(temperature, limit)) == expected.generate(prompts, 1)
-    assert usual.generate(prompts, 1) == before
+        assert answers(usual, prompts, 1, Sampling(temperature, limit)) == answers(expected, prompts, 1)
+    assert answers(usual, prompts, 1) == before
 
 
 def test_a_finished_policy_is_read_from_its_files(model, tokenizer, prompts, tiny_backbone):
     loaded = load_engine(Generation(max_new_tokens=12), str(tiny_backbone), None, tokenizer)
-    assert loaded.generate(prompts, 1) == engine(model, tokenizer).generate(prompts, 1)
+    assert answers(loaded, prompts, 1) == answers(engine(model, tokenizer), prompts, 1)
 
 
 def test_progress_is_shown_where_it_is_asked_for(tokenizer, prompts, tiny_backbone, capsys, monkeypatch):
     monkeypatch.setattr(watch, "EVERY", 0.0)
     for progress in (False, True):
-        load_engine(Generation(), str(tiny_backbone), None, tokenizer, progress=progress).generate(prompts, 1)
+        answers(load_engine(Generation(), str(tiny_backbone), None, tokenizer, progress=progress), prompts, 1)
         assert ("generating" in capsys.readouterr().err) == progress
 
 
 def test_random_state_mode_and_checkpointing_are_left_alone(model, tokenizer, prompts):
-    expected = engine(model, tokenizer).generate(prompts, 3)
+    expected = answers(engine(model, tokenizer), prompts, 3)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    assert engine(model, tokenizer).generate(prompts, 3) == expected
+    assert answers(engine(model, tokenizer), prompts, 3) == expected
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert model.is_gradient_checkpointing
@@ -143,23 +178,23 @@ def test_random_state_mode_and_checkpointing_are_left_alone(model, tokenizer, pr
 def test_adapters_answer_too(model, tokenizer, prompts):
     from peft import LoraConfig, get_peft_model
 
-    before = engine(model, tokenizer, temperature=0).generate(prompts, 0)
+    before = answers(engine(model, tokenizer, temperature=0), prompts, 0)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    assert engine(adapted, tokenizer, temperature=0).generate(prompts, 0) != before
+    assert answers(engine(adapted, tokenizer, temperature=0), prompts, 0) != before
 
 
 def test_a_fused_head_changes_nothing(model, tokenizer, prompts):
     from trl.trainer.utils import add_fused_lm_head
 
-    before = engine(model, tokenizer).generate(prompts, 0)
+    before = answers(engine(model, tokenizer), prompts, 0)
     add_fused_lm_head(model, temperature=0.5)
-    assert engine(model, tokenizer).generate(prompts, 0) == before
+    assert answers(engine(model, tokenizer), prompts, 0) == before
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.9}])
 def test_it_says_nothing(model, tokenizer, prompts, settings, caplog, recwarn, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    engine(model, tokenizer, **settings).generate(prompts, 0)
+    answers(engine(model, tokenizer, **settings), prompts, 0)
     assert not caplog.records
     assert not recwarn.list
 

@@ -12,7 +12,7 @@ from trl import import_utils
 from trl.generation import vllm_generation
 
 from vrm.config import ConfigError, Generation
-from vrm.generation.engines import Sampling, load_engine, make_engine
+from vrm.generation.engines import Sampling, load_engine, make_engine, seeds_of
 
 SETTINGS = Generation(engine="vllm", max_new_tokens=7, temperature=0.5, top_p=0.9)
 
@@ -62,7 +62,7 @@ def test_settings_arrive(policy, wrappers):
     assert wrapper.generation_kwargs == {"stop_token_ids": [tokenizer.eos_token_id, 5]}
     assert engine.ends == {tokenizer.eos_token_id, 5}
     for sampling, expected in ((Sampling(0.1, 3), (0.1, 3)), (None, (0.5, 7))):
-        engine.generate([[1]], 0, sampling)
+        engine.generate([[1]], [0], sampling)
         assert (wrapper.temperature, wrapper.max_completion_length) == expected
     make_engine(SETTINGS, model, tokenizer)
     assert wrappers[1].max_model_length is None
@@ -73,11 +73,11 @@ def test_prompts_go_in_answers_come_out_and_weights_are_pushed(policy, wrappers)
     engine.sync()
     assert wrappers[0].syncs == 1
     state = torch.get_rng_state()
-    answers = engine.generate(((1, 2), [3]), seed=4)
+    answers = engine.generate(((1, 2), [3]), [4, 5])
     assert wrappers[0].asked == ([[1, 2], [3]], None, 1)
     assert [type(answer) for answer in answers] == [list, list]
-    assert engine.generate([[1, 2], [3]], seed=4) == answers
-    assert engine.generate([[1, 2], [3]], seed=5) != answers
+    assert engine.generate([[1, 2], [3]], [4, 5]) == answers
+    assert engine.generate([[1, 2], [3]], [4, 6]) != answers
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -126,16 +126,16 @@ def test_a_finished_policy_is_read_by_vllm_itself(policy, vllm, tiny_backbone, t
 
 def test_each_prompt_has_a_seed_of_its_own(policy, vllm, tiny_backbone):
     engine = load_engine(SETTINGS, str(tiny_backbone), None, policy[1])
-    answers = engine.generate(((1, 2), [3], [3]), seed=2**62)
+    answers = engine.generate(((1, 2), [3], [3]), seeds_of(2**62, 3))
     prompts, how, use_tqdm = vllm.asked[0]
     assert prompts == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}, {"prompt_token_ids": [3]}]
     assert answers == [[own.seed, 2] for own in how]
     assert len({own.seed for own in how}) == 3
-    assert engine.generate([[1], [2], [3]], seed=2**62) == answers
-    assert engine.generate([[1], [2], [3]], seed=1) != answers
+    assert engine.generate([[1], [2], [3]], seeds_of(2**62, 3)) == answers
+    assert engine.generate([[1], [2], [3]], seeds_of(1, 3)) != answers
     assert {(own.temperature, own.top_p, own.max_tokens) for own in how} == {(0.5, 0.9, 7)}
     assert all(own.stop_token_ids == sorted(engine.ends) and not own.detokenize for own in how)
     assert not use_tqdm
-    engine.generate([[1]], 0, Sampling(0.0, 3))
+    engine.generate([[1]], [0], Sampling(0.0, 3))
     assert [(own.temperature, own.max_tokens) for own in vllm.asked[-1][1]] == [(0.0, 3)]
-    assert engine.generate([], 0) == []
+    assert engine.generate([], []) == []

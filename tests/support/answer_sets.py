@@ -76,12 +76,12 @@ class RuleEngine:
     def sync(self):
         """Nothing to do."""
 
-    def generate(self, prompts, seed, sampling=None):
+    def generate(self, prompts, seeds, sampling=None):
         """See `Engine.generate`."""
         if len(self.calls) == self.die_at:
             raise RuntimeError("killed")
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
-        self.calls.append((texts, seed, sampling))
+        self.calls.append((texts, seeds, sampling))
         answers = [self.tokenizer(f"a{text.rsplit('q', 1)[1].split()[0]}")["input_ids"] for text in texts]
         return [[*answer, self.tokenizer.eos_token_id] for answer in answers]
 

@@ -68,7 +68,7 @@ class KnownAnswers:
     def __init__(self, tokenizer):
         self.tokenizer, self.ends = tokenizer, frozenset([tokenizer.eos_token_id])
 
-    def generate(self, prompts, seed, sampling=None):
+    def generate(self, prompts, seeds, sampling=None):
         return [self._answer(prompt) for prompt in prompts]
 
     def sync(self):

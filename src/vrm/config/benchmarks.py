@@ -40,7 +40,7 @@ class Answering(Section):
     """How a policy's answers are generated, whatever is asked."""
 
     engine: Literal["transformers", "vllm"] = Field("transformers", description="What generates; vllm is an extra.")
-    batch_size: PositiveInt = Field(128, description="Prompts answered at once; sampled answers depend on it.")
+    batch_size: PositiveInt = Field(128, description="Prompts answered at once; answers depend on it by rounding.")
     save_every: PositiveInt = Field(
         128, description="Answers after which they are saved, rounded up to whole batches; a killed job goes on there."
     )

@@ -181,13 +181,14 @@ def sample_best_of_n(job: BestOfNJob) -> None:
 
 def _answers(job: BestOfNJob, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[dict[str, Any]]:
     """A row an answer, without rewards; the policy is in memory no longer than this takes."""
-    from vrm.generation.engines import decode, load_engine
+    from vrm.generation.engines import decode, load_engine, seeds_of
 
     # drawn once and not trained on in between: vLLM's start alone would take longer
     settings = job.generation.model_copy(update={"engine": "transformers"})
     engine = load_engine(settings, job.policy, job.revision, tokenizer, progress=True)
     rows = []
-    for question, ids in zip(asked, engine.generate([question.ids for question in asked], job.seed), strict=True):
+    answers = engine.generate([question.ids for question in asked], seeds_of(job.seed, len(asked)))
+    for question, ids in zip(asked, answers, strict=True):
         text, ended = decode(tokenizer, ids, engine.ends)
         row = {"prompt_id": question.prompt_id, "prompt": question.prompt, "response": text, "length": len(ids)}
         rows.append({**row, "ended": ended, "rewards": {}, "cut": {}})

@@ -1,8 +1,8 @@
 """A policy answers the judged benchmarks.
 
-* All answers of one turn and temperature are generated in fixed batches, each with a seed of its own that follows from
-  the policy's seed, the benchmark, the turn and the batch. So a job that was killed goes on at the next batch, and its
-  files are the same as if nothing had happened.
+* Each answer has a seed of its own, which follows from the policy's seed, the benchmark, the turn and the question's
+  place. All answers of one turn and temperature are generated in fixed batches, so that a job that was killed goes on
+  at the next one, and its files are the same as if nothing had happened.
 * What is finished lies in a directory that no rule declares (see `vrm.checkpoints`), and goes when the files
   of answers are there. They are written last, and whole.
 * A conversation that is too long loses its beginning and is counted. A limit that the model's positions can't hold is
@@ -173,18 +173,20 @@ class _Answerer:
         for turn in range(answer_set.turns):
             ids = encoder.encode_prompts([_prompt(*pair) for pair in zip(conversations, answers, strict=True)])
             for number, (temperature, rows) in enumerate(_batches(conversations, ids, answering.batch_size)):
-                name = f"{answer_set.name}/turn {turn + 1}/batch {number + 1}"
+                name = f"{answer_set.name}/turn {turn + 1}"
+                places = [f"{name}/{i + 1}" for i in rows]
                 sampling = Sampling(temperature, answer_set.max_new_tokens)
-                batch = self._batch(name, [ids[i] for i in rows], sampling)
+                batch = self._batch(f"{name}/batch {number + 1}", places, [ids[i] for i in rows], sampling)
                 for row, answer in zip(rows, batch, strict=True):
                     answers[row].append(answer)
                 progress.add(len(batch))
         return answers, _counts(answers, encoder.truncation.prompts_cut)
 
-    def _batch(self, name: str, prompts: list[list[int]], sampling: Sampling) -> list[Answer]:
+    def _batch(self, name: str, places: list[str], prompts: list[list[int]], sampling: Sampling) -> list[Answer]:
         answers = self.saved.find(name)
         if answers is None:
-            generated = self.engine.generate(prompts, _seed(self.judged.seed, name), sampling)
+            seeds = [_seed(self.judged.seed, place) for place in places]
+            generated = self.engine.generate(prompts, seeds, sampling)
             decoded = [decode(self.tokenizer, ids, self.engine.ends) for ids in generated]
             answers = [Answer(text, len(ids), end) for ids, (text, end) in zip(generated, decoded, strict=True)]
             self.saved.add(name, answers)
@@ -230,7 +232,7 @@ def _batches(
 
 
 def _seed(seed: int, name: str) -> int:
-    """A batch's own seed, in 0..2^63."""
+    """An answer's own seed, in 0..2^63."""
     return int.from_bytes(hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()[:8], "little") >> 1
 
 

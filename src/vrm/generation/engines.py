@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from vrm.config import ConfigError, Generation
 from vrm.models.scoring import own_device, pad_batch
@@ -39,16 +47,16 @@ class Engine(Protocol):
     """Ids of the tokens that end an answer."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling | None = None
     ) -> list[list[int]]:
         """Token ids of one answer to each of N prompts, in the caller's order.
 
         An answer's last token is an end token, unless it was too long; padding is never part of it. The same prompts,
-        seed and sampling give the same answers, and the global random state is left alone.
+        seeds and sampling give the same answers, and the global random state is left alone.
 
         Args:
             prompts: token ids, each of them as long as it likes.
-            seed: of this call.
+            seeds: one a prompt, 0 or more; see `seeds_of`.
             sampling: of this call; None: as the engine's settings have it.
         """
         ...
@@ -56,6 +64,12 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Take over the policy's weights, where the engine holds a copy of them."""
         ...
+
+
+def seeds_of(call: int | list[int], answers: int) -> list[int]:
+    """A seed for each answer of a call, which has one seed itself, or several."""
+    # one seed for all would give all prompts the same random numbers (vllm-project/vllm#50440)
+    return np.random.SeedSequence(call).generate_state(answers).tolist()
 
 
 def decode(
@@ -98,8 +112,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 #
 # * What is sampled is what log-probabilities are of: the policy's own generation_config.json, which may hold top-k or a
 #   repetition penalty (Qwen2.5's does), is set aside. `generate` would fill whatever we leave open from it.
-# * Five milliseconds a token for 128 texts and a model of 0.3M parameters on one CPU thread, two of them in
-#   `torch.multinomial`; static caches, eager attention or switching compilation off make no difference there.
+# * An answer is drawn with random numbers of its own, one a token: which prompts are answered beside it changes its
+#   logits by rounding and nothing else. `torch.multinomial` would draw one for each token of the vocabulary, which took
+#   a third of the time of a small model on a CPU.
 
 
 class TransformersEngine:
@@ -130,34 +145,38 @@ class TransformersEngine:
         """Nothing to do: the policy itself answers."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling | None = None
     ) -> list[list[int]]:
-        """See `Engine.generate`; sampled answers depend on `batch_size` and on the other prompts, greedy ones don't."""
+        """See `Engine.generate`; an answer depends on the other prompts and on `batch_size` by rounding alone."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         starts = range(0, len(order), self.batch_size)
         answers: dict[int, list[int]] = {}
-        config = self._generation_config(sampling or self.sampling)
-        with self._answering(config), seeded(seed, self.model.device):
+        sampling = sampling or self.sampling
+        with self._answering(self._generation_config(sampling)):
             for start in watched(starts, "generating", "batches", quiet=not self.progress):
                 rows = order[start : start + self.batch_size]
-                answers |= zip(rows, self._batch([prompts[i] for i in rows], config), strict=True)
+                found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows], sampling)
+                answers |= zip(rows, found, strict=True)
         return [answers[i] for i in range(len(prompts))]
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
-        how: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            # top_k would be 50
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": self.top_p, "top_k": 0}
         return GenerationConfig(
-            **how,
+            do_sample=False,  # `_Draws` leaves one token only
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=sorted(self.ends),
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
-    def _batch(self, prompts: list[Sequence[int]], config: GenerationConfig) -> Iterator[list[int]]:
-        ids, mask = (part.to(self.model.device) for part in pad_batch(prompts, self.tokenizer, side="left"))
-        out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    def _batch(self, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling) -> Iterator[list[int]]:
+        device = self.model.device
+        ids, mask = (part.to(device) for part in pad_batch(prompts, self.tokenizer, side="left"))
+        draws = _Draws(seeds, ids.shape[1], sampling.max_new_tokens, device)
+        how = LogitsProcessorList()
+        if sampling.temperature > 0:
+            tail = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
+            how = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature)), *tail, draws])
+        out = self.model.generate(input_ids=ids, attention_mask=mask, logits_processor=how)
+        draws.check()
         for row in out[:, ids.shape[1] :].tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in self.ends), len(row))
             yield row[:end]
@@ -173,6 +192,45 @@ class TransformersEngine:
         finally:
             model.train(training)
             model.generation_config = own
+
+
+class _Draws(LogitsProcessor):
+    """Leaves of each row's logits one token, drawn from their softmax by inverting its distribution function.
+
+    Args:
+        seeds: of B rows.
+        prompt: tokens before the first one that is drawn, padding included.
+        most: tokens that can be drawn.
+        device: of the logits.
+    """
+
+    def __init__(self, seeds: Sequence[int], prompt: int, most: int, device: torch.device) -> None:
+        import torch
+
+        self.prompt = prompt
+        numbers = np.stack([np.random.default_rng(seed).random(most) for seed in seeds])
+        # below 1 by some units in the last place, so that a product with the whole mass is below that too
+        self.numbers = torch.from_numpy(numbers).clamp_(max=1 - 2**-50).to(device)  # (B, most)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B, V) with -inf everywhere but at the drawn token."""
+        import torch
+
+        step = input_ids.shape[1] - self.prompt
+        # in float64: the sum over a large vocabulary would lose the rarest tokens
+        mass = scores.float().softmax(-1).cumsum(-1, dtype=torch.float64)
+        whole = mass[:, -1:]
+        self.finite &= whole.isfinite().all()
+        drawn = torch.searchsorted(mass, self.numbers[:, step, None] * whole, right=True).clamp_(max=mass.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+    def check(self) -> None:
+        """Raise FloatingPointError where a row had no distribution to draw from."""
+        if not self.finite:
+            raise FloatingPointError(
+                "the policy's logits are not finite: its training has diverged, or its files are damaged"
+            )
 
 
 # Generation with vLLM, twice: for a policy in training through TRL's wrapper, for a finished one from its files.
@@ -236,12 +294,12 @@ class VllmEngine:
         self._vllm.sync_weights()
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling | None = None
     ) -> list[list[int]]:
-        """See `Engine.generate`."""
+        """See `Engine.generate`; vLLM draws all answers of a call from one stream, which follows from all seeds."""
         # the wrapper reads both anew at every call
         self._vllm.temperature, self._vllm.max_completion_length = sampling or self.sampling
-        with seeded(seed, self.device):
+        with seeded(seeds_of(list(seeds), 1)[0], self.device):
             _, answers, _, _ = self._vllm.generate([list(prompt) for prompt in prompts], None, num_generations=1)
         return [list(answer) for answer in answers]
 
@@ -291,14 +349,12 @@ class VllmFilesEngine:
         """Nothing to do: the files don't change."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | None = None
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling | None = None
     ) -> list[list[int]]:
         """See `Engine.generate`; up to vLLM's own nondeterminism."""
         from vllm import SamplingParams
 
         temperature, max_new_tokens = sampling or self.sampling
-        # one seed for all would give all prompts the same random numbers (vllm-project/vllm#50440)
-        seeds = np.random.SeedSequence(seed).generate_state(len(prompts)).tolist()
         how = [
             SamplingParams(
                 temperature=temperature,

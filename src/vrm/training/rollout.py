@@ -21,7 +21,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from trl.trainer.utils import pad
 
 from vrm.config import ConfigError, PpoTraining
-from vrm.generation.engines import Engine, decode
+from vrm.generation.engines import Engine, decode, seeds_of
 from vrm.models.base import RewardModel
 from vrm.models.policy_scoring import response_outputs
 from vrm.models.templates import left_out
@@ -295,7 +295,7 @@ class Answerer:
         """One sampled answer to each of B questions."""
         device = self.models.accelerator.device
         self.engine.sync()
-        responses = self.engine.generate([question.ids for question in questions], seed)
+        responses = self.engine.generate([question.ids for question in questions], seeds_of(seed, len(questions)))
         decoded = [decode(self.tokenizer, ids, self.engine.ends) for ids in responses]
         output = self.reward.score([question.prompt for question in questions], [text for text, _ in decoded])
         texts = pad_texts([q.ids for q in questions], responses, self.tokenizer.pad_token_id, device)
