@@ -51,6 +51,9 @@ REWARD_PARTS = ("full", "rated")
 MOST_TOKENS = 16384
 """Tokens of a forward pass, padding included: more take memory, and no less time."""
 
+DRAWN_AT_ONCE = 64
+"""Texts whose draws are decoded together."""
+
 
 class HuggingFaceRewardModel:
     """A sequence classifier with one label, a VRM or a published reward model, as a `RewardModel`."""
@@ -279,20 +282,30 @@ class HuggingFaceRewardModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws of r(w, z) and of its rated part under q, shape (N, samples) each.
 
-        Each draw's seed is made of the text itself, so that neither batch nor order matters; responses to one prompt
-        share their draws of w, as the two responses of a pair do in Eq. 10.
+        Each draw's seed is made of the text itself, so that batch and order matter by rounding alone; responses to one
+        prompt share their draws of w, as the two responses of a pair do in Eq. 10.
         """
-        drawn: list[tuple[np.ndarray, np.ndarray]] = []
-        for i, (prompt, response) in enumerate(rows):
-            key = prompt_id(prompt)
-            w = _generator(self.seed, key).dirichlet(found["alpha"][i], samples)  # (S, K)
-            noise = _generator(self.seed, key, response).standard_normal((samples, found["mu"].shape[1]))
-            z = found["mu"][i] + found["std_z"][i] * noise  # (S, d)
+        whole, rated = [], []
+        for start in range(0, len(rows), DRAWN_AT_ONCE):
+            some = slice(start, start + DRAWN_AT_ONCE)
+            w, z = self._latents({name: found[name][some] for name in ("alpha", "mu", "std_z")}, rows[some], samples)
             with torch.inference_mode():
                 decoded = self.model.head.decode(self._tensor(w), self._tensor(z))
-            drawn.append((_numpy(decoded.reward), _numpy(decoded.rated)))
-        whole, rated = map(np.stack, zip(*drawn, strict=True))
-        return whole, rated
+            whole.append(_numpy(decoded.reward))
+            rated.append(_numpy(decoded.rated))
+        return np.concatenate(whole), np.concatenate(rated)
+
+    def _latents(
+        self, found: dict[str, np.ndarray], rows: Sequence[tuple[Prompt, str]], samples: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of w and z of N texts, shapes (N, samples, K) and (N, samples, d)."""
+        keys = [prompt_id(prompt) for prompt, _ in rows]
+        weights = [
+            _generator(self.seed, key).dirichlet(a, samples) for key, a in zip(keys, found["alpha"], strict=True)
+        ]
+        shape = samples, found["mu"].shape[1]
+        noise = [_generator(self.seed, k, y).standard_normal(shape) for k, (_, y) in zip(keys, rows, strict=True)]
+        return np.stack(weights), found["mu"][:, None] + found["std_z"][:, None] * np.stack(noise)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.model.device)

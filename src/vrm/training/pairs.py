@@ -91,10 +91,10 @@ def _both_texts(
     records: list[PreferencePair], encoder: TextEncoder
 ) -> tuple[list[TokenisedText | None], list[TokenisedText | None], dict[int, str]]:
     """Chosen and rejected texts of the pairs, and by a pair's place why the chat template refuses it."""
-    prompts = [record.prompt for record in records]
-    chosen, refused = encoder.try_encode(prompts, [record.chosen for record in records])
-    rejected, refused_too = encoder.try_encode(prompts, [record.rejected for record in records])
-    return chosen, rejected, refused | refused_too
+    # side by side, so that the template writes the prompt once for both
+    prompts = [record.prompt for record in records for _ in range(2)]
+    texts, refused = encoder.try_encode(prompts, [text for each in records for text in (each.chosen, each.rejected)])
+    return texts[::2], texts[1::2], {place // 2: refused[place] for place in sorted(refused)}
 
 
 def _identical(chosen: TokenisedText | None, rejected: TokenisedText | None) -> bool:
