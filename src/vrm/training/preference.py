@@ -304,6 +304,9 @@ def measured_pairs(
 class PreferenceTrainer(WatchedTrainer):
     """Hugging Face's trainer for tokenised rows of two texts, with the loss of the method."""
 
+    start: pd.DataFrame
+    """`measured_pairs` of the held-out rows by the policy that the training starts from."""
+
     def __init__(self, *, method: PreferenceMethod, **options: Any) -> None:
         self.method = method
         super().__init__(compute_metrics=self._measure, **options)
@@ -423,14 +426,13 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
         counts["train"]["pairs_selected"] = len(pairs["train"])
     held_out = pairs["validation"][: job.training.evaluation_pairs]
     trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
-    start = measure_rows(trainer)
     trainer.look_out(job.out, tokenizer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    changes = _changes(held_out, start, measure_rows(trainer))
+    changes = _changes(held_out, trainer.start, measure_rows(trainer))
     leave(job, trainer, tokenizer, changes, counts)
 
 
@@ -476,25 +478,33 @@ def make_trainer(
     )
     watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
-    trainer.train_dataset = with_reference(trainer, rows)
-    trainer.eval_dataset = {name: with_reference(trainer, part) for name, part in measured.items()}
+    trainer.train_dataset, _ = with_reference(trainer, rows)
+    found = {name: with_reference(trainer, part) for name, part in measured.items()}
+    trainer.eval_dataset = {name: part for name, (part, _) in found.items()}
+    _, trainer.start = found["validation"]
     return trainer
 
 
-def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> Dataset:
-    """The rows with the present policy's log-probabilities of both texts: the reference, if it is not trained yet."""
+def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> tuple[Dataset, pd.DataFrame]:
+    """The rows with the present policy's log-probabilities of both texts: the reference, if it is not trained yet.
+
+    Also `measured_pairs` of these rows, which needs no pass of its own.
+    """
     found = trainer.observe(rows)
     for side, name in zip(SIDES, REFERENCES, strict=True):
         rows = rows.add_column(name, np.asarray(found[f"{side}_total"], dtype=np.float32))
-    return rows
+    return rows, measured_pairs(trainer.method, found, _known(rows))
 
 
 def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
     """`measured_pairs` of the present policy on some rows; None: the held-out ones."""
     rows = trainer.eval_dataset["validation"] if rows is None else rows
+    return measured_pairs(trainer.method, trainer.observe(rows), _known(rows))
+
+
+def _known(rows: Dataset) -> dict[str, np.ndarray]:
     names = [name for name in ("desirable", *REFERENCES) if name in rows.column_names]
-    known = {name: np.asarray(rows[name]) for name in names}
-    return measured_pairs(trainer.method, trainer.observe(rows), known)
+    return {name: np.asarray(rows[name]) for name in names}
 
 
 class LossesAlong(TrainerCallback):

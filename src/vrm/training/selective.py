@@ -65,7 +65,7 @@ def train_difficulty_run(
     drop_adapters(trainer.model, lora_dropout)
     trainer.add_callback(LossWatch())
     trainer.add_callback(CheckpointOnStop(trainer))
-    rows = with_reference(trainer, paired_rows(rest))
+    rows, _ = with_reference(trainer, paired_rows(rest))
     along = LossesAlong(trainer, rows, evaluations, job.checkpoints)
     trainer.add_callback(along)
     settings = {"method": dependencies.method(method), "run": run, "half": half, "evaluations": evaluations}
