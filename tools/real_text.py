@@ -2,7 +2,7 @@
 
     python tools/real_text.py --data DIRECTORY [--cores 2] [summeval] [xstest] [cragc]
 
-Each data set is a run of the workflow with `workflow/presets/laptop.yaml` and an overlay of `tools/real_text/`; its
+Each data set is a run of the workflow with `workflow/presets/laptop.yaml` and two overlays of `tools/real_text/`; its
 results are read from `results/<name>/`. `docs/results/<name>.csv` has one row a model and metric, and
 `<name>.provenance.json` says what it was made from. The data are public and not part of this repository: `SETS` says
 which file of DIRECTORY each run reads, and docs/results/README.md where it comes from.
@@ -36,7 +36,9 @@ SETS = {
     "xstest": "aspects/xstest_train.jsonl",
     "cragc": "aspects/cragc25_train.jsonl",
 }
-PRESETS = ("config.yaml", "workflow/presets/own_data.yaml", "workflow/presets/laptop.yaml")
+CARRIED_OVER = {"hhh_alignment": "pairs/hhh_alignment.jsonl"}
+"""Sets that every model is scored on, and nobody trained for: their files in DIRECTORY."""
+PRESETS = ("config.yaml", "workflow/presets/own_data.yaml", "workflow/presets/laptop.yaml", "tools/real_text/all.yaml")
 COLUMNS = ["model", "metric", "estimate", "low", "high", "interval_over", "seeds", "prompts", "n"]
 DRAWS = 2000
 """Of prompts, for the interval of an AUC."""
@@ -56,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.names or SETS:
         source = (options.data / SETS[name]).resolve()
-        command = _snakemake(name, source, options.cores)
+        command = _snakemake(name, source, options.data.resolve(), options.cores)
         if not options.collect:
             subprocess.run(command, cwd=ROOT, check=True)
         rows = list(collect(name, source))
@@ -76,6 +78,9 @@ def collect(name: str, source: Path) -> Iterator[Row]:
     for variant in config.reward.run:
         scores = [_scores(run, variant, seed) for seed in config.reward.seeds]
         yield from _of_model(config, config.reward.variants[variant].label, scores, held_out)
+        for carried in CARRIED_OVER:
+            tables = [_scores(run, variant, seed, carried) for seed in config.reward.seeds]
+            yield from _accuracies(config.reward.variants[variant].label, f"accuracy/{carried}", tables)
         if name == "xstest" and "weight_caution" in scores[0]:
             yield _knows_the_unsafe(config.reward.variants[variant].label, scores, _unsafe(source))
 
@@ -85,13 +90,7 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
     first, seeds = scores[0], len(scores)
     prompts = first.prompt_id.nunique()
     responses = len({(pair.prompt_id, text) for pair in held_out for text in (pair.chosen, pair.rejected)})
-    won = np.array([wins(table.reward_chosen, table.reward_rejected) for table in scores], dtype=float)
-    accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
-    yield label, "accuracy", accuracy, seeds, prompts, len(first)
-    if "rated_chosen" in first:
-        won = np.array([wins(table.rated_chosen, table.rated_rejected) for table in scores], dtype=float)
-        accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
-        yield f"{label}, rated", "accuracy", accuracy, seeds, prompts, len(first)
+    yield from _accuracies(label, "accuracy", scores)
     for k, aspect in enumerate(config.data.aspects):
         if f"chosen_{aspect}" in first:
             values = [_follows(table, aspect, k, held_out) for table in scores]
@@ -102,6 +101,16 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
             yield label, f"weight_mean/{aspect}", student_interval([c.mean() for c in columns]), seeds, prompts, prompts
             spread = student_interval([c.std(ddof=0) for c in columns])
             yield label, f"weight_std/{aspect}", spread, seeds, prompts, prompts
+
+
+def _accuracies(label: str, metric: str, scores: list[pd.DataFrame]) -> Iterator[Row]:
+    """Of a model's whole reward, and of its rated-aspect reward where that is another one."""
+    first = scores[0]
+    for part, name in (("reward", label), ("rated", f"{label}, rated")):
+        if f"{part}_chosen" in first:
+            won = np.array([wins(table[f"{part}_chosen"], table[f"{part}_rejected"]) for table in scores], dtype=float)
+            accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
+            yield name, metric, accuracy, len(scores), first.prompt_id.nunique(), len(first)
 
 
 def _length_alone(train: list[PreferencePair], held_out: list[PreferencePair]) -> Row:
@@ -157,19 +166,20 @@ def _knows_the_unsafe(label: str, scores: list[pd.DataFrame], unsafe: dict[str, 
     return label, "auc/caution_of_unsafe_prompts", interval, len(scores), len(positive), int(positive.sum())
 
 
-def _scores(run: Path, variant: str, seed: int) -> pd.DataFrame:
+def _scores(run: Path, variant: str, seed: int, name: str = "held_out") -> pd.DataFrame:
     table = pd.read_csv(run / "reward" / variant / f"seed{seed}" / "scores.csv", dtype={"prompt_id": str})
-    return table[table.evaluation_set == "held_out"].reset_index(drop=True)
+    return table[table.evaluation_set == name].reset_index(drop=True)
 
 
 def _cells(label: str, metric: str, interval: Interval, seeds: int, prompts: int, n: int) -> tuple[Any, ...]:
     return label, metric, interval.estimate, interval.low, interval.high, interval.resampled, seeds, prompts, n
 
 
-def _snakemake(name: str, source: Path, cores: int) -> list[str]:
+def _snakemake(name: str, source: Path, data: Path, cores: int) -> list[str]:
     files = [*PRESETS, f"tools/real_text/{name}.yaml"]
+    sets = ", ".join(f"{carried}: {{path: {data / file}}}" for carried, file in CARRIED_OVER.items())
     command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--configfile", *files]
-    return [*command, "--config", f"data={{path: {source}}}"]
+    return [*command, "--config", f"data={{path: {source}}}", f"evaluation={{sets: {{{sets}}}}}"]
 
 
 def _provenance(name: str, source: Path, command: list[str]) -> dict[str, Any]:
