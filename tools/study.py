@@ -15,6 +15,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +59,15 @@ def run(config: Config, results: Path, processes: int, until: float) -> None:
     new = multiprocessing.get_context("spawn").Process
     workers = [new(target=work, args=(results, todo)) for _ in range(processes)]
     workers.append(new(target=make_worlds, args=(config, results)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     for worker in workers:
         worker.start()
-    while time.time() < until and any(worker.is_alive() for worker in workers):
-        time.sleep(1)
-    for worker in workers:
-        worker.terminate()
+    try:
+        while time.time() < until and any(worker.is_alive() for worker in workers):
+            time.sleep(1)
+    finally:  # however this one ends, nobody goes on without it
+        for worker in workers:
+            worker.terminate()
     cells = list(ordered(config))
     print(f"{sum((results / cell.file).exists() for cell in cells)} of {len(cells)} models are there")
 
