@@ -2,7 +2,7 @@
 
     python tools/readme.py
 
-writes what comes from the study (docs/results/power.csv) into docs/findings.md and, where `make demo` has finished,
+writes what comes from docs/results/ into docs/findings.md and docs/real_text.md and, where `make demo` has finished,
 what comes from it into README.md, pages of docs/ and docs/images/.
 A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
@@ -17,17 +17,12 @@ import sys
 from pathlib import Path
 
 import findings
+import measured
 import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "demo"
-STUDY = ROOT / "docs" / "results" / "power.csv"
-ACCURACIES = {
-    "rewardbench_chat_hard": "Chat Hard",
-    "uf_c": "annotators' labels",
-    "noise_free": "true preference",
-}
 SHOWN = ("rm", "multitask", "gated", "vrm", "vrm_concept_residual")
 IMAGES = (
     "calibration.png",
@@ -62,37 +57,6 @@ def small() -> str:
         "correlation of the inferred with the true weights.*"
     )
     return "\n".join([*lines, "", note, "", provenance()])
-
-
-def against_rm() -> str:
-    """The same as differences to the plain RM on the same pairs."""
-    cells, columns = _study()
-    head = [title for metric, title in columns.items() if metric in ACCURACIES]
-    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
-    for (_, part), own in cells[cells.difference.notna()].groupby(["variant", "part"], sort=False):
-        values = own.set_index("metric").drop(columns=["estimate", "low", "high"])
-        values = values.rename(columns={"difference": "estimate", "difference_low": "low", "difference_high": "high"})
-        found = [_interval(_scaled(values.loc[metric], 100), signed=True) for metric in ACCURACIES]
-        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
-        lines.append(f"| {label} | " + " | ".join(found) + " |")
-    return "\n".join([*lines, "", _study_note(cells)])
-
-
-def _study() -> tuple[pd.DataFrame, dict[str, str]]:
-    """The study's rows at its largest number of pairs in the plain world, and titles of its metrics."""
-    cells = pd.read_csv(STUDY)
-    cells = cells[cells.world == "base"]
-    return cells[cells.pairs == cells.pairs.max()], {**ACCURACIES, "weight_correlation": "r(w)"}
-
-
-def _study_note(cells: pd.DataFrame) -> str:
-    record = json.loads((STUDY.parent / "study.provenance.json").read_text(encoding="utf-8"))
-    trained = " and ".join(f"`{commit[:10]}`" for commit in record["trained_at"])
-    return (
-        f"*`docs/results/power.csv`: {cells.pairs.iloc[0]:,} training pairs, means of {cells.n_seeds.iloc[0]} seeds, "
-        "95 % intervals over seeds and prompts; r(w): correlation of the inferred with the true weights. "
-        f"Models trained at commit {trained}, torch {record['packages']['torch']}.*"
-    )
 
 
 def numbers() -> str:
@@ -318,7 +282,14 @@ def _interval(cell: pd.Series, digits: int = 1, signed: bool = False) -> str:
     return f"{cell.estimate:{form}} [{cell.low:{form}}, {cell.high:{form}}]"
 
 
-OF_THE_STUDY = {"docs/findings.md": {"STUDY": against_rm}}
+MEASURED = {
+    "docs/findings.md": {"STUDY": measured.against_rm, "WORLDS": measured.worlds, "ABLATION": measured.ablation},
+    "docs/real_text.md": {
+        "REAL": measured.real_text,
+        "BESIDE": measured.beside_rm,
+        "CARRIED": measured.carried_over,
+    },
+}
 OF_THE_DEMO = {
     "README.md": {"SMALL": small},
     "docs/results.md": {
@@ -347,7 +318,7 @@ OF_THE_DEMO = {
 
 def main() -> int:
     """Fill every block that there are files for."""
-    pages = [*OF_THE_STUDY.items()]
+    pages = [*MEASURED.items()]
     if (RUN / "tables" / "table1.csv").is_file():
         pages += OF_THE_DEMO.items()
         images = ROOT / "docs" / "images"
@@ -355,7 +326,7 @@ def main() -> int:
         for name in IMAGES:
             shutil.copyfile(RUN / "figures" / name, images / name)
     else:
-        print(f"{RUN.relative_to(ROOT)} is not finished: blocks of the study alone are filled", file=sys.stderr)
+        print(f"{RUN.relative_to(ROOT)} is not finished: blocks of docs/results/ alone are filled", file=sys.stderr)
     for page, blocks in pages:
         path = ROOT / page
         text = path.read_text(encoding="utf-8")

@@ -75,9 +75,12 @@ def collect(name: str, source: Path) -> Iterator[Row]:
     config = load([run / "config.yaml"])
     train, held_out = (read_pairs(run / "data" / "pairs" / f"{split}.jsonl") for split in ("train", "test"))
     yield _length_alone(train, held_out)
+    plain = [_scores(run, "rm", seed) for seed in config.reward.seeds]
     for variant in config.reward.run:
         scores = [_scores(run, variant, seed) for seed in config.reward.seeds]
         yield from _of_model(config, config.reward.variants[variant].label, scores, held_out)
+        if variant != "rm":
+            yield from _accuracies(config.reward.variants[variant].label, "accuracy_minus_rm", scores, plain)
         for carried in CARRIED_OVER:
             tables = [_scores(run, variant, seed, carried) for seed in config.reward.seeds]
             yield from _accuracies(config.reward.variants[variant].label, f"accuracy/{carried}", tables)
@@ -103,14 +106,23 @@ def _of_model(config: Config, label: str, scores: list[pd.DataFrame], held_out: 
             yield label, f"weight_std/{aspect}", spread, seeds, prompts, prompts
 
 
-def _accuracies(label: str, metric: str, scores: list[pd.DataFrame]) -> Iterator[Row]:
-    """Of a model's whole reward, and of its rated-aspect reward where that is another one."""
+def _accuracies(
+    label: str, metric: str, scores: list[pd.DataFrame], less: list[pd.DataFrame] | None = None
+) -> Iterator[Row]:
+    """Of a model's whole reward, and of its rated-aspect reward where that is another one; or what `less` has less."""
     first = scores[0]
     for part, name in (("reward", label), ("rated", f"{label}, rated")):
         if f"{part}_chosen" in first:
-            won = np.array([wins(table[f"{part}_chosen"], table[f"{part}_rejected"]) for table in scores], dtype=float)
-            accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(0, 1)
+            won, bounds = _won(scores, part), (0, 1)
+            if less is not None:
+                won, bounds = won - _won(less, "reward"), (-1, 1)
+            accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(*bounds)
             yield name, metric, accuracy, len(scores), first.prompt_id.nunique(), len(first)
+
+
+def _won(scores: list[pd.DataFrame], part: str) -> np.ndarray:
+    """1 where the chosen response is the higher one, shape (seeds, pairs)."""
+    return np.array([wins(table[f"{part}_chosen"], table[f"{part}_rejected"]) for table in scores], dtype=float)
 
 
 def _length_alone(train: list[PreferencePair], held_out: list[PreferencePair]) -> Row:
@@ -186,13 +198,6 @@ def _provenance(name: str, source: Path, command: list[str]) -> dict[str, Any]:
     """Commit, date, command, machine, data, and the processor time of each kind of job."""
     run = ROOT / "results" / name
     config = load([run / "config.yaml"])
-    jobs = {}
-    for path in sorted((run / "benchmarks").rglob("*.tsv")):
-        stage, row = path.relative_to(run / "benchmarks").parts[0], pd.read_csv(path, sep="\t").iloc[0]
-        entry = jobs.setdefault(stage, {"jobs": 0, "seconds": 0.0, "cpu_seconds": 0.0})
-        entry["jobs"] += 1
-        entry["seconds"] = round(entry["seconds"] + float(row["s"]), 1)
-        entry["cpu_seconds"] = round(entry["cpu_seconds"] + float(row["cpu_time"]), 1)
     features = sorted((run / "features").rglob("features.json"))
     extra = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -202,10 +207,21 @@ def _provenance(name: str, source: Path, command: list[str]) -> dict[str, Any]:
         "data": {"file": SETS[name], "pairs": json.loads((run / "data" / "pair_counts.json").read_text())},
         "backbone": (Path(config.backbone.path) / "ORIGIN.txt").read_text().strip(),
         "features": {str(p.parent.relative_to(run / "features")): json.loads(p.read_text()) for p in features},
-        "jobs": jobs,
+        "jobs": _jobs(run),
         "config": config.model_dump(mode="json"),
     }
     return provenance(dump(config), ROOT, extra)
+
+
+def _jobs(run: Path) -> dict[str, dict[str, float]]:
+    """Seconds and processor seconds of each command, by the warm interpreter whose forks the jobs were."""
+    lines = (run / "logs" / "warm.log").read_text(encoding="utf-8").splitlines()
+    found = pd.DataFrame([json.loads(line) for line in lines if line.startswith('{"job"')])
+    found["command"] = [job[0] for job in found.job]
+    each = found.groupby("command").agg(
+        jobs=("seconds", "size"), seconds=("seconds", "sum"), processor_seconds=("processor_seconds", "sum")
+    )
+    return each.round(1).to_dict("index")
 
 
 def _processor() -> str:

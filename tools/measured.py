@@ -1,0 +1,141 @@
+"""Blocks of docs/findings.md and docs/real_text.md; `tools/readme.py` fills them from the CSVs of docs/results/."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+ACCURACIES = {
+    "rewardbench_chat_hard": "Chat Hard",
+    "uf_c": "annotators' labels",
+    "noise_free": "true preference",
+}
+ROWS = {  # of the table of worlds: what is compared with the plain RM, and on what
+    ("vrm_concept_residual", "full", "uf_c"): "whole reward, annotators' labels",
+    ("vrm_concept_residual", "rated", "uf_c"): "rated aspects, annotators' labels",
+    ("vrm_concept_residual", "rated", "noise_free"): "rated aspects, true preference",
+    ("vrm_concept_residual", "rated", "rewardbench_chat_hard"): "rated aspects, Chat Hard",
+    ("multitask", "full", "noise_free"): "multi-task RM, true preference",
+    ("multitask", "full", "rewardbench_chat_hard"): "multi-task RM, Chat Hard",
+}
+DATA = {"summeval": "SummEval", "xstest": "XSTest", "cragc": "CRAGC-25"}
+AUC = "auc/caution_of_unsafe_prompts"
+
+
+def against_rm() -> str:
+    """The study's differences to the plain RM on the same pairs, at its largest number of them."""
+    cells = _power()
+    cells = cells[(cells.world == "base") & (cells.pairs == cells.pairs.max())]
+    head = list(ACCURACIES.values())
+    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
+    for (_, part), own in cells[cells.difference.notna()].groupby(["variant", "part"], sort=False):
+        values = own.set_index("metric")
+        found = [_difference(values.loc[metric]) for metric in ACCURACIES]
+        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
+        lines.append(f"| {label} | " + " | ".join(found) + " |")
+    return "\n".join([*lines, "", _note(cells, "; r(w): correlation of the inferred with the true weights")])
+
+
+def worlds() -> str:
+    """The same differences by how biased annotators are, and where their ratings are biased as well."""
+    cells = _power()
+    pairs = cells.pairs[cells.world != "base"].iloc[0]
+    cells = cells[cells.pairs == pairs]
+    places = cells.groupby("world")[["at_spurious_bias", "at_rating_bias"]].first()
+    own = places.loc["base", "at_spurious_bias"]  # what a world does not change has no place of its own in the figure
+    places = places.fillna({"at_spurious_bias": own, "at_rating_bias": 0.0})
+    order = places.sort_values(["at_rating_bias", "at_spurious_bias"]).index
+    head = [_world(places.loc[name]) for name in order]
+    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
+    for (variant, part, metric), title in ROWS.items():
+        own = cells[(cells.variant == variant) & (cells.part == part) & (cells.metric == metric)].set_index("world")
+        lines.append(f"| {title} | " + " | ".join(_difference(own.loc[name]) for name in order) + " |")
+    return "\n".join([*lines, "", _note(cells)])
+
+
+def _world(place: pd.Series) -> str:
+    own = f"bias {place.at_spurious_bias:g}"
+    return own if not place.at_rating_bias else f"{own}, of ratings {place.at_rating_bias:g}"
+
+
+def ablation() -> str:
+    """What each single change of the concept-residual VRM and of the VRM does."""
+    cells = pd.read_csv(RESULTS / "ablation.csv")
+    columns = {**ACCURACIES, "weight_correlation": "r(w)"}
+    lines = ["| model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
+    for (_, part), own in cells.groupby(["variant", "part"], sort=False):
+        values = own.set_index("metric")
+        found = [
+            _cell(values.loc[m], 1 if m == "weight_correlation" else 100) if m in values.index else "" for m in columns
+        ]
+        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
+        lines.append(f"| {label} | " + " | ".join(found) + " |")
+    first = cells.iloc[0]
+    note = f"*`docs/results/ablation.csv`: {first.pairs:,} training pairs, means of {first.n_seeds} seeds.*"
+    return "\n".join([*lines, "", note])
+
+
+def real_text() -> str:
+    """Accuracy on held-out pairs of real text, and what the weight of caution knows."""
+    columns = {**{(name, "accuracy"): title for name, title in DATA.items()}, ("xstest", AUC): "AUC of caution, XSTest"}
+    return _real(columns)
+
+
+def beside_rm() -> str:
+    """The same as differences to the plain RM on the same pairs, in points."""
+    return _real({(name, "accuracy_minus_rm"): title for name, title in DATA.items()}, signed=True)
+
+
+def carried_over() -> str:
+    """Accuracy on pairs about other things."""
+    columns = {(name, "accuracy/hhh_alignment"): f"trained on {title}" for name, title in DATA.items()}
+    return _real(columns)
+
+
+def _real(columns: dict[tuple[str, str], str], signed: bool = False) -> str:
+    tables = {name: pd.read_csv(RESULTS / f"{name}.csv").set_index(["model", "metric"]) for name in DATA}
+    models = list(dict.fromkeys(model for table in tables.values() for model, _ in table.index))
+    lines = ["| model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
+    for model in sorted(models, key=lambda name: not name.startswith("length alone")):
+        found = [
+            _cell(tables[name].loc[(model, metric)], 1 if metric == AUC else 100, signed)
+            if (model, metric) in tables[name].index
+            else ""
+            for name, metric in columns
+        ]
+        if any(found):
+            lines.append(f"| {model} | " + " | ".join(found) + " |")
+    records = [json.loads((RESULTS / f"{name}.provenance.json").read_text("utf-8")) for name in DATA]
+    commits = " and ".join(dict.fromkeys(f"`{record['commit'][:10]}`" for record in records))
+    seeds = max(int(table.seeds.max()) for table in tables.values())
+    note = f"*`docs/results/`: means of {seeds} seeds, 95 % intervals over seeds and prompts. Commit {commits}.*"
+    return "\n".join([*lines, "", note])
+
+
+def _power() -> pd.DataFrame:
+    return pd.read_csv(RESULTS / "power.csv")
+
+
+def _note(cells: pd.DataFrame, more: str = "") -> str:
+    record = json.loads((RESULTS / "study.provenance.json").read_text(encoding="utf-8"))
+    trained = " and ".join(f"`{commit[:10]}`" for commit in record["trained_at"])
+    return (
+        f"*`docs/results/power.csv`: {cells.pairs.iloc[0]:,} training pairs, means of {cells.n_seeds.iloc[0]} seeds, "
+        f"95 % intervals over seeds and prompts{more}. Models trained at commit {trained}, torch "
+        f"{record['packages']['torch']}.*"
+    )
+
+
+def _difference(cell: pd.Series) -> str:
+    low, high = 100 * cell.difference_low, 100 * cell.difference_high
+    return f"{100 * cell.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _cell(cell: pd.Series, factor: float, signed: bool = False) -> str:
+    form = f"{'+' if signed else ''}.{1 if factor > 1 else 2}f"
+    estimate, low, high = (factor * cell[name] for name in ("estimate", "low", "high"))
+    return f"{estimate:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
