@@ -8,7 +8,7 @@ from paths import ROOT
 
 SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
-    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive", "warm", "watch"),
+    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive", "launch", "warm", "watch"),
     ("world", "data", "models"),
     ("training", "generation", "judging", "serving"),
     ("judged", "evaluation"),

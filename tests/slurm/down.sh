@@ -8,8 +8,8 @@ for _ in $(seq 20); do
   [ -z "$(squeue --noheader 2>/dev/null)" ] && break
   sleep 0.5
 done
-for daemon in slurmd slurmctld munged; do
-  pid=$(cat "$D/$daemon.pid" 2>/dev/null) || continue
+for file in "$D"/slurmd.*.pid "$D/slurmctld.pid" "$D/munged.pid"; do
+  pid=$(cat "$file" 2>/dev/null) || continue
   kill "$pid" 2>/dev/null
   for _ in $(seq 20); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
 done

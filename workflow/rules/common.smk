@@ -90,10 +90,18 @@ def get_launcher(training, launch=None):
     """What starts a training: python, or accelerate where `training` wants several processes, one a GPU."""
     if training.processes == 1:
         return "python"
-    return (
-        f'python -m accelerate.commands.launch --config_file "$VRM_ACCELERATE/{launch or training.launch}.yaml"'
+    arguments = (
+        f'--config_file "$VRM_ACCELERATE/{launch or training.launch}.yaml"'
         f" --num_processes {training.processes}"
     )
+
+    # what is made of threads or resources is no reason to run a job again, and where processes are must be none
+    def launcher(wildcards, threads):
+        if training.nodes == 1:
+            return f"python -m accelerate.commands.launch {arguments}"
+        return f"python -m vrm.launch --nodes {training.nodes} --threads {threads} -- {arguments}"
+
+    return launcher
 
 
 # What jobs ask a scheduler for, from the same estimates as `vrm plan`. Small models that are made here ask for no GPU.
@@ -111,8 +119,28 @@ def get_gpus(stage):
     return gpus
 
 
+def get_placement(training, stage):
+    """What a training on several nodes asks SLURM for beside its GPUs: a task a node, and on each as many GPUs."""
+    if training.nodes == 1:
+        return {}
+
+    def gpus_per_node(wildcards):
+        gpus = RESOURCES.gpus(stage, *get_kind(wildcards))
+        return f"--gpus-per-node={gpus // training.nodes}" if gpus else None
+
+    return {
+        "nodes": training.nodes,
+        "tasks": training.nodes,
+        # without it the executor asks for as many tasks a GPU
+        "tasks_per_gpu": 0,
+        # the executor then leaves it to the rule to start srun
+        "mpi": "srun",
+        "slurm_extra": gpus_per_node,
+    }
+
+
 def get_mem_mb(stage):
-    """Memory of the machine; more with every attempt."""
+    """Memory of a machine; more with every attempt."""
 
     def mem_mb(wildcards, attempt):
         return RESOURCES.mem_mb(stage, *get_kind(wildcards), attempt=attempt)

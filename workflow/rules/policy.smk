@@ -85,6 +85,7 @@ rule sft:
         gpu=get_gpus("sft"),
         mem_mb=get_mem_mb("sft"),
         runtime=get_runtime("sft"),
+        **get_placement(CONFIG.policy.training, "sft"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.sft, "base"),
@@ -129,6 +130,7 @@ rule train_preference:
         gpu=get_gpus("train_preference"),
         mem_mb=get_mem_mb("train_preference"),
         runtime=get_runtime("train_preference"),
+        **get_placement(CONFIG.policy.training, "train_preference"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.train_preference, "base", "method"),
@@ -164,6 +166,7 @@ rule difficulty_run:
         gpu=get_gpus("difficulty_run"),
         mem_mb=get_mem_mb("difficulty_run"),
         runtime=get_runtime("difficulty_run"),
+        **get_placement(CONFIG.policy.training, "difficulty_run"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.difficulty_run, "base"),
@@ -241,6 +244,7 @@ rule train_ppo:
         gpu=get_gpus("train_ppo"),
         mem_mb=get_mem_mb("train_ppo"),
         runtime=get_runtime("train_ppo"),
+        **get_placement(CONFIG.policy.training, "train_ppo"),
     params:
         launcher=get_launcher(CONFIG.policy.training, "ddp"),
         settings=depends_on(dependencies.train_ppo, "base", "method"),

@@ -126,11 +126,23 @@ class Optimisation(Section):
         1,
         description="Processes of a training, one a GPU; a step has batch_size x gradient_accumulation pairs of each.",
     )
+    nodes: PositiveInt = Field(
+        1, description="Nodes of a SLURM cluster that the processes are spread over, as many on each (docs/cluster.md)."
+    )
     launch: Literal["ddp", "fsdp2"] = Field(
         "ddp",
         description="Where there are several: a whole model on each GPU (ddp), or one spread over all of them (fsdp2); "
         "PPO has a whole policy on each in any case.",
     )
+
+    @model_validator(mode="after")
+    def _nodes_are_alike(self) -> Optimisation:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes ({self.processes}) must be a multiple of nodes ({self.nodes}): each node has as many, one "
+                "a GPU of it"
+            )
+        return self
 
 
 def require_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -39,12 +39,13 @@ class Job:
     Args:
         stage: the rule.
         name: unique in a run.
-        gpus: how many it asks for.
+        gpus: how many it asks for, on all its nodes together.
         memory: its peak; empty on the CPU, None where the model's size is not known.
         hours: how long it takes on all its GPUs together.
         disk: GiB that it leaves.
         working: GiB of checkpoints while it runs.
-        host: GiB of the machine's own memory: the weights pass through it.
+        host: GiB of a node's own memory: the weights pass through it.
+        nodes: how many it runs on.
         needs: names of the jobs that come first.
     """
 
@@ -56,6 +57,7 @@ class Job:
     disk: float = 0.0
     working: float = 0.0
     host: float = 2.0
+    nodes: int = 1
     needs: tuple[str, ...] = ()
 
     @property
@@ -218,7 +220,8 @@ def _spread(setting: Setting, job: Job, backbone: BackboneConfig) -> Job:
         precision = _precision(training, lora)
         needed = memory.sharded(needed, shape_of(backbone), precision, training.processes, head=not reward)
     spread = {"gpus": training.processes, "hours": job.hours / training.processes, "memory": needed}
-    return Job(**{**vars(job), **spread, "host": job.host * training.processes})  # each process reads the weights
+    host = job.host * training.processes / training.nodes  # each process reads the weights
+    return Job(**{**vars(job), **spread, "host": host, "nodes": training.nodes})
 
 
 def _named(job: Job, name: str, *needs: str) -> Job:
@@ -516,7 +519,7 @@ class RuleResources:
         return self.job(stage, base, method).gpus
 
     def mem_mb(self, stage: str, base: str = "", method: str = "", attempt: int = 1) -> int:
-        """Memory of the machine in MiB; half as much again with every further attempt."""
+        """Memory of a machine in MiB; half as much again with every further attempt."""
         job = self.job(stage, base, method)
         needed = ceil(job.host * 1024) if job.gpus else max(SMALL_MEMORY, ceil(job.host * 1024))
         return ceil(needed * (1 + (attempt - 1) / 2))

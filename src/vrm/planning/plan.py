@@ -136,7 +136,11 @@ def _head(setting: Setting, gpus: int) -> str:
 def _several(config: Config) -> str:
     """Which trainings take more than a card each."""
     sections = {"reward": config.reward.training, "policy": config.policy.training}
-    found = [f"{n.processes} a training of {key} ({n.launch})" for key, n in sections.items() if n.processes > 1]
+    found = [
+        f"{n.processes} a training of {key} ({n.launch}{f', on {n.nodes} nodes' if n.nodes > 1 else ''})"
+        for key, n in sections.items()
+        if n.processes > 1
+    ]
     return ", " * bool(found) + ", ".join(found)
 
 
