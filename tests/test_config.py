@@ -95,6 +95,8 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
         ({"policy": {"methods": {"kto": {"batch_size": 1}}}}, "policy.methods.kto: kto estimates its KL term"),
         ({"policy": {"ppo": {"minibatch_size": 48}}}, "prompts_per_update (64) must be a multiple of processes (1)"),
         ({"policy": {"training": {"processes": 8}}}, "must be a multiple of processes (8) x minibatch_size (16)"),
+        ({"reward": {"training": {"processes": 4, "nodes": 3}}}, "must be a multiple of nodes (3)"),
+        ({"reward": {"training": {"nodes": 2}}}, "reward.training: processes (1) must be a multiple of nodes (2)"),
         ({"policy": {"methods": {"dpo": {"reward": "rm"}}}}, "policy.methods.dpo.dpo.reward: there is no such key"),
         ({"policy": {"run": ["dpo", "orpo"]}}, "policy.run names orpo"),
         (

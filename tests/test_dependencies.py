@@ -127,7 +127,7 @@ def test_how_processes_share_a_model_is_a_question_of_several():
     settings = RewardTraining()
     assert "launch" not in dependencies.training(settings, 1)
     assert "launch" in dependencies.training(settings, 2)
-    assert not {"processes", "checkpoints"} & dependencies.training(settings, 2).keys()
+    assert not {"processes", "nodes", "checkpoints"} & dependencies.training(settings, 2).keys()
 
 
 def test_an_outside_model_is_read_again_where_it_is_used(config):

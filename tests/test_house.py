@@ -8,7 +8,10 @@ from paths import ROOT
 
 SOURCE = ROOT / "src" / "vrm"
 FLOORS = (
-    ("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance", "alive", "launch", "warm", "watch"),
+    (
+        *("records", "runfiles", "config", "statistics", "checkpoints", "ours", "provenance"),
+        *("alive", "launch", "warm", "watch"),
+    ),
     ("world", "data", "models"),
     ("training", "generation", "judging", "serving"),
     ("judged", "evaluation"),

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 
 FIRST_PORT, PORTS = 20_000, 10_000
-"""Where processes meet: a port by the job's number, below those that Linux gives away by itself (32768 and up). Jobs that
-share a node have other numbers; accelerate says so where a port is taken."""
+"""Where processes meet: a port by the job's number, below 32768, where the ports begin that Linux gives away by itself.
+Jobs that share a node have other numbers; accelerate says so where a port is taken."""
 
 
 class LaunchError(RuntimeError):

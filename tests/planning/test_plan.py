@@ -162,6 +162,17 @@ def test_a_training_in_two_processes_holds_two_cards_half_as_long(paper):
     assert RuleResources(ppo).job(*asked).memory.parts == {**parts, "DDP buckets": parts["gradients"]}
 
 
+def test_a_training_on_two_nodes_asks_each_for_half_of_the_memory(paper):
+    one, two = (changed(paper, reward={"training": {"processes": 4, "nodes": n}}) for n in (1, 2))
+    here, there = RuleResources(one), RuleResources(two)
+    assert there.job("train_reward").nodes == 2
+    assert there.mem_mb("train_reward") == here.mem_mb("train_reward") / 2
+    assert [each.gpus("train_reward") for each in (here, there)] == [4, 4]
+    assert there.job("train_reward").gpu_hours == here.job("train_reward").gpu_hours
+    assert "4 a training of reward (ddp, on 2 nodes)" in plan(two)
+    assert plan(two).replace(", on 2 nodes", "") == plan(one)
+
+
 def _gathered(shape, embeddings):
     """Bytes of embeddings and blocks in float32, half of each weights and half gradients."""
     return 4 * (embeddings * shape.embedding_parameters + 4 * shape.matrix_parameters / shape.layers)

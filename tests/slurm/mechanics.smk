@@ -63,3 +63,20 @@ rule after_orphan:
         "after_orphan.txt",
     shell:
         "touch {output}"
+
+
+# Two nodes with a GPU each, as the workflow's rules ask for them.
+rule nodes:
+    output:
+        "nodes.txt",
+    threads: 2
+    resources:
+        gpu=2,
+        nodes=2,
+        tasks=2,
+        tasks_per_gpu=0,
+        mpi="srun",
+        slurm_extra="--gpus-per-node=1",
+    shell:
+        "srun --nodes=2 --ntasks=2 --cpus-per-task={threads}"
+        " sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $SLURM_CPUS_ON_NODE' > {output}"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_job_that_outgrew_its_memory_is_tried_again_with_more(cluster, mechani
     assert lines(mechanics / "attempts" / "memory") == ["600", "1200"]
     states = cluster.ask("squeue", "--states=all", "--noheader", "--format=%k %m %T")
     assert {"rule_memory 600M FAILED", "rule_memory 1200M COMPLETED"} <= set(states.splitlines())
-    assert re.search(r"exceeded memory limit .*being killed", (cluster.directory / "slurmd.log").read_text())
+    assert re.search(r"exceeded memory limit .*being killed", cluster.log())
 
 
 def test_a_cancelled_job_is_submitted_again(cluster, mechanics):
@@ -144,6 +145,61 @@ def test_killed_trainings_go_on_from_their_checkpoints_to_the_same_bytes(cluster
         assert reached[variant] <= taken_up(log)
         for name in ("model/model.safetensors", "training.csv", "counts.json"):
             assert (disturbed / model / name).read_bytes() == (undisturbed / model / name).read_bytes(), (variant, name)
+
+
+# --- several nodes
+
+
+def test_a_rule_on_two_nodes_gets_its_gpus_evenly(two_nodes, tmp_path):
+    two_nodes.run(MECHANICS, tmp_path, "--", "nodes.txt")
+    assert sorted((tmp_path / "nodes.txt").read_text().splitlines()) == ["node1 0 2", "node2 0 2"]
+
+
+def processes_of(job, rank):
+    """Ids of a job's processes that are a training's of this rank."""
+    wanted, found = {f"SLURM_JOB_ID={job}".encode(), f"RANK={rank}".encode()}, []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # has ended
+            if wanted <= set(environment.read_bytes().split(b"\0")):
+                found.append(int(environment.parent.name))
+    return found
+
+
+def test_a_training_on_two_nodes_gives_the_bytes_of_one_node_whatever_happens_to_it(two_nodes, places):
+    """SLURM puts it back into the queue, and sends SIGTERM first; then one process of the second node is killed."""
+    undisturbed, disturbed = places
+    model = MODELS[1]
+    target = ("--allowed-rules", "train_reward", "--", f"{model}/model")
+    spread = LONG.replace("checkpoints: 11", "checkpoints: 11, processes: 2")
+    snakemake("--config", spread, *target, directory=undisturbed, configs=(DEFAULT, SMOKE))
+    on_two = spread.replace("processes: 2", "processes: 2, nodes: 2")
+    files = ("--configfile", DEFAULT, SMOKE, "--config", on_two)
+    running = two_nodes.start(ROOT / "Snakefile", disturbed, *files, *target)
+    checkpoints = disturbed / "results" / "smoke" / "checkpoints" / "reward" / "vrm" / "seed1"
+    log = disturbed / "results" / "smoke" / "logs" / "train_reward" / "vrm.seed1.log"
+
+    def reached():
+        steps = [path.parent.name.split("-")[1] for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+        return max(map(int, steps), default=0)
+
+    two_nodes.wait_until("a checkpoint", reached)
+    (job,) = two_nodes.ask("squeue", "--noheader", "--format=%i").split()
+    assert two_nodes.ask("squeue", "--noheader", "--format=%N").strip() == "node[1-2]"
+    two_nodes.ask("scontrol", "requeue", job)
+    two_nodes.wait_until("it goes on", lambda: log.exists() and "going on from" in log.read_text())
+    stopped = taken_up(log)
+    two_nodes.wait_until("a further checkpoint", lambda: reached() > stopped)
+    (second,) = processes_of(job, rank=1)
+    os.kill(second, signal.SIGKILL)
+    state = ("squeue", "--states=all", "--noheader", "--format=%T", "-j", job)
+    two_nodes.wait_until("all of the job ends", lambda: two_nodes.ask(*state).strip() == "FAILED", seconds=60)
+    assert running.wait() == 0, (disturbed / "output").read_text()[-6000:]
+    assert taken_up(log) > stopped
+    for name in ("model/model.safetensors", "training.csv", "counts.json"):
+        assert (disturbed / model / name).read_bytes() == (undisturbed / model / name).read_bytes(), name
+    # where its processes were is no reason to train a model again
+    said = snakemake("-n", "--config", spread, *target, directory=disturbed, configs=(DEFAULT, SMOKE))
+    assert not planned(said)
 
 
 # --- the experiment

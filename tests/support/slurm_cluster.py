@@ -39,6 +39,10 @@ class Cluster:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout
 
+    def log(self):
+        """What the daemons of its nodes have logged."""
+        return "".join(path.read_text() for path in self.directory.glob("slurmd.*.log"))
+
     def start(self, snakefile, directory, *arguments, program=("-c", SNAKEMAKE), **variables):
         """Start Snakemake; its output goes into the file `output` in the directory.
 

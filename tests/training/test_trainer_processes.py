@@ -8,6 +8,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 
 from vrm.checkpoints import fingerprint, resumable
 from vrm.config import ConfigError
+from vrm.launch import machine
 from vrm.models.policy_scoring import load_policy_scorer
 from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs, write_json
@@ -42,9 +44,14 @@ BY_PROCESS = {
 """A ratio of variances and means over tokens, taken within each process: their mean is not that of the whole batch."""
 
 
+def environment():
+    """Of what trains."""
+    search = [ROOT / "src", ROOT / "tests" / "support"]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search))}
+
+
 def launch(configuration, backbone, pairs, directory, names, stops=False):
     """Train `names` in two processes, started as the workflow starts them; what they say."""
-    search = [ROOT / "src", ROOT / "tests" / "support"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
@@ -53,7 +60,7 @@ def launch(configuration, backbone, pairs, directory, names, stops=False):
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search))},
+        env=environment(),
         timeout=900,
     )
     assert (done.returncode != 0) == stops, done.stderr[-3000:]
@@ -91,6 +98,12 @@ def log(directory, name):
     return table[~by_process].set_index(["step", "split", "metric"]).value
 
 
+def assert_same_files(expected, found):
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
+    assert [path for path in files if (expected / path).read_bytes() != (found / path).read_bytes()] == []
+
+
 def assert_same_training(expected, found, name):
     """Same log up to rounding, for a batch is summed in another order; same counts; one writer; nothing left behind."""
     curve = log(expected, name)
@@ -112,6 +125,25 @@ def assert_same_training(expected, found, name):
 @pytest.mark.parametrize("name", PLAIN)
 def test_two_processes_have_the_loss_curve_of_one(one, two, name):
     assert_same_training(one, two, name)
+
+
+def test_two_machines_with_a_process_each_train_what_one_with_two_does(two, tiny_backbone, toy_pairs, tmp_path):
+    """Each starts accelerate for itself, as a task of SLURM does; the files are the same, byte for byte."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = ("vrm", "dpo")
+    training = [ROOT / "tests" / "support" / "several_processes.py", tiny_backbone, toy_pairs, tmp_path, *names]
+    arguments = ["--config_file", ROOT / "workflow" / "accelerate" / "ddp.yaml", "--num_processes", "2", *training]
+    commands = [machine(2, rank, "127.0.0.1", port, [str(word) for word in arguments]) for rank in (0, 1)]
+    machines = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+        for command in commands
+    ]
+    said = [each.communicate(timeout=900)[0] for each in machines]
+    assert [each.returncode for each in machines] == [0, 0], "".join(said)[-3000:]
+    for name in names:
+        assert_same_files(two / name / "out", tmp_path / name / "out")
 
 
 def test_an_epochs_last_batch_is_filled_up_where_it_is_smaller(one, two):
@@ -163,10 +195,7 @@ def test_two_processes_that_get_sigterm_stop_at_the_same_step_and_go_on(two, sto
     assert stops == [str(several_processes.STOPS_AT)] * 2, said[f"{name} stopped"][-3000:]
     checkpoints = directory / name / "checkpoints"
     assert f"{checkpoints}: going on from checkpoint-{several_processes.STOPS_AT}\n" in said[f"{name} went on"]
-    expected, found = (each / name / "out" for each in (two, directory))
-    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
-    assert [path for path in files if (expected / path).read_bytes() != (found / path).read_bytes()] == []
+    assert_same_files(*(each / name / "out" for each in (two, directory)))
     assert not checkpoints.exists()
 
 

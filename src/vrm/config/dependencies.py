@@ -85,9 +85,9 @@ def training(settings: Optimisation, processes: int, unused: Collection[str] = (
 def no_effect(processes: int) -> set[str]:
     """Fields of a training that leave its result the same.
 
-    Processes are counted as they were started, on however many nodes; how they share a model, on which a checkpoint's format depends, is a
-    question of several alone. `evaluations` is no such field: each measurement draws from the random numbers that
-    latents are sampled with, and the log is a result.
+    Processes are counted as they were started, on however many nodes; how they share a model, on which a checkpoint's
+    format depends, is a question of several alone. `evaluations` is no such field: each measurement draws from the
+    random numbers that latents are sampled with, and the log is a result.
     """
     always = {"processes", "nodes", "checkpoints", "gradient_checkpointing", "report_to"}
     return always if processes > 1 else always | {"launch"}
