@@ -82,10 +82,10 @@ rule sft:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
+        **get_placement(CONFIG.policy.training, "sft"),
         gpu=get_gpus("sft"),
         mem_mb=get_mem_mb("sft"),
         runtime=get_runtime("sft"),
-        **get_placement(CONFIG.policy.training, "sft"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.sft, "base"),
@@ -127,10 +127,10 @@ rule train_preference:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
+        **get_placement(CONFIG.policy.training, "train_preference"),
         gpu=get_gpus("train_preference"),
         mem_mb=get_mem_mb("train_preference"),
         runtime=get_runtime("train_preference"),
-        **get_placement(CONFIG.policy.training, "train_preference"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.train_preference, "base", "method"),
@@ -163,10 +163,10 @@ rule difficulty_run:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
+        **get_placement(CONFIG.policy.training, "difficulty_run"),
         gpu=get_gpus("difficulty_run"),
         mem_mb=get_mem_mb("difficulty_run"),
         runtime=get_runtime("difficulty_run"),
-        **get_placement(CONFIG.policy.training, "difficulty_run"),
     params:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.difficulty_run, "base"),
@@ -241,10 +241,10 @@ rule train_ppo:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
+        **get_placement(CONFIG.policy.training, "train_ppo"),
         gpu=get_gpus("train_ppo"),
         mem_mb=get_mem_mb("train_ppo"),
         runtime=get_runtime("train_ppo"),
-        **get_placement(CONFIG.policy.training, "train_ppo"),
     params:
         launcher=get_launcher(CONFIG.policy.training, "ddp"),
         settings=depends_on(dependencies.train_ppo, "base", "method"),

@@ -173,10 +173,10 @@ rule train_reward:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
+        **get_placement(CONFIG.reward.training, "train_reward"),
         gpu=get_gpus("train_reward"),
         mem_mb=get_mem_mb("train_reward"),
         runtime=get_runtime("train_reward"),
-        **get_placement(CONFIG.reward.training, "train_reward"),
     params:
         launcher=get_launcher(CONFIG.reward.training),
         settings=depends_on(dependencies.train_reward, "variant"),
