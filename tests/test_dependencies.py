@@ -116,7 +116,7 @@ def test_what_things_are_called_changes_the_report_alone(config):
 def test_how_hard_the_judge_is_asked_and_how_much_memory_answers_take_change_the_report_alone(config):
     sections = [
         (config.judge, dependencies.NOT_JUDGMENTS),
-        (config.benchmarks.answering, {"save_every", "vllm_memory"}),
+        (config.benchmarks.answering, {"save_every", "shares", "vllm_memory"}),
     ]
     for section, names in sections:
         for name in names:

@@ -44,16 +44,18 @@ def policy(tiny_backbone, tmp_path):
 
 @pytest.fixture
 def ask(tiny_backbone, sets, tmp_path, monkeypatch):
-    """Runs the stage on the tiny policy; returns where the files are."""
+    """Runs the stage on the tiny policy, or a share of it `(number, of how many)`; returns where the files are."""
 
     def run(config, name="out", policy=tiny_backbone, seed=JUDGED.seed, **changes):
-        arguments = {"revision": None, "sets": sets, "temperatures": TEMPERATURES} | changes
-        out, judged = tmp_path / name, JUDGED._replace(seed=seed)
-        monkeypatch.setattr(mt_bench, "TEMPERATURES", arguments.pop("temperatures"))
-        arguments["answer_sets"] = read_answer_sets(config, judged, arguments["sets"])
-        answers.answer_benchmarks(
-            config, judged, str(policy), checkpoints=tmp_path / f"{name}.checkpoints", out=out, **arguments
-        )
+        given = {"sets": sets, "temperatures": TEMPERATURES, "shares": (), "share": None} | changes
+        out, judged, checkpoints = tmp_path / name, JUDGED._replace(seed=seed), tmp_path / f"{name}.checkpoints"
+        monkeypatch.setattr(mt_bench, "TEMPERATURES", given["temperatures"])
+        answer_sets = read_answer_sets(config, judged, given["sets"])
+        asked = answers.Questionnaire(config, judged, str(policy), None, answer_sets, given["sets"])
+        if given["share"]:
+            answers.answer_share(asked, checkpoints, out, *given["share"])
+        else:
+            answers.answer_benchmarks(asked, checkpoints, out, given["shares"])
         return out
 
     return run
@@ -246,6 +248,66 @@ def test_a_killed_job_goes_on_to_the_same_bytes(ask, monkeypatch, tmp_path, die_
     finished = sum(len(json.loads(line)["answers"]) for line in lines[:-1])
     assert len(calls) == 28 - finished  # what was finished is not generated again
     assert not log.parent.exists()
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Places of the questions whose answers have been generated, `benchmark/turn n/question`."""
+    places = []
+    monkeypatch.setattr(
+        answers, "_seed", lambda seed, place, own=answers._seed: places.append(place) or own(seed, place)
+    )
+    return places
+
+
+@pytest.mark.parametrize("shares", [2, 20])
+def test_shares_are_joined_to_the_bytes_of_one_job(ask, generated, shares):
+    """With 20 of them some are empty; the second turns of the third benchmark are left to the job that joins."""
+    config = configuration()
+    expected = files(ask(config, "whole"))
+    second = [place for place in generated if "/turn 2/" in place]
+    first = {*generated} - {*second}
+    generated.clear()
+    paths = [ask(config, f"{share}.jsonl", share=(share, shares)) for share in range(shares)]
+    assert sorted(generated) == sorted(first)  # each once
+    sizes = [len(read(path)) for path in paths]
+    assert max(sizes) - min(sizes) <= 1
+    generated.clear()
+    assert files(ask(config, "joined", shares=paths)) == expected
+    assert generated == second != []
+
+
+def test_a_killed_share_goes_on_to_the_same_bytes(ask, generated, monkeypatch, tmp_path):
+    expected = ask(configuration(), "whole.jsonl", share=(0, 2)).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "load_engine", dying(2))
+        with pytest.raises(Killed):
+            ask(configuration(), "0.jsonl", share=(0, 2))
+    assert not (tmp_path / "0.jsonl").exists()
+    log = tmp_path / "0.jsonl.checkpoints" / "answers.jsonl"
+    finished = sum(len(batch["answers"]) for batch in read(log))
+    whole = sum(len(json.loads(line)["answers"]) for line in expected.splitlines())
+    generated.clear()
+    assert ask(configuration(), "0.jsonl", share=(0, 2)).read_bytes() == expected
+    assert len(generated) == whole - finished < whole
+    assert not log.parent.exists()
+
+
+def test_a_policy_is_not_loaded_where_shares_hold_every_answer(ask, rule_engine):
+    made = rule_engine()
+    config = configuration(run=["alpaca_eval", "arena_hard"])
+    paths = [ask(config, f"{share}.jsonl", share=(share, 2)) for share in range(2)]
+    assert len(made) == 2
+    ask(config, shares=paths)
+    assert len(made) == 2
+
+
+def test_a_share_that_is_damaged_is_an_error(ask, rule_engine):
+    rule_engine()
+    path = ask(configuration(), "0.jsonl", share=(0, 1))
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(RecordError, match=r"0\.jsonl: line \d+"):
+        ask(configuration(), shares=[path])
 
 
 @pytest.mark.parametrize("change", ["setting", "set", "policy", "seed"])

@@ -173,6 +173,21 @@ def test_a_training_on_two_nodes_asks_each_for_half_of_the_memory(paper):
     assert plan(two).replace(", on 2 nodes", "") == plan(one)
 
 
+def test_answers_are_shared_by_as_many_jobs_and_second_turns_are_left_to_one(paper):
+    shared = changed(paper, benchmarks={"answering": {"shares": 4}})
+    one, four = (list(jobs(Setting(config))) for config in (paper, shared))
+    stages = Counter(job.stage for job in four)
+    assert stages["answer_share"] == 4 * stages["answer"] == 4 * sum(job.stage == "answer" for job in one)
+    spent = [sum(job.gpu_hours for job in each if job.stage.startswith("answer")) for each in (one, four)]
+    assert spent[1] == pytest.approx(spent[0], rel=0.1)  # batches are rounded up, of each turn
+    share = next(job for job in four if job.stage == "answer_share")
+    second = next(job for job in four if job.name == share.name.replace("answer_share", "answer")[:-2])
+    assert 0 < second.hours < share.hours
+    assert {f"answer_share {second.name.removeprefix('answer ')} {n}" for n in range(4)} == set(second.needs)
+    without = changed(shared, benchmarks={"run": ["arena_hard"]})
+    assert RuleResources(without).job("answer", "qwen3").hours == 0
+
+
 def _gathered(shape, embeddings):
     """Bytes of embeddings and blocks in float32, half of each weights and half gradients."""
     return 4 * (embeddings * shape.embedding_parameters + 4 * shape.matrix_parameters / shape.layers)

@@ -53,6 +53,8 @@ wildcard_constraints:
     method=r"[a-z][a-z0-9_]*",
     halving=r"\d+",
     half=r"[01]",
+    share=r"\d+",
+    shares=r"\d+",
     benchmark=r"alpaca_eval|arena_hard|mt_bench",
     kind=r"pairs|sets",
     packaged=r"smollm2",

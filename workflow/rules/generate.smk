@@ -45,11 +45,58 @@ rule benchmark_set:
         " --out {output} > {log} 2>&1"
 
 
+# A policy's first turns in several jobs, where `benchmarks.answering.shares` says so: the rule `answer` takes them over.
+rule answer_share:
+    input:
+        policy="results/{run}/policy/{base}/{method}/seed{seed}/model",
+        sets=get_benchmark_sets(),
+    output:
+        "results/{run}/policy/{base}/{method}/seed{seed}/answer_shares/{share}of{shares}.jsonl",
+    log:
+        "results/{run}/logs/answer_share/{base}.{method}.seed{seed}.{share}of{shares}.log",
+    benchmark:
+        "results/{run}/benchmarks/answer_share/{base}.{method}.seed{seed}.{share}of{shares}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("answer_share"),
+        mem_mb=get_mem_mb("answer_share"),
+        runtime=get_runtime("answer_share"),
+    params:
+        settings=depends_on(dependencies.answer, "base"),
+        checkpoints="results/{run}/checkpoints/answer_shares/{base}/{method}/seed{seed}/{share}of{shares}",
+    shell:
+        "python -m vrm answer-share --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        " --method {wildcards.method} --seed {wildcards.seed} --share {wildcards.share} --shares {wildcards.shares}"
+        " --policy {input.policy} --sets {input.sets} --checkpoints {params.checkpoints} --out {output} > {log} 2>&1"
+
+
+def get_answer_shares():
+    """Files of the shares; none where one job answers everything."""
+    shares = CONFIG.benchmarks.answering.shares
+    return collect(
+        rules.answer_share.output,
+        share=range(shares) if shares > 1 else [],
+        shares=shares,
+        allow_missing=True,
+    )
+
+
+def get_answer_options(wildcards, input, output):
+    """Where answers go, and shares of them: as options of their own these would have a run from before them answer anew."""
+    directory = Path(output.counts).parent
+    return (
+        f"{directory} --shares {' '.join(input.shares)}" if input.shares else directory
+    )
+
+
 # One job a policy, since loading it is what takes time; it goes on where a killed one stopped.
 rule answer:
     input:
         policy="results/{run}/policy/{base}/{method}/seed{seed}/model",
         sets=get_benchmark_sets(),
+        shares=get_answer_shares(),
     output:
         answers=get_answer_files(),
         counts="results/{run}/policy/{base}/{method}/seed{seed}/answers/counts.json",
@@ -67,7 +114,7 @@ rule answer:
     params:
         settings=depends_on(dependencies.answer, "base"),
         checkpoints="results/{run}/checkpoints/answers/{base}/{method}/seed{seed}",
-        out=lambda wildcards, output: Path(output.counts).parent,
+        out=get_answer_options,
     shell:
         "python -m vrm answer --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {input.policy} --sets {input.sets}"

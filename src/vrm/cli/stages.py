@@ -26,6 +26,7 @@ from vrm.cli.commands import (
 if TYPE_CHECKING:
     from vrm.config import Config, OutsideModel, PolicyBase
     from vrm.config.benchmarks import BenchmarkName
+    from vrm.generation.answers import Questionnaire
     from vrm.training.policies import PolicyJob
 
 M = TypeVar("M")
@@ -582,24 +583,55 @@ def answer(
     checkpoints: Checkpoints,
     out: Fill,
     seed: Seed = 0,
+    shares: Annotated[list[Path], Option("files of `vrm answer-share`, whose answers are taken")] = (),
 ) -> None:
     """Answer every judged benchmark with a policy."""
-    from vrm.config import JudgedPolicy
     from vrm.generation.answers import answer_benchmarks
+
+    answer_benchmarks(_questionnaire(config, base, method, seed, policy, sets), checkpoints, out, shares)
+
+
+@stage(
+    "vrm answer-share --config config.yaml --base qwen3 --method dpo --seed 1 --share 0 --shares 4 \\\n"
+    "  --policy results/demo/policy/qwen3/dpo/seed1/model --sets results/demo/judged/sets/mt_bench \\\n"
+    "  --checkpoints /tmp/share0 --out results/demo/policy/qwen3/dpo/seed1/answer_shares/0of4.jsonl",
+    models=True,
+)
+def answer_share(
+    config: ConfigFiles,
+    base: Base,
+    method: Method,
+    policy: Policy,
+    sets: JudgedSets,
+    share: Annotated[int, Option("which share, from 0")],
+    shares: Annotated[int, Option("how many there are")],
+    checkpoints: Checkpoints,
+    out: Annotated[Path, Option("JSON lines to write, a batch each")],
+    seed: Seed = 0,
+) -> None:
+    """Answer a share of the judged benchmarks' first turns with a policy."""
+    from vrm.generation.answers import answer_share as answer_own
+
+    answer_own(_questionnaire(config, base, method, seed, policy, sets), checkpoints, out, share, shares)
+
+
+def _questionnaire(
+    config: list[Path], base: str, method: str, seed: int, policy: str, sets: list[Path]
+) -> Questionnaire:
+    from vrm.config import JudgedPolicy
+    from vrm.generation.answers import Questionnaire
     from vrm.judged.stages import read_answer_sets
 
     settings = _load(config)
     judged = JudgedPolicy(base, method, seed)
     directories = {path.name: path for path in sets}
-    answer_benchmarks(
+    return Questionnaire(
         settings,
         judged,
         local_or_hub(policy, "--policy"),
         revision=_revision(_base(settings, base), policy),
         answer_sets=read_answer_sets(settings, judged, directories),
         sets=directories,
-        checkpoints=checkpoints,
-        out=out,
     )
 
 

@@ -44,6 +44,11 @@ class Answering(Section):
     save_every: PositiveInt = Field(
         128, description="Answers after which they are saved, rounded up to whole batches; a killed job goes on there."
     )
+    shares: PositiveInt = Field(
+        1,
+        description="Jobs, a GPU each, that share the batches of a policy's first turns; another answers the second "
+        "turns and writes the files, which do not depend on it.",
+    )
     max_prompt_length: PositiveInt = Field(
         3072, description="Tokens kept of a conversation; its beginning is cut, and counted."
     )

@@ -104,8 +104,8 @@ def generation(settings: Generation) -> dict[str, Any]:
 
 
 def answering(settings: Answering) -> dict[str, Any]:
-    """How benchmarks are answered, without memory, and without when answers are saved."""
-    return _dump(settings, but={"save_every", "vllm_memory"})
+    """How benchmarks are answered, without memory, when answers are saved, and how many jobs share the work."""
+    return _dump(settings, but={"save_every", "shares", "vllm_memory"})
 
 
 # Stages, by the name of their rule.

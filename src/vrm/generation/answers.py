@@ -7,6 +7,9 @@
   of answers are there. They are written last, and whole.
 * A conversation that is too long loses its beginning and is counted. A limit that the model's positions can't hold is
   an error before anything is generated: beyond them a model answers nonsense, silently.
+* Several jobs may share the batches of all first turns: each answers every n-th batch, and the job that writes the
+  files takes theirs for finished. Second turns are left to that job, for how they are batched depends on all first
+  answers. Since the batches stay what they are, no file depends on the number of shares, not even by rounding.
 
 Answers of a job that may be killed: an append-only file of finished batches.
 
@@ -20,9 +23,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from transformers import AutoConfig, AutoTokenizer
 
@@ -33,7 +38,7 @@ from vrm.data.sources import format_counts
 from vrm.generation.engines import Engine, Sampling, decode, load_engine
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import remove_ours, require_ours
-from vrm.records import Prompt, write_json
+from vrm.records import Prompt, RecordError, write_json, write_whole
 from vrm.watch import Watch
 
 
@@ -59,6 +64,17 @@ class SavedAnswers:
         """Answers that are here."""
         return _count(self._batches)
 
+    def take(self, path: Path) -> None:
+        """Take another file's batches for finished.
+
+        Raises:
+            RecordError: the file holds something else.
+        """
+        batches, whole = _read(path)
+        if whole != path.stat().st_size:
+            raise RecordError(f"{path}: line {len(batches) + 1} is no batch of answers; remove the file and run again")
+        self._batches |= batches
+
     def find(self, batch: str) -> list[Answer] | None:
         """A batch that is finished; None: it is not."""
         return self._batches.get(batch)
@@ -76,12 +92,16 @@ class SavedAnswers:
         self._save()
 
     def _save(self) -> None:
-        lines = [json.dumps({"batch": batch, "answers": answers}) + "\n" for batch, answers in self._unsaved.items()]
+        lines = [_line(batch, answers) for batch, answers in self._unsaved.items()]
         with open(self._path, "ab") as file:
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
         self._unsaved = {}
+
+
+def _line(batch: str, answers: list[Answer]) -> str:
+    return json.dumps({"batch": batch, "answers": answers}) + "\n"
 
 
 def _count(batches: dict[str, list[Answer]]) -> int:
@@ -105,18 +125,9 @@ def _read(path: Path) -> tuple[dict[str, list[Answer]], int]:
     return batches, whole
 
 
-def answer_benchmarks(
-    config: Config,
-    judged: JudgedPolicy,
-    policy: str,
-    *,
-    revision: str | None,
-    answer_sets: Sequence[AnswerSet],
-    sets: Mapping[str, Path],
-    checkpoints: Path,
-    out: Path,
-) -> None:
-    """Answer every benchmark of `benchmarks.run`; write their files and `counts.json`, see docs/files.md.
+@dataclass(frozen=True)
+class Questionnaire:
+    """Who answers what.
 
     Args:
         config: the experiment's.
@@ -125,88 +136,174 @@ def answer_benchmarks(
         revision: commit of the hub model.
         answer_sets: what every benchmark asks, in the order of `benchmarks.run`.
         sets: the directory that each was read from, by benchmark.
+    """
+
+    config: Config
+    judged: JudgedPolicy
+    policy: str
+    revision: str | None
+    answer_sets: Sequence[AnswerSet]
+    sets: Mapping[str, Path]
+
+    def saved(self, checkpoints: Path) -> SavedAnswers:
+        """Answers that a killed job has left in a directory, which is made where it is not there.
+
+        Raises:
+            ConfigError: a limit exceeds the model's positions.
+        """
+        require_ours(checkpoints)
+        _require_room(self.config, self.policy, self.revision)
+        resumable(checkpoints, _made_from(self))  # removes what was made from something else
+        saved = SavedAnswers(checkpoints / "answers.jsonl", self.config.benchmarks.answering.save_every)
+        if len(saved):
+            print(f"{self.judged.name}: going on after {len(saved)} answers")
+        return saved
+
+
+def answer_benchmarks(asked: Questionnaire, checkpoints: Path, out: Path, shares: Sequence[Path] = ()) -> None:
+    """Answer every benchmark of `benchmarks.run`; write their files and `counts.json`, see docs/files.md.
+
+    Args:
+        asked: who answers what.
         checkpoints: where finished answers lie until all are.
         out: directory of the files.
+        shares: files of `answer_share` with batches that are finished.
 
     Raises:
         ConfigError: a limit exceeds the model's positions, or what the configuration asks for is not installed.
+        RecordError: a file of a share holds something else.
     """
-    require_ours(checkpoints)
-    _require_room(config, policy, revision)
-    made_from = _made_from(config, judged, policy, revision, answer_sets, sets)
-    resumable(checkpoints, made_from)  # removes what was made from something else
-    total = sum(len(answer_set.conversations) * answer_set.turns for answer_set in answer_sets)
+    total = sum(len(answer_set.conversations) * answer_set.turns for answer_set in asked.answer_sets)
     answered = {}
-    with SavedAnswers(checkpoints / "answers.jsonl", config.benchmarks.answering.save_every) as saved:
-        if len(saved):
-            print(f"{judged.name}: going on after {len(saved)} of {total} answers")
-        answerer = _Answerer(config, judged, policy, revision, saved)
+    with asked.saved(checkpoints) as saved:
+        for path in shares:
+            saved.take(path)
+        answerer = _Answerer(asked, saved)
         with Watch("answering", "answers", total) as progress:
-            for answer_set in answer_sets:
+            for answer_set in asked.answer_sets:
                 answers, counts = answerer.answer(answer_set, progress)
                 answered[answer_set.name] = answers, counts
-                print(format_counts(f"Answers of {judged.name} to {answer_set.name}", counts))
-    for answer_set in answer_sets:
+                print(format_counts(f"Answers of {asked.judged.name} to {answer_set.name}", counts))
+    for answer_set in asked.answer_sets:
         answer_set.write(answered[answer_set.name][0], out)
     write_json(out / "counts.json", {name: counts for name, (_, counts) in answered.items()})
     remove_ours(checkpoints)
 
 
-class _Answerer:
-    """One policy, loaded once, for all benchmarks."""
+def answer_share(asked: Questionnaire, checkpoints: Path, out: Path, share: int, shares: int) -> None:
+    """Answer a share of the first turns' batches; write them into a file for `answer_benchmarks`.
 
-    def __init__(
-        self, config: Config, judged: JudgedPolicy, policy: str, revision: str | None, saved: SavedAnswers
-    ) -> None:
-        self.config, self.judged, self.saved = config, judged, saved
-        self.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(policy, revision=revision))
-        self.engine = self._engine(policy, revision)
+    Args:
+        asked: who answers what.
+        checkpoints: where finished answers lie until all of the share are.
+        out: the file, a line a batch.
+        share: which share, from 0.
+        shares: how many there are.
+
+    Raises:
+        ConfigError: a limit exceeds the model's positions, or what the configuration asks for is not installed.
+    """
+    with asked.saved(checkpoints) as saved:
+        answerer = _Answerer(asked, saved)
+        mine = list(islice(answerer.first_turns(), share, None, shares))
+        with Watch("answering", "answers", sum(len(batch.rows) for batch in mine)) as progress:
+            answers = {}
+            for batch in mine:
+                answers[batch.name] = answerer.answers_to(batch)
+                progress.add(len(batch.rows))
+    write_whole(out, "".join(map(_line, answers, answers.values())))
+    remove_ours(checkpoints)
+
+
+class _Batch(NamedTuple):
+    """Questions that are answered in one call: their rows in the benchmark's turn, and what is asked."""
+
+    turn: str
+    number: int
+    rows: list[int]
+    prompts: list[list[int]]
+    sampling: Sampling
+
+    @property
+    def name(self) -> str:
+        """Unique among a policy's."""
+        return f"{self.turn}/batch {self.number}"
+
+
+class _Answerer:
+    """One policy, loaded once, for all benchmarks; not at all where every answer is there already."""
+
+    def __init__(self, asked: Questionnaire, saved: SavedAnswers) -> None:
+        self.asked, self.saved, self.answering = asked, saved, asked.config.benchmarks.answering
+        tokenizer = AutoTokenizer.from_pretrained(asked.policy, revision=asked.revision)
+        self.tokenizer = prepare_tokenizer(tokenizer)
 
     def answer(self, answer_set: AnswerSet, progress: Watch) -> tuple[list[list[Answer]], dict[str, Any]]:
         """Answers, a row a conversation and a column a turn, and their counts."""
-        answering = self.config.benchmarks.answering
-        limits = answering.max_prompt_length, answering.max_prompt_length + answer_set.max_new_tokens
-        kwargs = self.config.policy.bases[self.judged.base].chat_template_kwargs
-        encoder = TextEncoder(self.tokenizer, *limits, chat_template_kwargs=kwargs)
-        conversations = answer_set.conversations
-        answers: list[list[Answer]] = [[] for _ in conversations]
+        encoder = self._encoder(answer_set)
+        answers: list[list[Answer]] = [[] for _ in answer_set.conversations]
         for turn in range(answer_set.turns):
-            ids = encoder.encode_prompts([_prompt(*pair) for pair in zip(conversations, answers, strict=True)])
-            for number, (temperature, rows) in enumerate(_batches(conversations, ids, answering.batch_size)):
-                name = f"{answer_set.name}/turn {turn + 1}"
-                places = [f"{name}/{i + 1}" for i in rows]
-                sampling = Sampling(temperature, answer_set.max_new_tokens)
-                batch = self._batch(f"{name}/batch {number + 1}", places, [ids[i] for i in rows], sampling)
-                for row, answer in zip(rows, batch, strict=True):
+            for batch in self._turn(answer_set, turn, answers, encoder):
+                for row, answer in zip(batch.rows, self.answers_to(batch), strict=True):
                     answers[row].append(answer)
-                progress.add(len(batch))
+                progress.add(len(batch.rows))
         return answers, _counts(answers, encoder.truncation.prompts_cut)
 
-    def _batch(self, name: str, places: list[str], prompts: list[list[int]], sampling: Sampling) -> list[Answer]:
-        answers = self.saved.find(name)
+    def first_turns(self) -> Iterator[_Batch]:
+        """The batches of every benchmark's first turn."""
+        for answer_set in self.asked.answer_sets:
+            nothing: list[list[Answer]] = [[] for _ in answer_set.conversations]
+            yield from self._turn(answer_set, 0, nothing, self._encoder(answer_set))
+
+    def answers_to(self, batch: _Batch) -> list[Answer]:
+        """A batch's answers, generated unless they are there."""
+        answers = self.saved.find(batch.name)
         if answers is None:
-            seeds = [_seed(self.judged.seed, place) for place in places]
-            generated = self.engine.generate(prompts, seeds, sampling)
+            seeds = [_seed(self.asked.judged.seed, f"{batch.turn}/{row + 1}") for row in batch.rows]
+            generated = self.engine.generate(batch.prompts, seeds, batch.sampling)
             decoded = [decode(self.tokenizer, ids, self.engine.ends) for ids in generated]
             answers = [Answer(text, len(ids), end) for ids, (text, end) in zip(generated, decoded, strict=True)]
-            self.saved.add(name, answers)
+            self.saved.add(batch.name, answers)
         return answers
 
-    def _engine(self, policy: str, revision: str | None) -> Engine:
-        answering = self.config.benchmarks.answering
+    def _turn(
+        self, answer_set: AnswerSet, turn: int, answers: list[list[Answer]], encoder: TextEncoder
+    ) -> list[_Batch]:
+        """The batches of a turn, given the answers to those before."""
+        conversations = answer_set.conversations
+        ids = encoder.encode_prompts([_prompt(*pair) for pair in zip(conversations, answers, strict=True)])
+        return [
+            _Batch(
+                f"{answer_set.name}/turn {turn + 1}",
+                number,
+                rows,
+                [ids[i] for i in rows],
+                Sampling(temperature, answer_set.max_new_tokens),
+            )
+            for number, (temperature, rows) in enumerate(_batches(conversations, ids, self.answering.batch_size), 1)
+        ]
+
+    def _encoder(self, answer_set: AnswerSet) -> TextEncoder:
+        longest = self.answering.max_prompt_length
+        kwargs = self.asked.config.policy.bases[self.asked.judged.base].chat_template_kwargs
+        return TextEncoder(self.tokenizer, longest, longest + answer_set.max_new_tokens, chat_template_kwargs=kwargs)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What generates."""
         settings = Generation(
-            engine=answering.engine,
-            batch_size=answering.batch_size,
-            top_p=answering.top_p,
-            vllm_memory=answering.vllm_memory,
-            max_new_tokens=max(_limits(self.config).values()),
+            engine=self.answering.engine,
+            batch_size=self.answering.batch_size,
+            top_p=self.answering.top_p,
+            vllm_memory=self.answering.vllm_memory,
+            max_new_tokens=max(_limits(self.asked.config).values()),
         )
         return load_engine(
             settings,
-            policy,
-            revision,
+            self.asked.policy,
+            self.asked.revision,
             self.tokenizer,
-            max_prompt_length=answering.max_prompt_length,
+            max_prompt_length=self.answering.max_prompt_length,
             key="benchmarks.answering.engine",
         )
 
@@ -269,27 +366,20 @@ def _require_room(config: Config, policy: str, revision: str | None) -> None:
         )
 
 
-def _made_from(
-    config: Config,
-    judged: JudgedPolicy,
-    policy: str,
-    revision: str | None,
-    answer_sets: Sequence[AnswerSet],
-    sets: Mapping[str, Path],
-) -> dict[str, Any]:
+def _made_from(asked: Questionnaire) -> dict[str, Any]:
     """What the answers depend on."""
-    benchmarks = config.benchmarks
+    benchmarks = asked.config.benchmarks
     settings = {
-        "judged": judged.name,
-        "policy": model_name(policy),
-        "revision": revision,
-        "chat_template_kwargs": config.policy.bases[judged.base].chat_template_kwargs,
+        "judged": asked.judged.name,
+        "policy": model_name(asked.policy),
+        "revision": asked.revision,
+        "chat_template_kwargs": asked.config.policy.bases[asked.judged.base].chat_template_kwargs,
         "answering": dependencies.answering(benchmarks.answering),
-        "max_new_tokens": _limits(config),
+        "max_new_tokens": _limits(asked.config),
         "temperatures": {
-            asked.name: [conversation.temperature for conversation in asked.conversations] for asked in answer_sets
+            each.name: [conversation.temperature for conversation in each.conversations] for each in asked.answer_sets
         },
     }
-    asked = [path for name in benchmarks.run for path in sorted(sets[name].rglob("*")) if path.is_file()]
-    files = [path for path in asked if not path.name.endswith(".provenance.json")]
-    return fingerprint(settings, [*model_files(policy), *files])
+    read = [path for name in benchmarks.run for path in sorted(asked.sets[name].rglob("*")) if path.is_file()]
+    files = [path for path in read if not path.name.endswith(".provenance.json")]
+    return fingerprint(settings, [*model_files(asked.policy), *files])

@@ -202,7 +202,11 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
         if (judged.base, judged.seed) == (base, seed):
             stage = "train_ppo" if judged.method in rewards else "train_preference"
             made = start[0] if judged.method == "sft" else f"{stage} {judged.method} {end}"
-            yield _named(estimate(setting, "answer", base), f"answer {judged.method} {end}", made)
+            number = setting.config.benchmarks.answering.shares
+            shares = [f"answer_share {judged.method} {end} {share}" for share in range(number) if number > 1]
+            for name in shares:
+                yield _named(estimate(setting, "answer_share", base), name, made)
+            yield _named(estimate(setting, "answer", base), f"answer {judged.method} {end}", *(shares or [made]))
 
 
 def _spread(setting: Setting, job: Job, backbone: BackboneConfig) -> Job:
@@ -451,17 +455,28 @@ def _best_of_n(setting: Setting, base: str, method: str) -> Job:
 
 
 def _answer(setting: Setting, base: str, method: str) -> Job:
+    """All turns, or where they are shared the second ones alone."""
+    first = 1 if setting.config.benchmarks.answering.shares == 1 else 0
+    return _answers(setting, base, "answer", lambda name: first + (name == "mt_bench"))
+
+
+def _answer_share(setting: Setting, base: str, method: str) -> Job:
+    """A share of the first turns."""
+    job = _answers(setting, base, "answer_share", lambda name: 1)
+    return replace(job, hours=job.hours / setting.config.benchmarks.answering.shares)
+
+
+def _answers(setting: Setting, base: str, stage: str, turns: Callable[[str], int]) -> Job:
     benchmarks, shape = setting.config.benchmarks, shape_of(setting.policy(base))
     how, lengths = benchmarks.answering, {n: getattr(benchmarks, n).max_new_tokens for n in benchmarks.run}
     answers: dict[int, int] = {}
     for name, longest in lengths.items():
-        turns = 2 if name == "mt_bench" else 1
-        answers[longest] = answers.get(longest, 0) + turns * questions(setting.config, name)
+        answers[longest] = answers.get(longest, 0) + turns(name) * questions(setting.config, name)
     spent = _answering(setting, shape, answers, how.batch_size, how.engine)
     needed = memory.generation(shape, how.batch_size, how.max_prompt_length + max(lengths.values(), default=0))
     if how.engine == "vllm":
         needed = Memory({"vLLM": how.vllm_memory * setting.capacity - memory.RESERVED})
-    return _job("answer", shape, needed, spent)
+    return _job(stage, shape, needed, spent)
 
 
 def _answering(setting: Setting, shape: Shape, answers: dict[int, int], batch: int, engine: str) -> float:
@@ -485,6 +500,7 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "train_ppo": _train_ppo,
     "score_policy": _score_policy,
     "best_of_n": _best_of_n,
+    "answer_share": _answer_share,
     "answer": _answer,
 }
 """By rule: those that load a model."""
