@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from paths import ROOT, SHARED
-from runs import DEFAULT, SMOKE, planned, results, snakemake
+from runs import DEFAULT, SMOKE, contents, planned, results, snakemake
 from snakemake.scheduling.job_scheduler import JobScheduler
 from transformers import AutoTokenizer
 
@@ -49,6 +49,22 @@ def test_every_world_of_the_study_is_tokenised_once_for_all_its_models(tmp_path)
         assert tokens == data.replace("/data/pairs", "").replace("study/worlds", "study/tokens") or (
             (data, tokens) == ("results/study/data/pairs", "results/study/data/tokens")
         )
+
+
+def test_trainings_on_two_nodes_ask_for_a_task_a_node_and_their_gpus_evenly(tmp_path):
+    paper = (DEFAULT, ROOT / "workflow" / "presets" / "paper.yaml")
+    two = "reward={training: {processes: 16, nodes: 2}}"
+    said = snakemake("-n", "-p", "--config", two, directory=tmp_path, configs=paper)
+    asked = re.findall(r"^rule (\w+):.*?resources: ([^\n]*)", said, flags=re.MULTILINE | re.DOTALL)
+    (training,) = {resources for rule, resources in asked if rule == "train_reward"}
+    placed = {"gpu=16", "nodes=2", "tasks=2", "tasks_per_gpu=0", "mpi=srun", "slurm_extra=--gpus-per-node=8"}
+    assert placed <= set(training.split(", "))
+    others = [resources for rule, resources in asked if rule != "train_reward"]
+    assert len(others) > 5
+    assert not any("nodes=" in resources for resources in others)
+    started = re.findall(r"Shell command: (.*) -m vrm train-reward", said)
+    assert len(started) == planned(said)["train_reward"]
+    assert all(words.startswith("python -m vrm.launch --nodes 2 ") for words in started)
 
 
 def test_own_data_needs_no_world(tmp_path):
@@ -294,6 +310,19 @@ def test_another_seed_changes_the_table(smoke, tmp_path):
     assert set(second.index.get_level_values("variant")) == {"rm", "vrm", "length alone"}
     for variant in ("rm", "vrm"):
         assert first.estimate[variant].to_dict() != second.estimate[variant].to_dict()
+
+
+def test_answers_that_two_jobs_share_are_the_bytes_of_one(smoke, tmp_path):
+    for part in ("results/smoke/judged", "results/smoke/policy/qwen3/sft", ".snakemake"):
+        shutil.copytree(smoke / part, tmp_path / part)
+    place = tmp_path / "results/smoke/policy/qwen3/sft/seed1/answers"
+    expected = contents(place)
+    shutil.rmtree(place)
+    rules = ("--allowed-rules", "answer", "answer_share", "--", place.relative_to(tmp_path) / "counts.json")
+    shares = ("--config", "benchmarks={answering: {shares: 2}}")
+    snakemake(*shares, *rules, directory=tmp_path, configs=(DEFAULT, SMOKE))
+    assert len(list((place.parent / "answer_shares").glob("*of2.jsonl"))) == 2
+    assert contents(place) == expected
 
 
 @pytest.mark.parametrize(
