@@ -14,7 +14,7 @@ from vrm.cli.commands import COMMANDS, Option, add_options
 
 RULES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow" / "rules").glob("*.smk"))}
 SHELL = re.compile(r'^    shell:\n((?:        (?:#.*|".*")\n)+)', re.MULTILINE)
-FILLED = {"half": "0", "seed": "1", "halving": "1", "packaged": "smollm2", "pairs": "64"}
+FILLED = {"share": "0", "shares": "4", "half": "0", "seed": "1", "halving": "1", "packaged": "smollm2", "pairs": "64"}
 """What stands for a wildcard whose option wants a number or a known name; every other one becomes a text."""
 MAY_BE_EMPTY = {
     "which": "--base qwen3",
