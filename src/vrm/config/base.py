@@ -85,6 +85,11 @@ class Lora(Section):
 
     rank: PositiveInt = Field(16, description="r of the adapters, which sit on every linear layer but the head's.")
     alpha: PositiveInt = Field(16, description="Scale of the adapters: alpha / r.")
+    load_in_4bit: bool = Field(
+        False,
+        description="QLoRA: the frozen linear layers below the adapters as 4-bit numbers (NF4, double quantisation; "
+        "bitsandbytes). A quarter of their memory in bfloat16, and slower. What is saved is a whole model in float32.",
+    )
 
 
 class Optimisation(Section):
@@ -143,6 +148,17 @@ class Optimisation(Section):
                 "a GPU of it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _packed_weights_are_whole(self) -> Optimisation:
+        require_whole(self.lora, self)
+        return self
+
+
+def require_whole(lora: Lora | None, training: Optimisation) -> None:
+    """Raise ValueError where weights in 4 bits would be spread over several cards."""
+    if lora and lora.load_in_4bit and training.launch == "fsdp2" and training.processes > 1:
+        raise ValueError("lora.load_in_4bit: 4-bit weights are not spread over several cards; set launch to ddp")
 
 
 def require_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:

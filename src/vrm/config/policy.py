@@ -19,6 +19,7 @@ from vrm.config.base import (
     RunPath,
     Section,
     require_known,
+    require_whole,
 )
 
 NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
@@ -269,6 +270,11 @@ class PolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _packed_weights_are_whole(self) -> PolicyConfig:
+        require_whole(self.difficulty.lora, self.training)
+        return self
+
+    @model_validator(mode="after")
     def _batches_come_out_even(self) -> PolicyConfig:
         for name in self.preference_run if self.run_bases else []:
             try:
@@ -287,10 +293,11 @@ class PolicyConfig(Section):
                 "PPO learns from samples of the policy's own distribution: policy.generation needs a temperature above "
                 f"0 and top_p 1 (they are {generation.temperature:g} and {generation.top_p:g})"
             )
-        if generation.engine == "vllm" and training.lora and training.bf16:
+        if generation.engine == "vllm" and training.lora and (training.bf16 or training.lora.load_in_4bit):
             raise ValueError(
-                "policy.generation.engine vllm with policy.training.lora and bf16: adapters are merged into bfloat16 "
-                "weights and taken out again at every update, and the weights drift; use the transformers engine"
+                "policy.generation.engine vllm with policy.training.lora and bf16 or load_in_4bit: adapters are merged "
+                "into rounded weights and taken out again at every update, and the weights drift; use the transformers "
+                "engine"
             )
         return self
 

@@ -464,7 +464,8 @@ class PpoRun:
 
     def _restore(self, checkpoint: Path) -> int:
         """Go on where the checkpoint was made; returns the number of the next update."""
-        self.accelerator.load_state(str(checkpoint))
+        # of adapters a checkpoint has no more than what is trained
+        self.accelerator.load_state(str(checkpoint), strict=not self.job.training.lora)
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         self.history = [tuple(row) for row in state["history"]]
         self.samples, self.counts = state["samples"], state["counts"]

@@ -152,7 +152,9 @@ class ActorCritic:
         self.actor, self.critic, *optimizers = accelerator.prepare(actor, critic, *optimizers)
         self.optimizers = dict(zip(self.rates, optimizers, strict=True))
         self._reference: torch.nn.Module | None = None
-        if not job.training.lora:
+        if job.training.lora:
+            accelerator.register_save_state_pre_hook(_leave_out_frozen)
+        else:
             frozen = load_policy(job, tokenizer, "entropy", temperature=temperature)
             # not the accelerator's to prepare: it would be in every checkpoint
             self._reference = frozen.requires_grad_(False).eval().to(accelerator.device)
@@ -192,6 +194,14 @@ class ActorCritic:
                 optimizer.step()
             optimizer.zero_grad()
         return norms
+
+
+def _leave_out_frozen(models: list[torch.nn.Module], states: list[dict[str, Tensor]], _directory: str) -> None:
+    """Keep what is trained alone in a checkpoint: the policy's files have the rest."""
+    for model, state in zip(models, states, strict=True):
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for name in state.keys() - trained:
+            del state[name]
 
 
 def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:

@@ -54,8 +54,10 @@ from transformers import (
 
 from vrm.checkpoints import started_processes
 from vrm.config import ConfigError, Lora, Optimisation
+from vrm.models.scoring import own_device
 from vrm.records import write_whole
 from vrm.runfiles import TRAINING
+from vrm.training.four_bit import is_packed, pack_linear_layers, unpack_linear_layers
 from vrm.training.symptoms import TrainingError
 from vrm.watch import Watch
 
@@ -399,9 +401,18 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def shard(accelerator: Accelerator, model: torch.nn.Module) -> None:
-    """Spread a model over the processes in place, if the launch asks for that; all processes call it together."""
+    """Spread a model over the processes in place, if the launch asks for that; all processes call it together.
+
+    Raises:
+        ConfigError: the launch asks for it, and the model has 4-bit weights.
+    """
     if not is_sharded(accelerator):
         return
+    if is_packed(model):
+        raise ConfigError(
+            "lora.load_in_4bit: 4-bit weights are not spread over several cards; launch it with "
+            "workflow/accelerate/ddp.yaml, a whole model on each"
+        )
     accelerator.state.fsdp_plugin.mixed_precision_policy = None
     if accelerator.mixed_precision == "bf16":
         # without the cache, which would hold a whole bfloat16 model
@@ -434,9 +445,12 @@ def with_adapters(
 
     Args:
         model: the model; it is returned as it is where `lora` is None.
-        lora: rank and scale.
+        lora: rank and scale, and whether the layers below the adapters are packed.
         exclude: name of the head, a layer or a module of several, which gets no adapters.
         train_excluded: whether the head is trained in full; otherwise it is frozen like all other weights.
+
+    Raises:
+        ConfigError: layers are to be packed, and bitsandbytes is not installed.
     """
     if lora is None:
         return model
@@ -453,6 +467,8 @@ def with_adapters(
         target_modules=sorted(linear),
         modules_to_save=[exclude] if train_excluded else None,
     )
+    if lora.load_in_4bit:
+        pack_linear_layers(model, exclude, own_device())
     model.enable_input_require_grads()  # or activation checkpointing has nothing to pass back
     adapted = get_peft_model(model, config)
     for parameter in adapted.parameters():
@@ -465,6 +481,8 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its adapters merged into its weights, in float32; one without adapters as it is."""
     if not hasattr(model, "merge_and_unload"):
         return model
+    if is_packed(model):
+        unpack_linear_layers(model)
     # merged into bfloat16 weights, a small change would be rounded away
     whole = model.float().merge_and_unload()
     for part in whole.modules():
