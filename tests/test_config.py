@@ -105,6 +105,23 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
         ),
         ({"policy": {"ppo": {"updates": 3}}}, "leaves the actor none of the 3 updates"),
         ({"policy": {"generation": {"temperature": 0}}}, "needs a temperature above 0"),
+        (
+            {"reward": {"training": {"lora": {"load_in_4bit": True}, "processes": 2, "launch": "fsdp2"}}},
+            "reward.training: lora.load_in_4bit",
+        ),
+        (
+            {
+                "policy": {
+                    "difficulty": {"lora": {"load_in_4bit": True}},
+                    "training": {"processes": 2, "launch": "fsdp2"},
+                }
+            },
+            "policy: lora.load_in_4bit",
+        ),
+        (
+            {"policy": {"training": {"lora": {"load_in_4bit": True}}, "generation": {"engine": "vllm"}}},
+            "use the transformers engine",
+        ),
         ({"policy": {"scorers_from": "llama"}}, "policy.scorers_from names llama"),
         ({"policy": {"generation": {"max_new_tokens": 200}}}, "policy.training leaves 128 tokens for a response"),
         ({"policy": {"methods": {"rm": {"label": "x", "method": "dpo"}}}}, "share the name rm"),

@@ -86,13 +86,20 @@ def test_plain_pairs_need_no_ratings(kind, tiny_backbone, tmp_path):
     assert results["held_out"]["pairs"] > 0
 
 
-@pytest.mark.parametrize("how", ["frozen", "lora"])
+@pytest.mark.parametrize("how", [["frozen"], ["lora"], ["lora", "load_in_4bit"]], ids="_".join)
 def test_a_head_alone_and_adapters_leave_a_whole_model(how, tiny_backbone, tmp_path):
-    chosen = options(tmp_path, tiny_backbone, ultrafeedback(), epochs=1, **{how: True})
+    if "load_in_4bit" in how:
+        pytest.importorskip("bitsandbytes")
+    chosen = options(tmp_path, tiny_backbone, ultrafeedback(), epochs=1, **dict.fromkeys(how, True))
     results = train(chosen)
     assert results["aspects"] == ["clarity", "accuracy"]
     output = load_reward_model(chosen.out).score(["alpha"] * 2, ["good", "bad"])
     assert np.isfinite(output.mean).all()
+
+
+def test_four_bit_weights_are_not_trained_themselves(tiny_backbone, tmp_path):
+    with pytest.raises(ConfigError, match="--lora"):
+        train(options(tmp_path, tiny_backbone, ultrafeedback(), load_in_4bit=True))
 
 
 def test_a_killed_training_goes_on(tiny_backbone, tmp_path, monkeypatch):

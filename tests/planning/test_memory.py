@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from vrm.config import Lora
+from vrm.config import CreatedBackbone, Lora
 from vrm.planning import memory
 from vrm.planning.memory import GIB, PUBLIC, Precision, Shape
 
 TINY = Shape(64, 64, 1, 4, 2, 32, 160)
 FULL, MIXED, ADAPTED = Precision(), Precision(bf16=True), Precision(bf16=True, lora=Lora(rank=4))
+PACKED = replace(ADAPTED, lora=Lora(rank=4, load_in_4bit=True))
 
 
 def _saved_bytes(layers, precision, tokens):
@@ -57,11 +58,11 @@ def _saved_bytes(layers, precision, tokens):
 
 @pytest.mark.parametrize(
     "precision",
-    [FULL, MIXED, ADAPTED, replace(FULL, by_group=True), replace(MIXED, by_group=True)],
-    ids=["float32", "mixed", "adapters", "packed", "packed mixed"],
+    [FULL, MIXED, ADAPTED, PACKED, replace(FULL, by_group=True), replace(MIXED, by_group=True)],
+    ids=["float32", "mixed", "adapters", "4-bit", "packed", "packed mixed"],
 )
 def test_activations_are_what_autograd_saves(precision):
-    pytest.importorskip("torch")
+    pytest.importorskip("bitsandbytes" if precision.packed else "torch")
 
     def of_a_block(tokens):
         return _saved_bytes(3, precision, tokens) - _saved_bytes(1, precision, tokens)
@@ -82,6 +83,37 @@ def test_adapters_leave_two_bytes_a_frozen_weight_and_sixteen_a_trained_one():
     shape = PUBLIC["Qwen/Qwen3-8B"]
     total = sum(memory.states(shape, ADAPTED).values()) * GIB
     assert total == pytest.approx(2 * shape.parameters + 16 * shape.adapter_parameters(4))
+
+
+def test_four_bit_weights_are_as_large_as_planned():
+    """What bitsandbytes holds of a block's seven matrices, scales included, beside the formula."""
+    pytest.importorskip("bitsandbytes")
+    from vrm.training.backbones import create_model, train_tokenizer
+    from vrm.training.trainer import with_adapters
+
+    create = CreatedBackbone(hidden_size=256, layers=2, heads=4, key_value_heads=2, intermediate_size=512)
+    tokenizer = train_tokenizer(["some text"], 300)
+    model = with_adapters(create_model(create, tokenizer, 64).bfloat16(), PACKED.lora, exclude="lm_head")
+    held = 0
+    for parameter in model.parameters():
+        held += parameter.nbytes
+        if state := getattr(parameter, "quant_state", None):
+            held += state.absmax.nbytes + state.state2.absmax.nbytes
+    shape = replace(memory.created_shape(create), vocabulary=len(tokenizer))
+    assert memory.states(shape, PACKED)["weights"] * GIB == pytest.approx(held, rel=1e-4)
+
+
+def test_four_bit_weights_take_a_quarter_and_are_merged_elsewhere():
+    # Dettmers et al. 2023: 4 bits, and 0.127 of scales
+    assert pytest.approx(4.127, abs=1e-3) == memory.PACKED * 8
+    shape = PUBLIC["Qwen/Qwen3-8B"]
+    whole, packed = (memory.training(shape, how, 2, 16) for how in (ADAPTED, PACKED))
+    saved = (2 - memory.PACKED) * shape.matrix_parameters / GIB
+    assert whole.parts["weights"] - packed.parts["weights"] == pytest.approx(saved)
+    assert "float32 copy while merging" in whole.parts
+    assert "float32 copy while merging" not in packed.parts
+    assert packed.parts["unpacked layer"] < 0.2
+    assert packed.total < whole.total / 2
 
 
 def test_checkpointing_saves_activations_and_nothing_else():

@@ -321,3 +321,16 @@ def test_eight_bit_moments_take_a_quarter_and_ppo_has_none(paper):
     assert many["train_reward"]["optimiser"] * GIB == pytest.approx(8 * reward)
     assert few["train_reward"]["optimiser"] * GIB == pytest.approx(2 * reward * (1 + 4 / 256))
     assert few["train_ppo"] == many["train_ppo"]
+
+
+def test_four_bit_weights_are_smaller_and_slower(paper):
+    def planned(load_in_4bit):
+        how = {"training": {"bf16": True, "lora": {"rank": 16, "load_in_4bit": load_in_4bit}}}
+        found = jobs(Setting(changed(paper, reward=how, policy=how)))
+        return {job.stage: job for job in found if job.memory}
+
+    packed, whole = planned(True), planned(False)
+    for stage in ("train_reward", "train_preference", "train_ppo"):
+        assert packed[stage].memory.total < whole[stage].memory.total, stage
+        assert packed[stage].hours > whole[stage].hours, stage
+        assert packed[stage].disk == whole[stage].disk, stage  # what is saved is whole

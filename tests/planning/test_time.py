@@ -49,6 +49,15 @@ def test_passes(precision, passes):
     assert time.passes(precision) == passes
 
 
+def test_unpacking_makes_every_pass_longer():
+    packed = Precision(lora=Lora(load_in_4bit=True))
+    assert time.passes(packed) == time.passes(Precision(lora=Lora()))
+    assert time.unpacking(packed) > time.unpacking(Precision(lora=Lora())) == 1
+    # the published run that it is taken from
+    (run,) = (run for run in time.runs() if "4-bit" in run.name)
+    assert run.estimated == pytest.approx(run.taken, rel=0.02)
+
+
 def test_decoding_waits_for_memory_or_for_launches():
     sizes = {"answers": 256, "prompt": 100, "new_tokens": 512}
     alone = time.decoding_hours(SHAPE, H100, batch=1, **sizes)

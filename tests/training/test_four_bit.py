@@ -98,7 +98,8 @@ def test_the_directory_is_an_ordinary_model_of_rounded_weights_and_low_rank_chan
     assert "bfloat16" not in config
     assert "quantization" not in config
     assert {weight.dtype for weight in trained.end.values()} == {torch.float32}
-    start = {name.removeprefix("model."): weight for name, weight in load_file(tiny_backbone / "model.safetensors").items()}
+    begin = load_file(tiny_backbone / "model.safetensors")
+    start = {name.removeprefix("model."): weight for name, weight in begin.items()}
     moved = 0
     for name, end in trained.end.items():
         begun = start.get(name.removeprefix("model."))
@@ -175,9 +176,10 @@ def test_a_killed_training_resumes_to_the_same_result(tiny_backbone, toy_pairs, 
         if state.global_step >= 15:
             raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(reward.LogWriter, "on_evaluate", die_at_step_15)
-        train_reward_model(again)
+        with pytest.raises(Killed):
+            train_reward_model(again)
     for checkpoint in again.checkpoints.glob("checkpoint-*/*.safetensors"):
         assert not [name for name in load_file(checkpoint) if "base_layer" in name]
     capsys.readouterr()
@@ -196,7 +198,7 @@ def test_policies_start_as_their_own_reference_and_leave_ordinary_directories(ti
 
     dpo = policy_job(tiny_backbone, toy_pairs, tmp_path / "dpo", lora=PACKED, learning_rate=1e-2)
     train_preference(dpo, PreferenceMethod(label="DPO", method="dpo"))
-    table = pd.read_csv(dpo.out / "held_out.csv").pivot(index="item", columns="metric", values=["start", "end"])
+    table = pd.read_csv(dpo.out / "held_out.csv").pivot(index="item_id", columns="metric", values=["start", "end"])
     assert np.allclose(table["start"].margin, 0, atol=1e-5)
     assert (table["end"].margin > 0).mean() > 0.8
     # the policy that was measured, beside its reference: the start with rounded weights
@@ -227,9 +229,10 @@ def test_a_killed_ppo_resumes_from_what_is_trained_alone(tiny_backbone, toy_pair
             raise Killed
         return update(self, number)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(PpoRun, "update", die_at_5)
-        train_ppo(jobs[1], PPO, SHORT, LENGTH)
+        with pytest.raises(Killed):
+            train_ppo(jobs[1], PPO, SHORT, LENGTH)
     saved = [load_file(path) for path in jobs[1].checkpoints.glob("checkpoint-4/*.safetensors")]
     assert len(saved) == 2
     assert all("lora_" in name or "modules_to_save" in name for state in saved for name in state)

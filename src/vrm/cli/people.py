@@ -39,6 +39,9 @@ def train(
     ] = "vrm",
     frozen: Annotated[bool, Option("train a head alone, on the backbone's features: minutes, on a CPU too")] = False,
     lora: Annotated[bool, Option("train adapters, merged at the end")] = False,
+    load_in_4bit: Annotated[
+        bool, Option("with --lora: the backbone's frozen layers as 4-bit numbers (QLoRA), for a small card")
+    ] = False,
     resume: Annotated[bool, Option("go on where a killed training stood")] = False,
     aspects: Annotated[list[str] | None, Option("which ratings are used (default: all that are found)")] = None,
     shape: Annotated[str | None, Option("which public data's columns the rows have (default: recognised)")] = None,

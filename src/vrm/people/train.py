@@ -72,6 +72,7 @@ class TrainOptions:
         kind: a key of `vrm.config.reward.PRESETS`.
         frozen: train a head alone, on features of the backbone that are computed once.
         lora: train adapters and the head; merged at the end.
+        load_in_4bit: with `lora`, the frozen layers below the adapters as 4-bit numbers.
         resume: go on with what lies in `<out>.unfinished`.
         aspects: names of the ratings; None takes those that the file has.
         shape: which public data's columns the rows have; None recognises it.
@@ -90,6 +91,7 @@ class TrainOptions:
     kind: str = "vrm"
     frozen: bool = False
     lora: bool = False
+    load_in_4bit: bool = False
     resume: bool = False
     aspects: Sequence[str] | None = None
     shape: ShapeName | None = None
@@ -289,6 +291,8 @@ def training_of(options: TrainOptions, backbone: str) -> RewardTraining:
     """Settings of the training: those given, and defaults that fit the backbone and what is trained of it."""
     if options.frozen and options.lora:
         raise ConfigError("--frozen and --lora exclude each other: a head alone, or adapters in the backbone")
+    if options.load_in_4bit and not options.lora:
+        raise ConfigError("--load-in-4bit: 4-bit weights can't be trained, adapters beside them can; add --lora")
     how = "frozen" if options.frozen else "lora" if options.lora else "whole"
     longest = min(LONGEST, positions_of(checked_config(backbone, revision=options.revision)) or LONGEST)
     max_length = options.max_length or longest
@@ -298,7 +302,7 @@ def training_of(options: TrainOptions, backbone: str) -> RewardTraining:
         learning_rate=options.learning_rate or LEARNING_RATES[how],
         max_length=max_length,
         max_prompt_length=options.max_prompt_length or max_length // 2,
-        lora=Lora() if options.lora else None,
+        lora=Lora(load_in_4bit=options.load_in_4bit) if options.lora else None,
         bf16=on_gpu and not options.frozen,
         gradient_checkpointing=on_gpu and not options.frozen,
         **{name: value for name, value in given.items() if value is not None},

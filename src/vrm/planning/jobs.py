@@ -305,7 +305,7 @@ def _train_reward(setting: Setting, base: str, method: str) -> Job:
     texts = 2 * setting.pairs(training) * training.epochs * time.passes(precision)
     texts += 4 * training.evaluations * training.evaluation_pairs
     needed = memory.training(shape, precision, 2 * training.batch_size, training.max_length, head=False)
-    spent = time.hours(texts * length * a_token, setting.gpu, training.bf16)
+    spent = time.hours(texts * length * a_token * time.unpacking(precision), setting.gpu, training.bf16)
     trained = shape.adapter_parameters(training.lora.rank) if training.lora else shape.body_parameters
     # adapters are merged in float32
     size = 4 * shape.body_parameters / GIB
@@ -345,7 +345,7 @@ def _tuning(
     rows = training.batch_size * (1 if stage == "sft" else 2)
     needed = memory.training(shape, precision, rows, training.max_length)
     trained = shape.adapter_parameters(lora.rank) if lora else shape.parameters
-    spent = time.hours(operations, setting.gpu, training.bf16)
+    spent = time.hours(operations * time.unpacking(precision), setting.gpu, training.bf16)
     # adapters are merged in float32
     size = 0 if stage == "difficulty_run" else 4 * shape.parameters / GIB
     return _job(stage, shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
@@ -390,7 +390,7 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
         (ppo.evaluations + 1) * ppo.evaluation_prompts,
     )
     # old log-probabilities, the reference's and the critic's values; then actor and critic learn
-    model_passes = 3 + 2 * ppo.epochs * time.passes(precision)
+    model_passes = (3 + 2 * ppo.epochs * time.passes(precision)) * time.unpacking(precision)
     spent = time.hours(
         answers * length * model_passes * time.forward_operations(shape, length), setting.gpu, training.bf16
     )
@@ -405,7 +405,7 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
         batch=min(generation.batch_size, ppo.prompts_per_update),
         engine=generation.engine,
         adapted=training.lora is not None,
-        width=precision.weight_bytes,
+        width=precision.read_bytes,
     )
     longest = training.max_prompt_length + generation.max_new_tokens
     needed = memory.ppo(

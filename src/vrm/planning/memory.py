@@ -10,7 +10,8 @@
   measures that on the CPU. The attention matrix is never stored (SDPA), nor are the (B, T, V) logits (fused head).
 * What a CUDA context, cuBLAS and the allocator's fragments take is `RESERVED` and `FRAGMENTATION`: assumptions.
 
-Source: AdamW's 16 bytes a parameter: Rajbhandari et al. 2020 (ZeRO), section 3.1; activations by block: the way of
+Source: AdamW's 16 bytes a parameter: Rajbhandari et al. 2020 (ZeRO), section 3.1; 4-bit weights: Dettmers et al. 2023
+(QLoRA), section 3; activations by block: the way of
 Korthikanti et al. 2022, recounted for gated blocks with float32 residuals.
 """
 
@@ -198,6 +199,11 @@ those of the second response's keys once more, half of all tokens where the prom
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
 """Bytes of AdamW's two moments of a weight: float32, or 8 bits with a float32 scale a block of 256."""
 
+PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in NF4 with double quantisation: 4 bits, an 8-bit scale a block of 64, and a float32 scale a block
+of 256 of those: 0.127 bits a weight for all scales.
+"""
+
 ACTIVATIONS = {
     "float32": (24, 16, 16, 16),
     "mixed": (26, 10, 10, 8),
@@ -245,8 +251,18 @@ class Precision:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a stored weight."""
+        """Bytes of a stored weight, but for those that are packed."""
         return 2 if self.bf16 and self.lora else 4
+
+    @property
+    def packed(self) -> bool:
+        """Whether the blocks' weights are 4-bit numbers; embedding, norms and language-model head are not."""
+        return self.lora is not None and self.lora.load_in_4bit
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that a step of decoding moves a weight of the blocks: packed ones are read, written out and read."""
+        return PACKED + 2 * self.weight_bytes if self.packed else self.weight_bytes
 
     @property
     def name(self) -> str:
@@ -264,13 +280,17 @@ def states(shape: Shape, precision: Precision, head: bool = True) -> dict[str, f
     """
     parameters = shape.parameters if head else shape.body_parameters
     trained = shape.adapter_parameters(precision.lora.rank) if precision.lora else parameters
+    packed = shape.matrix_parameters if precision.packed else 0
+    frozen = precision.weight_bytes * (parameters - packed) + PACKED * packed
     parts = {
-        "weights": precision.weight_bytes * parameters + (4 * trained if precision.lora else 0),
+        "weights": frozen + (4 * trained if precision.lora else 0),
         "gradients": 4 * trained,
         "optimiser": precision.moments * trained,
     }
     if precision.name == "mixed":
         parts["bfloat16 copies"] = 2 * shape.matrix_parameters  # autocast keeps them until the pass ends
+    if packed:  # for one product at a time
+        parts["unpacked layer"] = precision.weight_bytes * max(i * o for i, o in shape.linear_layers)
     return {name: value / GIB for name, value in parts.items()}
 
 
@@ -421,8 +441,11 @@ def largest(memories: Iterable[Memory]) -> Memory:
 
 
 def _at_least_saving(parts: dict[str, float], shape: Shape, precision: Precision, head: bool) -> dict[str, float]:
-    """Adapters are merged in float32 when a training has finished; activations and cache are gone by then."""
-    if precision.weight_bytes == 4:
+    """Adapters are merged in float32 when a training has finished; activations and cache are gone by then.
+
+    4-bit weights leave the card for that.
+    """
+    if precision.weight_bytes == 4 or precision.packed:
         return parts
     transient = {"activations", "rollout's cache", "scoring"}
     kept = {name: value for name, value in parts.items() if name not in transient}
