@@ -83,7 +83,7 @@ class KnownAnswers:
 def train(name, backbone, pairs, directory, processes):
     """Train the model that `name` begins with (of VARIANTS, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
 
-    What may follow: `_lora`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
+    What may follow: `_lora`, `_4bit`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
     the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine; `+launcher` or `+one`,
     which gets a SIGTERM in its first attempt.
     """
@@ -93,7 +93,7 @@ def train(name, backbone, pairs, directory, processes):
         send_term(target, directory.with_suffix(".term"))
     changes = {
         "batch_size": (UNEVEN_BATCH if "uneven" in how else GLOBAL_BATCH) // processes,
-        "lora": Lora(rank=4) if "lora" in how else None,
+        "lora": Lora(rank=4, load_in_4bit="4bit" in how) if "lora" in how else None,
         "bf16": "bf16" in how,
     }
     if "untied" in how:

@@ -5,6 +5,7 @@
   10 % at least in some metric; a VRM's does so too where both processes draw the same latent noise.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -31,7 +32,10 @@ from vrm.training.trainer import is_sharded
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("processes")]
 
-PLAIN = ("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo")
+PLAIN = (
+    *("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo"),
+    *(("vrm_lora_4bit", "dpo_lora_4bit") if importlib.util.find_spec("bitsandbytes") else ()),
+)
 SHARDED = (
     "rm", "vrm", "concept", "gated", "bottleneck", "sft", "dpo", "kto",
     "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16",
