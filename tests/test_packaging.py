@@ -17,11 +17,13 @@ from vrm.cli import main
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CALLED = {"yaml": "pyyaml", "alpaca_eval": "alpaca-eval", "sklearn": "scikit-learn"}
 """Packages whose import has another name."""
-OPTIONAL = {"flash_attn", "vllm"}
+OPTIONAL = {"bitsandbytes", "flash_attn", "vllm"}
 """What is looked for and done without."""
 
-NOT_LOCKED = {"low_memory"}
+NOT_LOCKED = {"low_memory", "vllm"}
 """Extras whose packages depend on the card."""
+OF_VLLM = {"numpy", "setuptools", "fastapi"}
+"""What vLLM wants in other versions than requirements.lock has."""
 
 
 def declared(lines):
@@ -63,15 +65,30 @@ def test_torch_and_trl_are_ranges():
         assert "==" not in line
 
 
+def locked(name):
+    """Versions by package."""
+    pins = dict(line.split("==") for line in (ROOT / name).read_text().split())
+    return {package.lower().replace("_", "-"): version for package, version in pins.items()}
+
+
+def outside(pins, lines):
+    """Requirements that some pins do not meet."""
+    wanted = [requirement for requirement in map(Requirement, lines) if requirement.name != "vrm"]
+    return [str(each) for each in wanted if not each.specifier.contains(pins[each.name.lower().replace("_", "-")])]
+
+
 def test_the_lock_is_inside_of_the_ranges():
-    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
-    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in NOT_LOCKED]
-    for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
-        wanted = Requirement(line)
-        if wanted.name == "vrm":
-            continue
-        assert wanted.specifier.contains(pins[wanted.name.lower().replace("_", "-")]), line
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    assert outside(locked("requirements.lock"), lines) == []
+
+
+def test_vllms_lock_is_inside_of_the_ranges_and_differs_where_vllm_wants_it():
+    extras = PROJECT["optional-dependencies"]
+    pins, tested = locked("requirements-vllm.lock"), locked("requirements.lock")
+    lines = [*PROJECT["dependencies"], *(line for name in ("vllm", "workflow", "judge") for line in extras[name])]
+    assert outside(pins, lines) == []
+    assert {name for name, version in pins.items() if tested.get(name, version) != version} == OF_VLLM
 
 
 @pytest.mark.slow
@@ -88,6 +105,10 @@ def test_a_bound_that_cannot_be_reached_is_named():
     own = {name: {requirement.name for requirement in ranges.direct(name)} for name in ((), ("workflow",))}
     assert "torch" in own[()]
     assert own["workflow",] == {"snakemake"}
+    together = ranges.combinations()
+    for name, others in ranges.APART.items():
+        assert name not in together["all extras"]
+        assert not others & {*together[f"{name} and what goes with it"]}
 
 
 def test_the_workflow_runs_where_it_was_laid_out(tmp_path, capsys):

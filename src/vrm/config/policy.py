@@ -214,7 +214,7 @@ class Generation(Section):
     """How policies answer."""
 
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What generates in PPO; vllm has to be installed."
+        "transformers", description="What generates in PPO; vllm is an extra."
     )
     max_new_tokens: PositiveInt = Field(128, description="Longest response, in tokens, the end token included.")
     temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 takes the likeliest token.")

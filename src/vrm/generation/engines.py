@@ -318,7 +318,7 @@ class VllmFilesEngine:
     Raises:
         ConfigError: vLLM is not installed.
 
-    Source: vLLM 0.22 to 0.31, `LLM` in `vllm/entrypoints/llm.py` and `vllm/sampling_params.py`.
+    Source: vLLM 0.27 to 0.30, `LLM` in `vllm/entrypoints/llm.py` and `vllm/sampling_params.py`.
     """
 
     def __init__(
@@ -376,8 +376,8 @@ def _require_vllm(key: str) -> None:
 
     if not is_vllm_available():
         raise ConfigError(
-            f"{key} is vllm, but vllm is not installed (`pip install trl[vllm]`); "
-            f"install it, or set {key} to transformers"
+            f"{key} is vllm, but vllm is not installed; `pip install --constraint requirements-vllm.lock 'vrm[vllm]'` "
+            f"into an environment of its own (docs/scale.md), or set {key} to transformers"
         )
 
 
