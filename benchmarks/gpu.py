@@ -76,6 +76,8 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
         "memory": (240, ["reward_memory.py", *model, "--out", str(options.out / "gpu.jsonl")]),
         "policy": (300, ["policy_step.py", "--lora", "--shape", "tiny" if tiny else "qwen2.5-7b", "--out",
                          str(options.out / "gpu.jsonl")]),
+        "policy_4bit": (300, ["policy_step.py", "--lora", "--load-in-4bit", "--shape", "tiny" if tiny else "qwen2.5-7b",
+                              "--out", str(options.out / "gpu.jsonl")]),
     }  # fmt: skip
 
 

@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-7b")
     parser.add_argument("--lora", action="store_true", help="adapters of rank 16 instead of full fine-tuning")
+    parser.add_argument("--load-in-4bit", action="store_true", help="with --lora: the frozen layers as 4-bit numbers")
     parser.add_argument("--batch", type=int, default=4, help="pairs or answers a forward pass")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/vrm-benchmark"), help="weights go here (15 GB)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results.jsonl"))
@@ -102,7 +103,7 @@ def main() -> None:
     prepared = {"dpo_step": lambda: dpo_step(job), "ppo_update": lambda: ppo_update(job, reward, shape, options)}
     for name, prepare_step in prepared.items():
         record = measure(name, prepare_step(), tokens)
-        record |= {"shape": options.shape, "lora": options.lora, "batch": options.batch}
+        record |= {name: getattr(options, name) for name in ("shape", "lora", "load_in_4bit", "batch")}
         print(json.dumps(record))
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with options.out.open("a", encoding="utf-8") as out:
@@ -161,7 +162,7 @@ def prepare(shape: Shape, options: argparse.Namespace) -> tuple[PolicyJob, Huggi
         checkpoints=0,
         bf16=on_gpu,
         gradient_checkpointing=on_gpu,
-        lora=Lora() if options.lora else None,
+        lora=Lora(load_in_4bit=options.load_in_4bit) if options.lora else None,
         epochs=0.25,  # one step of `batch` pairs
     )
     job = PolicyJob(
