@@ -104,10 +104,11 @@ def test_what_a_run_leaves_behind(tiny_backbone, toy_pairs, tmp_path):
     assert not job.checkpoints.exists()
 
 
-def test_a_killed_run_resumes_to_the_same_result(tiny_backbone, toy_pairs, tmp_path, monkeypatch):
-    whole = policy_job(tiny_backbone, toy_pairs, tmp_path / "whole")
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])
+def test_a_killed_run_resumes_to_the_same_result(lora, tiny_backbone, toy_pairs, tmp_path, monkeypatch):
+    whole = policy_job(tiny_backbone, toy_pairs, tmp_path / "whole", lora=lora)
     train_ppo(whole, PPO, SHORT, LENGTH)
-    again = policy_job(tiny_backbone, toy_pairs, tmp_path / "again")
+    again = policy_job(tiny_backbone, toy_pairs, tmp_path / "again", lora=lora)
     update = PpoRun.update
 
     def die_at_5(self, number):
@@ -119,6 +120,8 @@ def test_a_killed_run_resumes_to_the_same_result(tiny_backbone, toy_pairs, tmp_p
     with pytest.raises(Killed):
         train_ppo(again, PPO, SHORT, LENGTH)
     assert {path.name for path in again.checkpoints.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    for path in again.checkpoints.glob("checkpoint-*/*.safetensors") if lora else ():
+        assert not [name for name in load_file(path) if "base_layer" in name or "embed_tokens" in name]
     calls = []
     monkeypatch.setattr(PpoRun, "update", lambda self, number: calls.append(number) or update(self, number))
     train_ppo(again, PPO, SHORT, LENGTH)
