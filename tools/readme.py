@@ -2,8 +2,8 @@
 
     python tools/readme.py
 
-writes what comes from docs/results/ into docs/findings.md and docs/real_text.md and, where `make demo` has finished,
-what comes from it into README.md, pages of docs/ and docs/images/.
+writes what comes from docs/results/ into docs/findings.md and docs/real_text.md, what `vrm plan` says into
+docs/scale.md and, where `make demo` has finished, what comes from it into README.md, pages of docs/ and docs/images/.
 A block stands between `<!-- NAME: ... -->` and `<!-- end NAME -->`.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import findings
 import measured
 import pandas as pd
+import planned
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -284,6 +285,7 @@ def _interval(cell: pd.Series, digits: int = 1, signed: bool = False) -> str:
 
 MEASURED = {
     "docs/findings.md": {"STUDY": measured.against_rm, "WORLDS": measured.worlds, "ABLATION": measured.ablation},
+    "docs/scale.md": {"PLAN": planned.said, "HOURS": planned.hours},
     "docs/real_text.md": {
         "REAL": measured.real_text,
         "BESIDE": measured.beside_rm,
