@@ -321,6 +321,7 @@ OF_THE_DEMO = {
 def main() -> int:
     """Fill every block that there are files for."""
     pages = [*MEASURED.items()]
+    shutil.copyfile(measured.RESULTS / "power.png", ROOT / "docs" / "images" / "power.png")
     if (RUN / "tables" / "table1.csv").is_file():
         pages += OF_THE_DEMO.items()
         images = ROOT / "docs" / "images"
