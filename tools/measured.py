@@ -1,4 +1,4 @@
-"""Blocks of docs/findings.md and docs/real_text.md; `tools/readme.py` fills them from the CSVs of docs/results/."""
+"""Blocks of docs/findings.md, real_text.md and benchmarks.md; `tools/readme.py` fills them from docs/results/."""
 
 from __future__ import annotations
 
@@ -113,6 +113,36 @@ def _real(columns: dict[tuple[str, str], str], signed: bool = False) -> str:
     commits = " and ".join(dict.fromkeys(f"`{record['commit'][:10]}`" for record in records))
     seeds = max(int(table.seeds.max()) for table in tables.values())
     note = f"*`docs/results/`: means of {seeds} seeds, 95 % intervals over seeds and prompts. Commit {commits}.*"
+    return "\n".join([*lines, "", note])
+
+
+def training_speed() -> str:
+    """Training a reward model beside TRL."""
+    return _speed("reward_training", "pairs", "trl", "TRL's")
+
+
+def scoring_speed() -> str:
+    """Scoring beside a scorer that pads."""
+    return _speed("scoring", "records", "padded", "the padded scorer's")
+
+
+def _speed(name: str, texts: str, peer: str, whose: str) -> str:
+    rows = pd.read_csv(RESULTS / f"{name}.csv")
+    lines = [f"| texts | | logical tokens a second | times {whose} | smallest and largest of the rounds |"]
+    lines.append("|:--|:--|--:|--:|--:|")
+    for row in rows.to_dict("records"):
+        source = (
+            "drawn, lengths like UltraFeedback's" if row[texts] == "drawn" else "real: " + Path(row[texts]).parent.name
+        )
+        ratio = f"{row[f'times_as_fast_as_{peer}']:.2f} | {row['smallest']:.2f} to {row['largest']:.2f}"
+        lines.append(f"| {source} | `{row['contestant']}` | {row['tokens_per_second']:,.0f} | {ratio} |")
+    first = rows.iloc[0]
+    note = (
+        f"*`docs/results/{name}.csv`: medians of {first.rounds} rounds, in which all took turns in one process; model "
+        f"`{first.model}`, {first.precision}, {first.threads} thread of {first.cores} cores, {first.device}, "
+        f"{first.date}, commit `{first.commit}`, torch {first.torch}, transformers {first.transformers}, trl "
+        f"{first.trl}.*"
+    )
     return "\n".join([*lines, "", note])
 
 

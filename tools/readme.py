@@ -285,6 +285,7 @@ def _interval(cell: pd.Series, digits: int = 1, signed: bool = False) -> str:
 
 MEASURED = {
     "docs/findings.md": {"STUDY": measured.against_rm, "WORLDS": measured.worlds, "ABLATION": measured.ablation},
+    "docs/benchmarks.md": {"TRAINING_SPEED": measured.training_speed, "SCORING_SPEED": measured.scoring_speed},
     "docs/scale.md": {"PLAN": planned.said, "HOURS": planned.hours},
     "docs/real_text.md": {
         "REAL": measured.real_text,
