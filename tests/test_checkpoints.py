@@ -164,9 +164,9 @@ def test_checkpoints_and_results_are_two_directories(tmp_path, checkpoints):
 
 
 def test_what_decides_nothing_is_left_out(monkeypatch):
-    assert of_no_effect() == {"processes", "launch", "checkpoints", "gradient_checkpointing", "report_to"}
+    assert of_no_effect() == {"processes", "nodes", "launch", "checkpoints", "gradient_checkpointing", "report_to"}
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert of_no_effect() == {"processes", "checkpoints", "gradient_checkpointing", "report_to"}
+    assert of_no_effect() == {"processes", "nodes", "checkpoints", "gradient_checkpointing", "report_to"}
 
 
 def test_another_number_of_processes_is_another_training(data, monkeypatch):

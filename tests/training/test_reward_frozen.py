@@ -128,5 +128,5 @@ def test_a_pair_without_features_stops_the_training(job, toy_pairs, tmp_path):
     pairs = read_pairs(toy_pairs / "train.jsonl")
     write_jsonl(tmp_path / "pairs" / "train.jsonl", [dataclasses.replace(pairs[0], chosen="unheard of"), *pairs[1:]])
     write_jsonl(tmp_path / "pairs" / "validation.jsonl", read_pairs(toy_pairs / "validation.jsonl"))
-    with pytest.raises(RecordError, match="1 of 96"):
+    with pytest.raises(RecordError, match="1 of 192 texts"):
         train_reward_model(dataclasses.replace(job, pairs=tmp_path / "pairs"))
