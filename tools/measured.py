@@ -121,6 +121,11 @@ def training_speed() -> str:
     return _speed("reward_training", "pairs", "trl", "TRL's")
 
 
+def vrm_speed() -> str:
+    """Training a VRM beside our plain reward model, in more rounds."""
+    return _speed("vrm_beside_rm", "pairs", "ours_rm", "our RM's")
+
+
 def scoring_speed() -> str:
     """Scoring beside a scorer that pads."""
     return _speed("scoring", "records", "padded", "the padded scorer's")
