@@ -29,7 +29,7 @@ from vrm.training.reward import RewardJob, make_trainer, train_reward_model
 PACKED = Lora(rank=4, alpha=8, load_in_4bit=True)
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 needs_bitsandbytes = pytest.mark.skipif(
-    not four_bit.importlib.util.find_spec("bitsandbytes"), reason="needs bitsandbytes: pip install 'vrm[low_memory]'"
+    not four_bit.importlib.util.find_spec("bitsandbytes"), reason="needs bitsandbytes: pip install 'vrm[low-memory]'"
 )
 
 

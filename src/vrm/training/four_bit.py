@@ -32,7 +32,7 @@ BLOCK = 64
 def require_bitsandbytes() -> None:
     """Raise ConfigError where the package that packs weights is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("lora.load_in_4bit needs bitsandbytes: pip install 'vrm[low_memory]'")
+        raise ConfigError("lora.load_in_4bit needs bitsandbytes: pip install 'vrm[low-memory]'")
 
 
 def pack_linear_layers(model: nn.Module, exclude: str, device: torch.device) -> None:

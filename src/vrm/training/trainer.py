@@ -147,7 +147,7 @@ def optimizer_name(training: Optimisation) -> str:
         ConfigError: its package is not installed.
     """
     if training.optimizer == "adamw_8bit" and importlib.util.find_spec("torchao") is None:
-        raise ConfigError("optimizer: adamw_8bit needs torchao: pip install 'vrm[low_memory]'")
+        raise ConfigError("optimizer: adamw_8bit needs torchao: pip install 'vrm[low-memory]'")
     return OPTIMIZERS[training.optimizer]
 
 
