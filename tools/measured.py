@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -26,18 +27,26 @@ DATA = {"summeval": "SummEval", "xstest": "XSTest", "cragc": "CRAGC-25"}
 AUC = "auc/caution_of_unsafe_prompts"
 
 
+def warm_log(path: Path) -> pd.DataFrame:
+    """A row a job of a run, and a row each fork that a job had of its own (`child`): command, seconds, memory."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = pd.DataFrame([json.loads(line) for line in lines if line.startswith(('{"job"', '{"child"'))])
+    found["is_job"] = found.job.notna()
+    commands = found.job.str[0]
+    found["command"] = commands.fillna(found.child) if "child" in found else commands
+    return found
+
+
 def against_rm() -> str:
     """The study's differences to the plain RM on the same pairs, at its largest number of them."""
     cells = _power()
     cells = cells[(cells.world == "base") & (cells.pairs == cells.pairs.max())]
-    head = list(ACCURACIES.values())
-    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
-    for (_, part), own in cells[cells.difference.notna()].groupby(["variant", "part"], sort=False):
-        values = own.set_index("metric")
-        found = [_difference(values.loc[metric]) for metric in ACCURACIES]
-        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
-        lines.append(f"| {label} | " + " | ".join(found) + " |")
-    return "\n".join([*lines, "", _note(cells, "; r(w): correlation of the inferred with the true weights")])
+    rows = {
+        label: [_difference(values.loc[metric]) for metric in ACCURACIES]
+        for label, values in _models(cells[cells.difference.notna()])
+    }
+    note = _note(cells, "; r(w): correlation of the inferred with the true weights")
+    return _table("difference to RM in points", ACCURACIES.values(), rows, note)
 
 
 def worlds() -> str:
@@ -50,11 +59,11 @@ def worlds() -> str:
     places = places.fillna({"at_spurious_bias": own, "at_rating_bias": 0.0})
     order = places.sort_values(["at_rating_bias", "at_spurious_bias"]).index
     head = [_world(places.loc[name]) for name in order]
-    lines = ["| difference to RM in points | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
+    rows = {}
     for (variant, part, metric), title in ROWS.items():
         own = cells[(cells.variant == variant) & (cells.part == part) & (cells.metric == metric)].set_index("world")
-        lines.append(f"| {title} | " + " | ".join(_difference(own.loc[name]) for name in order) + " |")
-    return "\n".join([*lines, "", _note(cells)])
+        rows[title] = [_difference(own.loc[name]) for name in order]
+    return _table("difference to RM in points", head, rows, _note(cells))
 
 
 def _world(place: pd.Series) -> str:
@@ -66,17 +75,20 @@ def ablation() -> str:
     """What each single change of the concept-residual VRM and of the VRM does."""
     cells = pd.read_csv(RESULTS / "ablation.csv")
     columns = {**ACCURACIES, "weight_correlation": "r(w)"}
-    lines = ["| model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
-    for (_, part), own in cells.groupby(["variant", "part"], sort=False):
-        values = own.set_index("metric")
-        found = [
-            _cell(values.loc[m], 1 if m == "weight_correlation" else 100) if m in values.index else "" for m in columns
-        ]
-        label = own.label.iloc[0] + (", rated aspects alone" if part == "rated" else "")
-        lines.append(f"| {label} | " + " | ".join(found) + " |")
+    rows = {}
+    for label, values in _models(cells):
+        known = [metric for metric in columns if metric in values.index]
+        shown = {metric: _cell(values.loc[metric], 1 if metric == "weight_correlation" else 100) for metric in known}
+        rows[label] = [shown.get(metric, "") for metric in columns]
     first = cells.iloc[0]
     note = f"*`docs/results/ablation.csv`: {first.pairs:,} training pairs, means of {first.n_seeds} seeds.*"
-    return "\n".join([*lines, "", note])
+    return _table("model", columns.values(), rows, note)
+
+
+def _models(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Label and cells, by metric, of each model and of its rated aspects alone."""
+    for (_, part), own in cells.groupby(["variant", "part"], sort=False):
+        yield own.label.iloc[0] + (", rated aspects alone" if part == "rated" else ""), own.set_index("metric")
 
 
 def real_text() -> str:
@@ -99,7 +111,7 @@ def carried_over() -> str:
 def _real(columns: dict[tuple[str, str], str], signed: bool = False) -> str:
     tables = {name: pd.read_csv(RESULTS / f"{name}.csv").set_index(["model", "metric"]) for name in DATA}
     models = list(dict.fromkeys(model for table in tables.values() for model, _ in table.index))
-    lines = ["| model | " + " | ".join(columns.values()) + " |", "|:--|" + "--:|" * len(columns)]
+    rows = {}
     for model in sorted(models, key=lambda name: not name.startswith("length alone")):
         found = [
             _cell(tables[name].loc[(model, metric)], 1 if metric == AUC else 100, signed)
@@ -108,12 +120,12 @@ def _real(columns: dict[tuple[str, str], str], signed: bool = False) -> str:
             for name, metric in columns
         ]
         if any(found):
-            lines.append(f"| {model} | " + " | ".join(found) + " |")
+            rows[model] = found
     records = [json.loads((RESULTS / f"{name}.provenance.json").read_text("utf-8")) for name in DATA]
     commits = " and ".join(dict.fromkeys(f"`{record['commit'][:10]}`" for record in records))
     seeds = max(int(table.seeds.max()) for table in tables.values())
     note = f"*`docs/results/`: means of {seeds} seeds, 95 % intervals over seeds and prompts. Commit {commits}.*"
-    return "\n".join([*lines, "", note])
+    return _table("model", columns.values(), rows, note)
 
 
 def training_speed() -> str:
@@ -148,6 +160,13 @@ def _speed(name: str, texts: str, peer: str, whose: str) -> str:
         f"{first.date}, commit `{first.commit}`, torch {first.torch}, transformers {first.transformers}, trl "
         f"{first.trl}.*"
     )
+    return "\n".join([*lines, "", note])
+
+
+def _table(corner: str, head: Iterable[str], rows: Mapping[str, list[str]], note: str) -> str:
+    head = list(head)
+    lines = [f"| {corner} | " + " | ".join(head) + " |", "|:--|" + "--:|" * len(head)]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
     return "\n".join([*lines, "", note])
 
 

@@ -222,11 +222,8 @@ def _commit(record: dict) -> str:
 
 def jobs() -> str:
     """Processor time of the demo's jobs by command, from the warm interpreter's log."""
-    lines = [json.loads(line) for line in (RUN / "logs" / "warm.log").open() if line.startswith(('{"job"', '{"child"'))]
-    # what a judge's job starts as a fork has a row of its own
-    names = [line["job"][0] if "job" in line else line["child"] for line in lines]
-    table = pd.DataFrame(lines, columns=["processor_seconds", "max_rss_mib"]).set_axis(["seconds", "mib"], axis=1)
-    table["command"], number = names, sum("job" in line for line in lines)
+    table = measured.warm_log(RUN / "logs" / "warm.log")
+    table = table.rename(columns={"seconds": "clock", "processor_seconds": "seconds", "max_rss_mib": "mib"})
     own = table.groupby("command").agg(
         jobs=("seconds", "size"), each=("seconds", "mean"), all=("seconds", "sum"), mib=("mib", "max")
     )
@@ -235,7 +232,7 @@ def jobs() -> str:
         f"| `{name}` | {row.jobs:.0f} | {row.each:.1f} | {row['all']:.0f} | {row.mib:.0f} |"
         for name, row in own.sort_values("all", ascending=False).iterrows()
     ]
-    note = f"*`results/demo/logs/warm.log`: {number} jobs, {table.seconds.sum():,.0f} processor seconds.*"
+    note = f"*`results/demo/logs/warm.log`: {table.is_job.sum()} jobs, {table.seconds.sum():,.0f} processor seconds.*"
     return "\n".join([*lines, "", note])
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from measured import warm_log
 
 from vrm.config import Config, dump, load
 from vrm.evaluation.accuracy import wins
@@ -215,9 +216,8 @@ def _provenance(name: str, source: Path, command: list[str]) -> dict[str, Any]:
 
 def _jobs(run: Path) -> dict[str, dict[str, float]]:
     """Seconds and processor seconds of each command, by the warm interpreter whose forks the jobs were."""
-    lines = (run / "logs" / "warm.log").read_text(encoding="utf-8").splitlines()
-    found = pd.DataFrame([json.loads(line) for line in lines if line.startswith('{"job"')])
-    found["command"] = [job[0] for job in found.job]
+    found = warm_log(run / "logs" / "warm.log")
+    found = found[found.is_job]
     each = found.groupby("command").agg(
         jobs=("seconds", "size"), seconds=("seconds", "sum"), processor_seconds=("processor_seconds", "sum")
     )

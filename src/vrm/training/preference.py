@@ -481,19 +481,20 @@ def make_trainer(
     trainer.train_dataset, _ = with_reference(trainer, rows)
     found = {name: with_reference(trainer, part) for name, part in measured.items()}
     trainer.eval_dataset = {name: part for name, (part, _) in found.items()}
-    _, trainer.start = found["validation"]
+    validation, evidence = found["validation"]
+    trainer.start = measured_pairs(method, evidence, _known(validation))
     return trainer
 
 
-def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> tuple[Dataset, pd.DataFrame]:
+def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> tuple[Dataset, dict[str, np.ndarray]]:
     """The rows with the present policy's log-probabilities of both texts: the reference, if it is not trained yet.
 
-    Also `measured_pairs` of these rows, which needs no pass of its own.
+    Also all that it says of them, as `PreferenceTrainer.observe` returns it.
     """
     found = trainer.observe(rows)
     for side, name in zip(SIDES, REFERENCES, strict=True):
         rows = rows.add_column(name, np.asarray(found[f"{side}_total"], dtype=np.float32))
-    return rows, measured_pairs(trainer.method, found, _known(rows))
+    return rows, found
 
 
 def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
