@@ -11,13 +11,13 @@ import torch
 from accelerate.state import AcceleratorState
 from policy_jobs import Killed, policy_job
 from ppo_settings import LENGTH, PPO, SHORT
-from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick, weights
+from reward_jobs import ASPECTS, LIMITS, SCALAR, TRAINING, VRM, quick, scores, train_adapters, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.config import ConfigError, Lora, PreferenceMethod, SftTraining
 from vrm.models.policy_scoring import load_policy_scorer
-from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
+from vrm.models.scoring import load_reward_model
 from vrm.records import read_pairs
 from vrm.training import four_bit, reward
 from vrm.training import trainer as adapters
@@ -27,7 +27,6 @@ from vrm.training.preference import train_preference
 from vrm.training.reward import RewardJob, make_trainer, train_reward_model
 
 PACKED = Lora(rank=4, alpha=8, load_in_4bit=True)
-LIMITS = {"max_prompt_length": 64, "max_length": 96}
 needs_bitsandbytes = pytest.mark.skipif(
     not four_bit.importlib.util.find_spec("bitsandbytes"), reason="needs bitsandbytes: pip install 'vrm[low-memory]'"
 )
@@ -38,12 +37,6 @@ def reward_job(backbone, pairs, directory, variant=VRM, training=TRAINING, **cha
     training = training.model_copy(update={"lora": PACKED, **changes})
     places = {"checkpoints": directory / "checkpoints", "out": directory / "out"}
     return RewardJob(variant, training, ASPECTS, 1, str(backbone), None, pairs, **places)
-
-
-def scores(model, pairs):
-    """Rewards of all chosen responses, then of all rejected ones."""
-    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return model.score([pair.prompt for pair in pairs] * 2, texts).mean
 
 
 def rounded(weight):
@@ -68,21 +61,14 @@ def trained(request, tiny_backbone, toy_pairs, tmp_path_factory):
     pytest.importorskip("bitsandbytes")
     variant, bf16 = request.param
     job = reward_job(tiny_backbone, toy_pairs, tmp_path_factory.mktemp("packed"), variant, bf16=bf16)
-    pairs, tokenizer = read_pairs(toy_pairs / "validation.jsonl"), AutoTokenizer.from_pretrained(tiny_backbone)
-    before = []
+    pairs = read_pairs(toy_pairs / "validation.jsonl")
 
-    def scored_and_merged(model):
+    def look(model):
         assert four_bit.is_packed(model)
-        adapted = HuggingFaceRewardModel(model.get_base_model(), tokenizer, **LIMITS)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # as it is measured while it is trained
-            before.append(scores(adapted, pairs))
-        return adapters.merged(model)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reward, "merged", scored_and_merged)
-        train_reward_model(job)
+    before = train_adapters(job, pairs, look)
     after = scores(load_reward_model(job.out / "model"), pairs)
-    return SimpleNamespace(job=job, bf16=bf16, end=weights(job), before=before[0], after=after)
+    return SimpleNamespace(job=job, bf16=bf16, end=weights(job), before=before, after=after)
 
 
 def test_the_directory_scores_as_the_packed_model_did(trained):

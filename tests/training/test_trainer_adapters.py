@@ -6,19 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from reward_jobs import ASPECTS, SCALAR, TRAINING, VRM, quick
+from reward_jobs import ASPECTS, LIMITS, SCALAR, TRAINING, VRM, quick, scores, train_adapters
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from vrm.config import Lora
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
 from vrm.records import read_pairs
-from vrm.training import reward
-from vrm.training import trainer as adapters
-from vrm.training.reward import RewardJob, make_trainer, train_reward_model
+from vrm.training.reward import RewardJob, make_trainer
 
 RANK = 4
-LIMITS = {"max_prompt_length": 64, "max_length": 96}
 KINDS = {
     "scalar": (SCALAR, False),
     "scalar_bf16": (SCALAR, True),
@@ -32,12 +28,6 @@ def reward_job(backbone, pairs, directory, variant=VRM, training=TRAINING, **cha
     training = training.model_copy(update={"lora": Lora(rank=RANK, alpha=8), **changes})
     places = {"checkpoints": directory / "checkpoints", "out": directory / "out"}
     return RewardJob(variant, training, ASPECTS, 1, str(backbone), None, pairs, **places)
-
-
-def scores(model, pairs):
-    """Rewards of all chosen responses, then of all rejected ones."""
-    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return model.score([pair.prompt for pair in pairs] * 2, texts).mean
 
 
 def fresh_scores(job, pairs):
@@ -65,22 +55,12 @@ def trained(request, tiny_backbone, toy_pairs, tmp_path_factory):
     """A finished job, its weights at the start and at the end, its scores right before the merge and from the disk."""
     variant, bf16 = request.param
     job = reward_job(tiny_backbone, toy_pairs, tmp_path_factory.mktemp("adapted"), variant, bf16=bf16)
-    pairs, tokenizer = read_pairs(toy_pairs / "validation.jsonl"), AutoTokenizer.from_pretrained(tiny_backbone)
-    before = []
-
-    def scored_and_merged(model):
-        adapted = HuggingFaceRewardModel(model.get_base_model(), tokenizer, **LIMITS)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # as it is measured while it is trained
-            before.append(scores(adapted, pairs))
-        return adapters.merged(model)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reward, "merged", scored_and_merged)
-        train_reward_model(job)
+    pairs = read_pairs(toy_pairs / "validation.jsonl")
+    before = train_adapters(job, pairs)
     model = load_reward_model(job.out / "model")
     end = load_file(job.out / "model" / "model.safetensors")
     return SimpleNamespace(
-        job=job, bf16=bf16, start=fresh_weights(job), end=end, model=model, before=before[0], after=scores(model, pairs)
+        job=job, bf16=bf16, start=fresh_weights(job), end=end, model=model, before=before, after=scores(model, pairs)
     )
 
 
