@@ -1,5 +1,6 @@
 """Records survive their files, and prompts that are equal are one prompt."""
 
+import datetime
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from vrm.records import (
     read_scored,
     write_json,
     write_jsonl,
+    write_quarantine,
     write_whole,
 )
 
@@ -110,3 +112,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_whole(path, "\ud800")
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_quarantine_holds_whatever_a_row_held(tmp_path):
+    refused, set_aside = Quarantine("x"), Quarantine("x")
+    refused.add(2, "late", {"when": datetime.date(2026, 1, 1), "text": "\ud800"})
+    set_aside.add(1, "early", {})
+    write_quarantine(tmp_path / "quarantine.jsonl", refused, set_aside)
+    rows = [row for _, row in read_jsonl(tmp_path / "quarantine.jsonl")]
+    assert [row["row"] for row in rows] == [1, 2]
+    assert rows[1]["record"] == {"when": "2026-01-01", "text": "\ud800"}

@@ -1,4 +1,4 @@
-"""How far work is: what a terminal shows, what a log keeps."""
+"""How far work is and what was counted: what a terminal shows, what a log keeps."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vrm import watch
-from vrm.watch import BARS, Watch, watched
+from vrm.watch import BARS, Watch, format_counts, watched
 
 
 class Terminal(io.StringIO):
@@ -102,3 +102,12 @@ def test_a_log_has_its_last_line_once():
     watch.add()
     watch.close()
     assert sum("2 of 2" in line for line in stream.getvalue().splitlines()) == 1
+
+
+def test_counts_are_aligned_and_empty_groups_left_out():
+    text = format_counts("Title", {"rows_read": 10, "because": {}, "aspects": ["a", "b"], "split": {"pairs": 3}})
+    assert text.splitlines() == ["Title", "  rows read  10", "  aspects    a, b", "  split", "    pairs    3"]
+
+
+def test_counts_can_be_printed_whatever_a_column_is_called():
+    assert format_counts("Title", {"columns": ["\ud800", "ü"]}).encode().decode().endswith("\\ud800, ü")

@@ -147,6 +147,14 @@ class Quarantine:
             out[entry["reason"]] = out.get(entry["reason"], 0) + 1
         return out
 
+    def none_usable(self, remedy: str) -> RecordError:
+        """The error for a source without one usable row: its most common reasons, and what to do about it."""
+        if not self.rows:
+            return RecordError(f"{self.source}: holds no rows")
+        common = sorted(self.counts().items(), key=lambda item: -item[1])[:5]
+        reasons = "".join(f"\n  {count} x {reason}" for reason, count in common)
+        return RecordError(f"{self.source}: none of its {len(self.rows)} rows can be used:{reasons}\n{remedy}")
+
 
 def normalise_text(text: str) -> str:
     """Unicode NFKC, lower case, runs of white space folded: what counts as the same prompt."""
@@ -216,6 +224,16 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
 
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def write_quarantine(path: Path, *quarantines: Quarantine) -> None:
+    """Write the refused rows of all `quarantines` in the order of the source.
+
+    Refused records may hold anything (lone surrogates, dates from Parquet): so the file is ASCII-escaped JSON, and what
+    JSON does not know is written as text.
+    """
+    entries = sorted((entry for q in quarantines for entry in q.rows), key=lambda entry: entry["row"])
+    write_whole(path, "".join(json.dumps(entry, default=str) + "\n" for entry in entries))
 
 
 def _line(row: Any) -> bytes:

@@ -1,5 +1,6 @@
-"""How far a long piece of work is: a bar with rate and remaining time in a terminal, plain lines in a log.
+"""What a stage says while it works and at its end: how far it is, and what it has counted.
 
+How far is a bar with rate and remaining time in a terminal, and plain lines in a log.
 Every stage that may take minutes says it by a `Watch`, and by nothing else: bars of libraries write a carriage return a
 step, which a log keeps as one line of megabytes. `plain_libraries` turns those off where there is no terminal.
 """
@@ -9,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from threading import Lock
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -121,3 +122,29 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def format_counts(title: str, counts: Mapping[str, Any]) -> str:
+    """Counts as one block for people: a title, then a line an entry; nested mappings are indented.
+
+    Args:
+        counts: numbers, texts, lists of texts, and mappings of these; empty lists and mappings are left out.
+    """
+    lines = _lines(counts, indent=2)
+    width = max((len(label) for label, _ in lines), default=0)
+    text = "\n".join([title, *(f"{label:<{width}}  {value}".rstrip() for label, value in lines)])
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair in a column's name
+
+
+def _lines(counts: Mapping[str, Any], indent: int) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, value in counts.items():
+        label = " " * indent + key.replace("_", " ")
+        if isinstance(value, Mapping):
+            nested = _lines({str(k): v for k, v in value.items()}, indent + 2)
+            lines += [(label, ""), *nested] if nested else []
+        elif isinstance(value, list):
+            lines += [(label, ", ".join(map(str, value)))] if value else []
+        else:
+            lines.append((label, str(value)))
+    return lines

@@ -1,6 +1,5 @@
 import bz2
 import csv
-import datetime
 import gzip
 import io
 import json
@@ -9,8 +8,8 @@ import lzma
 import pytest
 
 from vrm.config import ConfigError, Source
-from vrm.data.sources import describe, format_counts, read_rows, write_quarantine
-from vrm.records import Quarantine, RecordError, read_jsonl
+from vrm.data.sources import describe, read_rows
+from vrm.records import Quarantine, RecordError
 
 ROWS = [{"instruction": "a", "completions": [{"annotations": {"honesty": {"Rating": "4"}}}]}, {"instruction": "b"}]
 
@@ -85,25 +84,6 @@ def test_local_directory_in_the_hubs_layout(tmp_path, monkeypatch):
     assert describe(source).endswith("hub@local, split train")
     with pytest.raises(ConfigError, match=r"hub\.split"):
         list(read_rows(Source(hub={"dataset": str(tmp_path / "hub"), "split": "absent"})))
-
-
-def test_quarantine_holds_whatever_a_row_held(tmp_path):
-    refused, set_aside = Quarantine("x"), Quarantine("x")
-    refused.add(2, "late", {"when": datetime.date(2026, 1, 1), "text": "\ud800"})
-    set_aside.add(1, "early", {})
-    write_quarantine(tmp_path / "quarantine.jsonl", refused, set_aside)
-    rows = [row for _, row in read_jsonl(tmp_path / "quarantine.jsonl")]
-    assert [row["row"] for row in rows] == [1, 2]
-    assert rows[1]["record"] == {"when": "2026-01-01", "text": "\ud800"}
-
-
-def test_counts_are_aligned_and_empty_groups_left_out():
-    text = format_counts("Title", {"rows_read": 10, "because": {}, "aspects": ["a", "b"], "split": {"pairs": 3}})
-    assert text.splitlines() == ["Title", "  rows read  10", "  aspects    a, b", "  split", "    pairs    3"]
-
-
-def test_counts_can_be_printed_whatever_a_column_is_called():
-    assert format_counts("Title", {"columns": ["\ud800", "ü"]}).encode().decode().endswith("\\ud800, ü")
 
 
 PLAIN = [{"prompt": f"Où, {i}?", "chosen": 'say "yes",\nplease', "rejected": "no"} for i in range(4)]

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from vrm.config import ConfigError, Source
 from vrm.config.benchmarks import FILES, AlpacaEval, ArenaHard
-from vrm.data.sources import Unusable, parse_label, parse_text, read_rows
+from vrm.data.fields import Unusable, parse_label, parse_text
+from vrm.data.sources import read_rows
 from vrm.records import RecordError, write_json, write_jsonl
 
 QuestionId = int | str

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from vrm.config import DataConfig
-from vrm.data.sources import format_counts
 from vrm.records import (
     PreferencePair,
     RecordError,
@@ -38,6 +37,7 @@ from vrm.records import (
     write_json,
     write_jsonl,
 )
+from vrm.watch import format_counts
 
 SPLITS = ("train", "validation", "test")
 

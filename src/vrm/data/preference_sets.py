@@ -24,19 +24,11 @@ from statistics import fmean
 from typing import Any
 
 from vrm.config import EvaluationSet
+from vrm.data.fields import Unusable, parse_label, parse_text
 from vrm.data.readers import ComparedRow, Ratings
 from vrm.data.scored import ScoredPrompts, annotated_aspects
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
-from vrm.data.sources import (
-    Unusable,
-    describe,
-    format_counts,
-    none_usable,
-    parse_label,
-    parse_text,
-    read_rows,
-    write_quarantine,
-)
+from vrm.data.sources import describe, read_rows
 from vrm.records import (
     PreferencePair,
     Quarantine,
@@ -47,7 +39,9 @@ from vrm.records import (
     read_jsonl,
     write_json,
     write_jsonl,
+    write_quarantine,
 )
+from vrm.watch import format_counts
 
 
 def read_preference_set(
@@ -95,8 +89,7 @@ def read_preference_set(
     write_json(out_dir / f"{name}.json", counts)
     if not pairs:
         found = ", ".join(columns) or "none"
-        raise none_usable(
-            refused,
+        raise refused.none_usable(
             "expected columns: prompt, chosen, rejected (and subset in RewardBench's format), or those of another "
             f"shape of docs/cases.md; found: {found}",
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from vrm.data.sources import (
+from vrm.data.fields import (
     Unusable,
     add_system,
     is_transcript,

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import DataConfig
+from vrm.data.fields import Unusable
 from vrm.data.readers import ComparedRow, OutsideRange, RatedRow, Ratings
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
-from vrm.data.sources import Unusable, describe, format_counts, none_usable, read_rows, write_quarantine
+from vrm.data.sources import describe, read_rows
 from vrm.records import (
     Prompt,
     Quarantine,
@@ -31,7 +32,9 @@ from vrm.records import (
     prompt_id,
     write_json,
     write_jsonl,
+    write_quarantine,
 )
+from vrm.watch import format_counts
 
 SCALES = ((0, 1), (1, 5), (0, 4), (0, 5), (1, 7), (1, 10), (0, 10), (-1, 1), (0, 100))
 """Rating scales that people use, the first that holds all ratings of a file is proposed."""
@@ -286,4 +289,4 @@ def _no_prompt(
         )
     else:
         remedy = f"check data.preference_from ({config.preference_from})"
-    return none_usable(refused, remedy)
+    return refused.none_usable(remedy)

@@ -15,8 +15,8 @@ from typing import Any
 from vrm.config.base import ShapeName
 from vrm.config.data import SHAPE_ASPECTS
 from vrm.data import readers
+from vrm.data.fields import SYSTEM_COLUMNS, is_transcript, prompt_column
 from vrm.data.readers import PAIR_PROMPT, RATED_PROMPT, SCORES, SIDES, ComparedRow, RatedRow, Ratings
-from vrm.data.sources import SYSTEM_COLUMNS, is_transcript, prompt_column
 
 Row = Mapping[str, Any]
 LOOK_AT = 100  # rows among which one that fits a shape is looked for

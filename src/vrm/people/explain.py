@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from vrm.config import ConfigError, Source
-from vrm.data.sources import Unusable, read_rows
+from vrm.data.fields import Unusable
+from vrm.data.sources import read_rows
 from vrm.evaluation.calibration import preference_probability
 from vrm.models.base import RewardModel, RewardOutput, as_prompt
 from vrm.people.score import responses_of

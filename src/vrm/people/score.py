@@ -25,9 +25,10 @@ import numpy as np
 
 from vrm.config import ConfigError, EvaluationSet, Source
 from vrm.config.base import ShapeName
+from vrm.data.fields import Unusable, parse_row_prompt, parse_text
 from vrm.data.preference_sets import SUBSETS, compared_pairs, read_preference_set
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, read_as, recognise
-from vrm.data.sources import Unusable, parse_row_prompt, parse_text, read_rows
+from vrm.data.sources import read_rows
 from vrm.evaluation.accuracy import group_pairs, missing_subsets, section_scores, several_metrics
 from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.base import RewardModel

@@ -29,11 +29,12 @@ from vrm.config import ConfigError, DataConfig, Features, Lora, RewardTraining, 
 from vrm.config.base import ShapeName
 from vrm.config.data import SHAPE_ASPECTS
 from vrm.config.reward import PRESETS
+from vrm.data.fields import Unusable
 from vrm.data.pairs import SPLITS, make_pairs, normalise_pairs
 from vrm.data.readers import parse_rating
 from vrm.data.scored import read_scored_prompts
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, recognise
-from vrm.data.sources import Unusable, read_rows
+from vrm.data.sources import read_rows
 from vrm.evaluation.accuracy import wins
 from vrm.evaluation.calibration import calibration_metrics, fit_temperature, preference_probability
 from vrm.evaluation.score_sets import score_or_refuse
