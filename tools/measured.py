@@ -24,6 +24,14 @@ ROWS = {  # of the table of worlds: what is compared with the plain RM, and on w
     ("multitask", "full", "rewardbench_chat_hard"): "multi-task RM, Chat Hard",
 }
 DATA = {"summeval": "SummEval", "xstest": "XSTest", "cragc": "CRAGC-25"}
+CARRIED = {
+    "hhh_alignment": "HHH alignment: honest, helpful and harmless answers",
+    "rb_hep": "HumanEvalPack (RewardBench's `hep-*`): right and wrong code",
+    "reward_bench_shape/llmbar": "LLMBar (RewardBench's five subsets): following an instruction, or looking as if",
+    "reward_bench_shape/xstest": "prompts that should be refused, and prompts that only look so (RM-Bench)",
+    "reward_bench_shape/refusals": "dangerous and offensive prompts, to be refused (RM-Bench)",
+    "reward_bench_shape/alpacaeval": "AlpacaEval's hard pairs (RM-Bench)",
+}
 AUC = "auc/caution_of_unsafe_prompts"
 
 
@@ -40,7 +48,7 @@ def warm_log(path: Path) -> pd.DataFrame:
 def against_rm() -> str:
     """The study's differences to the plain RM on the same pairs, at its largest number of them."""
     cells = _power()
-    cells = cells[(cells.world == "base") & (cells.pairs == cells.pairs.max())]
+    cells = cells[cells.at_pairs == cells.at_pairs.max()]
     rows = {
         label: [_difference(values.loc[metric]) for metric in ACCURACIES]
         for label, values in _models(cells[cells.difference.notna()])
@@ -52,7 +60,7 @@ def against_rm() -> str:
 def worlds() -> str:
     """The same differences by how biased annotators are, and where their ratings are biased as well."""
     cells = _power()
-    pairs = cells.pairs[cells.world != "base"].iloc[0]
+    pairs = cells.pairs[cells.at_pairs.isna()].iloc[0]
     cells = cells[cells.pairs == pairs]
     places = cells.groupby("world")[["at_spurious_bias", "at_rating_bias"]].first()
     own = places.loc["base", "at_spurious_bias"]  # what a world does not change has no place of its own in the figure
@@ -103,13 +111,21 @@ def beside_rm() -> str:
 
 
 def carried_over() -> str:
-    """Accuracy on pairs about other things."""
-    columns = {(name, "accuracy/hhh_alignment"): f"trained on {title}" for name, title in DATA.items()}
-    return _real(columns)
+    """Accuracy on pairs about other things, a table a set."""
+    blocks = []
+    for metric, title in CARRIED.items():
+        columns = {(name, f"accuracy/{metric}"): f"trained on {data}" for name, data in DATA.items()}
+        pairs = max(int(table.loc[pd.IndexSlice[:, f"accuracy/{metric}"], "n"].max()) for table in _tables().values())
+        blocks += [f"**{title}**; {pairs:,} pairs:", _real(columns)]
+    return "\n\n".join(blocks)
+
+
+def _tables() -> dict[str, pd.DataFrame]:
+    return {name: pd.read_csv(RESULTS / f"{name}.csv").set_index(["model", "metric"]) for name in DATA}
 
 
 def _real(columns: dict[tuple[str, str], str], signed: bool = False) -> str:
-    tables = {name: pd.read_csv(RESULTS / f"{name}.csv").set_index(["model", "metric"]) for name in DATA}
+    tables = _tables()
     models = list(dict.fromkeys(model for table in tables.values() for model, _ in table.index))
     rows = {}
     for model in sorted(models, key=lambda name: not name.startswith("length alone")):

@@ -148,7 +148,11 @@ def report(config: Config, results: Path, out: Path | None) -> None:
 
     found = {
         "pairs": [pairs for pairs in study.pairs if whole(BASE, pairs, study.variants)],
-        "worlds": {name: w for name, w in study.worlds.items() if whole(name, study.worlds_pairs, study.variants)},
+        "worlds": {
+            name: study.worlds[name]
+            for name, pairs in study.sweep()
+            if name != BASE and whole(name, pairs, study.variants)
+        },
         "ablation": [name for name in study.ablation if whole(BASE, study.ablation_pairs, [name])],
     }
     config = config.model_copy(update={"study": study.model_copy(update=found)})

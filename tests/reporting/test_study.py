@@ -18,6 +18,7 @@ STUDY = {
     "worlds": {
         "fair": {"label": "no bias", "spurious_bias": 0.0},
         "shared": {"label": "ratings too", "rating_bias": 0.5},
+        "larger": {"label": "more prompts", "prompts": 9000, "pairs": 7000},
     },
     "worlds_pairs": 2000,
     "ablation": ["rm", "vrm", "vrm_anchored"],
@@ -69,7 +70,13 @@ def test_every_point_stands_on_its_axes(config, results):
         ("base", 2000): [2000, own, 0],
         ("fair", 2000): [None, 0, None],
         ("shared", 2000): [None, None, 0.5],
+        ("larger", 7000): [7000, None, None],
     }
+
+
+def test_biases_are_compared_at_the_same_number_of_pairs():
+    with pytest.raises(ConfigError, match=r"study\.worlds\.fair.*prompts alone"):
+        parse(raw(worlds={"fair": {"label": "no bias", "spurious_bias": 0.0, "pairs": 100}}))
 
 
 def test_the_rated_part_is_measured_by_itself(config, results):

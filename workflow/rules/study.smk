@@ -48,6 +48,11 @@ def get_study_sets(wildcards):
     return [f"{place}/{name}.jsonl" for name in CONFIG.evaluation.run]
 
 
+def get_study_gpus(wildcards):
+    """A model of the study is trained by one process, however many train the grid's."""
+    return min(1, RESOURCES.gpus("train_reward"))
+
+
 def get_study_tokens(wildcards):
     """Both splits of a world as token ids."""
     place = (
@@ -93,7 +98,7 @@ rule study_cell:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
-        gpu=get_gpus("train_reward"),
+        gpu=get_study_gpus,
         mem_mb=get_mem_mb("train_reward"),
         runtime=get_runtime("train_reward"),
     params:

@@ -17,15 +17,27 @@ BASE = "base"
 
 
 class StudyWorld(Section):
-    """What a world of the study has instead of the run's own; null keeps that."""
+    """What a world of the study has instead of the run's own; null keeps that.
+
+    One that has nothing but more prompts is another point of the figure's curve over pairs.
+    """
 
     label: str = Field(description="What figures call it.")
     spurious_bias: NonNegativeFloat | None = Field(None, description="Instead of world.spurious_bias.")
     rating_bias: NonNegativeFloat | None = Field(None, description="Instead of world.rating_bias.")
 
+    prompts: PositiveInt | None = Field(None, description="Instead of world.prompts.")
+    pairs: PositiveInt | None = Field(None, description="Instead of study.worlds_pairs.")
+
     def changes(self) -> dict[str, float]:
         """The keys of `world` that it changes."""
-        return self.model_dump(exclude={"label"}, exclude_none=True)
+        return self.model_dump(exclude={"label", "pairs"}, exclude_none=True)
+
+    @model_validator(mode="after")
+    def _biases_are_compared_at_the_same_pairs(self) -> StudyWorld:
+        if self.pairs is not None and set(self.changes()) != {"prompts"}:
+            raise ValueError("pairs is for a world that changes prompts alone; the others are at study.worlds_pairs")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,8 @@ class StudyConfig(Section):
 
     def sweep(self) -> list[tuple[str, int]]:
         """World and pairs of every point of the figure."""
-        return [*((BASE, pairs) for pairs in self.pairs), *((world, self.worlds_pairs) for world in self.worlds)]
+        worlds = ((name, world.pairs or self.worlds_pairs) for name, world in self.worlds.items())
+        return [*((BASE, pairs) for pairs in self.pairs), *worlds]
 
     def power_cells(self) -> list[StudyCell]:
         """The models behind the figure `power`."""

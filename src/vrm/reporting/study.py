@@ -6,8 +6,8 @@
 * `power`: against the number of pairs and the annotators' bias. A row of panels a metric: the accuracies that the study
   shows, then the correlation of w with the truth. The columns: training pairs in the run's own world; the bias of the
   overall judgment; the bias of the ratings. A world stands in the column of the key that it changes, beside the run's
-  own at the same number of pairs. One colour a variant; the rated-aspect reward of one with a residual is hollow and
-  thin.
+  own at the same number of pairs; one that only has more prompts stands among the run's own. One colour a variant; the
+  rated-aspect reward of one with a residual is hollow and thin.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ def placed(config: Config, data: pd.DataFrame) -> pd.DataFrame:
     at: dict[str, list[Any]] = {f"at_{axis}": [] for axis in AXES}
     for world, pairs in zip(data["world"], data["pairs"], strict=True):
         changed = own if world == BASE else study.worlds[world].changes()
-        shared = world != BASE or pairs == study.worlds_pairs
-        at["at_pairs"].append(pairs if world == BASE else None)
+        shared = pairs == study.worlds_pairs
+        at["at_pairs"].append(pairs if world == BASE or set(changed) == {"prompts"} else None)
         # a world that changes both stands where its ratings do
         alone = set(changed) == {"spurious_bias"} or world == BASE
         at["at_spurious_bias"].append(changed["spurious_bias"] if shared and alone else None)
@@ -251,7 +251,7 @@ def _draw(panel: Axes, config: Config, data: pd.DataFrame, axis: str, scale: flo
         panel.plot(x, scale * curve["estimate"], **look)
     if axis == "pairs":
         panel.set_xscale("log")
-        ticks = sorted(config.study.pairs)
+        ticks = sorted(data["at_pairs"].dropna().astype(int).unique())
         panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
         panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         panel.minorticks_off()
