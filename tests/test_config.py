@@ -132,6 +132,7 @@ def test_a_set_is_read_by_its_role_whatever_its_name():
         ({"policy": {"run": ["dpo"]}}, "policy.run has no method that is ppo"),
         ({"run": "a/b"}, "run: String should match"),
         ({"run": ".."}, "run: String should match"),
+        ({"run": "features"}, "results/features/ is what all runs share"),
     ],
 )
 def test_errors_name_the_key(overlay, message):

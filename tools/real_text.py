@@ -37,8 +37,14 @@ SETS = {
     "xstest": "aspects/xstest_train.jsonl",
     "cragc": "aspects/cragc25_train.jsonl",
 }
-CARRIED_OVER = {"hhh_alignment": "pairs/hhh_alignment.jsonl"}
+CARRIED_OVER = {
+    "hhh_alignment": "pairs/hhh_alignment.jsonl",
+    "reward_bench_shape": "reward_bench_shape/pairs.jsonl",
+    "rb_hep": "pairs/rb_hep.jsonl",
+}
 """Sets that every model is scored on, and nobody trained for: their files in DIRECTORY."""
+PARTS = {"reward_bench_shape": ("llmbar", "refusals", "xstest", "alpacaeval")}
+"""How the subsets begin whose accuracies are rows of their own."""
 PRESETS = ("config.yaml", "workflow/presets/own_data.yaml", "workflow/presets/laptop.yaml", "tools/real_text/all.yaml")
 COLUMNS = ["model", "metric", "estimate", "low", "high", "interval_over", "seeds", "prompts", "n"]
 DRAWS = 2000
@@ -84,7 +90,7 @@ def collect(name: str, source: Path) -> Iterator[Row]:
             yield from _accuracies(config.reward.variants[variant].label, "accuracy_minus_rm", scores, plain)
         for carried in CARRIED_OVER:
             tables = [_scores(run, variant, seed, carried) for seed in config.reward.seeds]
-            yield from _accuracies(config.reward.variants[variant].label, f"accuracy/{carried}", tables)
+            yield from _carried_over(config.reward.variants[variant].label, carried, tables)
         if name == "xstest" and "weight_caution" in scores[0]:
             yield _knows_the_unsafe(config.reward.variants[variant].label, scores, _unsafe(source))
 
@@ -119,6 +125,14 @@ def _accuracies(
                 won, bounds = won - _won(less, "reward"), (-1, 1)
             accuracy = crossed_interval(won, first.prompt_id.to_numpy()).within(*bounds)
             yield name, metric, accuracy, len(scores), first.prompt_id.nunique(), len(first)
+
+
+def _carried_over(label: str, name: str, scores: list[pd.DataFrame]) -> Iterator[Row]:
+    """Accuracy on a set, and on parts of it, without the pairs whose prompts a model has been trained on."""
+    new = [table[table.leaked == 0] for table in scores]
+    yield from _accuracies(label, f"accuracy/{name}", new)
+    for part in PARTS.get(name, ()):
+        yield from _accuracies(label, f"accuracy/{name}/{part}", [t[t.subset.str.startswith(part)] for t in new])
 
 
 def _won(scores: list[pd.DataFrame], part: str) -> np.ndarray:

@@ -1,8 +1,9 @@
 # The backbone under the reward models, and the training of the grid. Resumable state lives in an undeclared directory,
 # because Snakemake deletes declared outputs before a job; the finished model is written last and moved into place.
 
-# Backbones that are taken from the package index, for all runs.
+# Backbones that are taken from the package index, and features of frozen ones, for all runs.
 FETCHED = "results/backbones/"
+FEATURES = "results/features"
 
 
 # Splits that a reward model is trained and measured on.
@@ -79,8 +80,8 @@ def get_features_option(wildcards, input):
     return " ".join(["--features", *directories]) if directories else ""
 
 
-# What has been computed is kept in a store that Snakemake does not know: a killed job, and another set with the same
-# texts, go on from there.
+# What has been computed is kept in a store that Snakemake does not know: a killed job, another set with the same texts
+# and another run go on from there.
 rule features:
     input:
         pairs=get_featured_pairs,
@@ -101,7 +102,7 @@ rule features:
     params:
         settings=depends_on(dependencies.features),
         backbone=get_backbone,
-        store="results/{run}/checkpoints/features",
+        store=FEATURES,
     shell:
         "python -m vrm features --config results/{wildcards.run}/config.yaml --backbone {params.backbone:q}"
         " --pairs {input.pairs} --store {params.store} --out {output} > {log} 2>&1"

@@ -141,7 +141,7 @@ def backbone(
 
 @stage(
     "vrm features --config config.yaml --backbone models/smollm2 \\\n"
-    "  --pairs results/demo/data/pairs/train.jsonl --store results/demo/features/store \\\n"
+    "  --pairs results/demo/data/pairs/train.jsonl --store results/features \\\n"
     "  --out results/demo/features/train",
     models=True,
 )

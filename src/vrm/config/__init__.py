@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vrm.config.backbone import BackboneConfig, CreatedBackbone, Features, RewardBackbone
 from vrm.config.base import ConfigError, HubDataset, Lora, Optimisation, PositiveInt, Section, Source, require_known
@@ -64,6 +64,13 @@ class Config(Section):
     judge: JudgeConfig | None = Field(None, description="Who judges the answers to the benchmarks.")
     report: ReportConfig = Field(default_factory=ReportConfig)
     study: StudyConfig = Field(default_factory=StudyConfig)
+
+    @field_validator("run")
+    @classmethod
+    def _all_runs_share_these(cls, run: str) -> str:
+        if run in ("backbones", "features"):
+            raise ValueError(f"results/{run}/ is what all runs share; choose another name")
+        return run
 
     @model_validator(mode="after")
     def _figures_use_trained_variants(self) -> Config:
