@@ -488,7 +488,10 @@ def _supervise(connection: socket.socket, job: Mapping[str, Any], streams: list[
         os.close(stream)
     ended = os.pidfd_open(pid)
     while ended not in select.select([connection, ended], [], [])[0]:
-        numbers = connection.recv(16)
+        try:
+            numbers = connection.recv(16)
+        except ConnectionError:  # a client that is killed may leave a reset instead of an end
+            numbers = b""
         for number in numbers or ([] if is_child else [signal.SIGKILL]):
             os.kill(pid, number)
         if not numbers:

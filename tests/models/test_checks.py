@@ -166,10 +166,11 @@ def test_files_that_are_not_whole_are_named(copy):
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
-def test_what_is_neither_here_nor_on_the_hub_is_one_line(name):
+def test_what_is_neither_here_nor_on_the_hub_is_one_line(name, capsys):
     with pytest.raises(RecordError, match=f"{name}: neither a directory here nor a model") as error:
         load_reward_model(name)
     assert "\n" not in str(error.value)
+    assert f"{name}: no directory here; asking the hub" in capsys.readouterr().err
 
 
 def test_a_hub_ids_files_are_asked_for_at_the_revision(copy, monkeypatch):

@@ -34,12 +34,11 @@ from transformers import AutoConfig, AutoTokenizer
 from vrm.checkpoints import fingerprint, model_files, model_name, resumable
 from vrm.config import Config, ConfigError, Generation, JudgedPolicy, dependencies
 from vrm.data.benchmark_sets import Answer, AnswerSet, Conversation
-from vrm.data.sources import format_counts
 from vrm.generation.engines import Engine, Sampling, decode, load_engine
 from vrm.models.text import TextEncoder, prepare_tokenizer
 from vrm.ours import remove_ours, require_ours
 from vrm.records import Prompt, RecordError, write_json, write_whole
-from vrm.watch import Watch
+from vrm.watch import Watch, format_counts
 
 
 class SavedAnswers:
@@ -145,6 +144,11 @@ class Questionnaire:
     answer_sets: Sequence[AnswerSet]
     sets: Mapping[str, Path]
 
+    @property
+    def total(self) -> int:
+        """Answers to all benchmarks, whichever job gives them."""
+        return sum(len(answer_set.conversations) * answer_set.turns for answer_set in self.answer_sets)
+
     def saved(self, checkpoints: Path) -> SavedAnswers:
         """Answers that a killed job has left in a directory, which is made where it is not there.
 
@@ -156,7 +160,7 @@ class Questionnaire:
         resumable(checkpoints, _made_from(self))  # removes what was made from something else
         saved = SavedAnswers(checkpoints / "answers.jsonl", self.config.benchmarks.answering.save_every)
         if len(saved):
-            print(f"{self.judged.name}: going on after {len(saved)} answers")
+            print(f"{self.judged.name}: going on after {len(saved)} answers; {self.total} are asked of it")
         return saved
 
 
@@ -173,13 +177,12 @@ def answer_benchmarks(asked: Questionnaire, checkpoints: Path, out: Path, shares
         ConfigError: a limit exceeds the model's positions, or what the configuration asks for is not installed.
         RecordError: a file of a share holds something else.
     """
-    total = sum(len(answer_set.conversations) * answer_set.turns for answer_set in asked.answer_sets)
     answered = {}
     with asked.saved(checkpoints) as saved:
         for path in shares:
             saved.take(path)
         answerer = _Answerer(asked, saved)
-        with Watch("answering", "answers", total) as progress:
+        with Watch("answering", "answers", asked.total) as progress:
             for answer_set in asked.answer_sets:
                 answers, counts = answerer.answer(answer_set, progress)
                 answered[answer_set.name] = answers, counts

@@ -10,6 +10,7 @@ Whatever is wrong becomes one line with the file, the cause and the remedy.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def checked_config(
     import vrm.models.vrm  # noqa: F401  both register their model types
 
     require_model(model)
+    if not Path(model).is_dir():  # without a network the hub's library tries for half a minute
+        print(f"{model}: no directory here; asking the hub for it", file=sys.stderr, flush=True)
     try:
         config = AutoConfig.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
