@@ -2,12 +2,13 @@
 
     .venv/bin/python tools/coverage.py
 
-prints the two tables of docs/decisions.md, "Statistics"; seeded, a few seconds.
+prints the tables of docs/decisions.md, "Statistics"; seeded, some seconds.
 
 * Means over seeds and prompts: the three parts of the variance (seeds, prompts, the rest) in tenths, every mixture of
   them. A draw is the mean and its mean squares, which are independent for Gaussian values; no data are made. What the
   crossed ("pigeonhole") bootstrap estimates follows from the same mean squares (Owen 2007); its interval is taken to be
   normal. Satterthwaite's has one variance, own + prompts, with the degrees of freedom that match its first two moments.
+* Levels of the test against 0, over the same mixtures: exact in the mean, averaged over draws of the mean squares.
 * Accuracies of one seed: exact, as a sum over the binomial distribution; wins and losses of independent prompts.
 """
 
@@ -24,6 +25,8 @@ from vrm.statistics.intervals import SUBTRACTED, crossed_interval, student_quant
 
 DRAWS, PROMPTS, TENTHS = 100_000, 100, 10
 UPPER = 0.975  # quantile of a two-sided 95 % interval
+LEVELS = (0.05, 0.01, 0.05 / 54)
+"""Nominal levels; the last is Holm's first step on the demo's 54 comparisons."""
 ACCURACIES = ((150, 0.98), (300, 0.97), (300, 0.98), (600, 0.98), (150, 0.9), (600, 0.7))
 
 
@@ -38,15 +41,7 @@ def half_widths(
     seeds: int, mixture: tuple[float, float, float], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
     """Half-widths of `DRAWS` intervals, of each kind."""
-    of_seeds, of_prompts, of_rest = mixture
-
-    def mean_square(expected: float, degrees: int) -> NDArray[np.float64]:
-        """As its part of the mean's variance."""
-        return expected * rng.chisquare(degrees, DRAWS) / degrees
-
-    between = mean_square(of_seeds + of_rest, seeds - 1)
-    prompts = mean_square(of_prompts + of_rest, PROMPTS - 1)
-    rest = mean_square(of_rest, (seeds - 1) * (PROMPTS - 1))
+    between, prompts, rest = mean_squares(seeds, mixture, rng)
     own = np.maximum(between - SUBTRACTED * rest, 0.0)
     squares = [student_quantile(UPPER, degrees) ** 2 for degrees in (seeds - 1, PROMPTS - 1)]
     drawn = bootstrap_variance(between, prompts, rest, seeds, PROMPTS)
@@ -58,6 +53,33 @@ def half_widths(
         "crossed bootstrap": NormalDist().inv_cdf(UPPER) * np.sqrt(drawn),
         "Satterthwaite": quantiles * np.sqrt(own + prompts),
     }
+
+
+def mean_squares(
+    seeds: int, mixture: tuple[float, float, float], rng: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """Of seeds' means, prompts' means and the rest, as their parts of the mean's variance, shape (DRAWS,) each."""
+    of_seeds, of_prompts, of_rest = mixture
+    parts = (
+        (of_seeds + of_rest, seeds - 1),
+        (of_prompts + of_rest, PROMPTS - 1),
+        (of_rest, (seeds - 1) * (PROMPTS - 1)),
+    )
+    return [expected * rng.chisquare(degrees, DRAWS) / degrees for expected, degrees in parts]
+
+
+def levels(seeds: int, subtracted: float, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Lowest and highest true level over all mixtures, for each of `LEVELS`."""
+    found = []
+    for mixture in mixtures():
+        between, prompts, rest = mean_squares(seeds, mixture, rng)
+        own, row = np.maximum(between - subtracted * rest, 0.0), []
+        for alpha in LEVELS:
+            squares = [student_quantile(1 - alpha / 2, degrees) ** 2 for degrees in (seeds - 1, PROMPTS - 1)]
+            beyond = np.sqrt(squares[0] * own + squares[1] * prompts)
+            row.append(float(np.mean([math.erfc(value / math.sqrt(2)) for value in beyond[:: DRAWS // 20_000]])))
+        found.append(row)
+    return [(min(column), max(column)) for column in zip(*found, strict=True)]
 
 
 def bootstrap_variance(between: ArrayLike, common: ArrayLike, rest: ArrayLike, seeds: int, prompts: int) -> ArrayLike:
@@ -105,12 +127,18 @@ def binomial(n: int, p: float) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Print both tables as Markdown."""
+    """Print the tables as Markdown."""
     rng = np.random.default_rng(0)
     print("| seeds | formula | crossed bootstrap | Satterthwaite's degrees of freedom |\n|--:|--:|--:|--:|")
     for seeds in (2, 3, 5):
         ranges = over_mixtures(seeds, rng).values()
         print(f"| {seeds} | " + " | ".join(f"{low:.1f} to {high:.1f} %" for low, high in ranges) + " |")
+    heads = " | ".join(f"level {alpha:.2g}" for alpha in LEVELS)
+    print(f"\n| seeds, taken off | {heads} |\n|--:|" + "--:|" * len(LEVELS))
+    for seeds in (2, 3, 5):
+        for subtracted in (SUBTRACTED, 0.0):
+            cells = " | ".join(f"{low:.2g} to {high:.2g}" for low, high in levels(seeds, subtracted, rng))
+            print(f"| {seeds}, {subtracted:g} of the rest | {cells} |")
     print("\n| pairs, one seed | accuracy | losses to expect | formula | bootstrap |\n|--:|--:|--:|--:|--:|")
     for pairs, accuracy in ACCURACIES:
         shares = " | ".join(f"{share:.1f} %" for share in of_accuracy(pairs, accuracy).values())

@@ -140,11 +140,11 @@ def test_notes_say_pairing_level_number_and_what_fits_have(out):
     assert (out / "comparisons_judged.tex").read_text().count("\\midrule") == 1 + 2 * 4 - 1
 
 
-def test_several_seeds_are_crossed_and_p_and_interval_agree(tmp_path):
+def test_several_seeds_are_crossed_and_p_is_more_careful_than_the_interval(tmp_path):
     config = make_judged(seeds=(1, 2, 3))
     rows, text = make(config, write_judged(config, tmp_path))
     tests = rows.dropna(subset="p")
-    assert (((tests["low"] > 0) | (tests["high"] < 0)) == (tests["p"] < 0.05)).all()
+    assert ((tests["low"] > 0) | (tests["high"] < 0) | (tests["p"] >= 0.05)).all()
     fits = tests.index.get_level_values("metric").isin(FITS)
     assert set(tests["resampled"][~fits]) == {"seeds x prompts (Student's t)"}
     assert set(tests["resampled"][fits]) == {"seeds x prompts (joint bootstrap, Student's t)"}

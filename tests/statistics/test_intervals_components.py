@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -190,10 +191,11 @@ def test_bad_input_is_refused():
         crossed_interval(np.zeros((1, 2)), np.arange(2), strata=np.array(["a", "b"]), weights={"a": 1.0})
 
 
-def test_p_value_is_one_less_the_level_whose_interval_meets_zero():
+def test_p_value_is_one_less_the_level_whose_interval_meets_zero_with_all_that_differs_between_seeds():
     for mixture in MIXTURES:
         found = variance_components(0.8 + layout(np.random.default_rng(9), 3, 50, *mixture), np.arange(50))
-        interval = found.interval(1 - found.p_value())
+        interval = replace(found, seeds=found.between).interval(1 - found.p_value())
+        assert found.between >= found.seeds
         assert min(abs(interval.low), abs(interval.high)) == pytest.approx(0, abs=2e-3)
 
 

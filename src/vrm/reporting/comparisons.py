@@ -194,8 +194,9 @@ def _notes(config: Config, rows: Sequence[_Compared], adjusted: NDArray[np.float
         yield (
             f"Data: {config.data.label}. Difference of means over {len(seeds)} seeds ({', '.join(map(str, seeds))}) on "
             f"the same pairs; in brackets its {level} interval over seeds and prompts (variance components, Student's "
-            "t). p: where that interval meets 0; against no difference between the methods, seeds being as random as "
-            "prompts, so that a large difference that varies from seed to seed may not pass."
+            "t). p: against no difference between the methods, seeds being as random as prompts, so that a large "
+            "difference that varies from seed to seed may not pass; more careful than the interval, as all that "
+            "differs between seeds is taken for theirs: many tests need a level that holds."
         )
     else:
         yield (
@@ -442,8 +443,8 @@ def _interval_note(config: Config, level: str) -> str:
         return (
             f"Data: {config.data.label}. Difference of means over {len(seeds)} seeds ({', '.join(map(str, seeds))}), "
             f"paired by prompt, a prompt's games or turns being one. In brackets its {level} interval over seeds and "
-            "prompts (variance components, Student's t). p: where that interval meets 0; against no difference between "
-            "the methods, seeds being as random as prompts."
+            "prompts (variance components, Student's t). p: against no difference between the methods, seeds being as "
+            "random as prompts; more careful than the interval, as all that differs between seeds is taken for theirs."
         )
     return (
         f"Data: {config.data.label}. Difference paired by prompt, a prompt's games or turns being one; one seed "

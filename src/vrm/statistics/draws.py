@@ -114,6 +114,7 @@ def _components(values: NDArray[np.float64], drawn: NDArray[np.float64], questio
     """
     seeds, mean = len(values), drawn.mean(axis=1)
     rest = float((drawn - mean[:, None]).var(axis=0, ddof=1).sum()) / (seeds * (seeds - 1))
-    between = max(float(values.var(ddof=1)) / seeds - SUBTRACTED * rest, 0.0)
+    between = float(values.var(ddof=1)) / seeds
+    own = max(between - SUBTRACTED * rest, 0.0)
     degrees = max(min(questions, len(drawn)) - 1, 1)
-    return VarianceComponents(float(values.mean()), between, float(mean.var(ddof=1)), seeds - 1, degrees)
+    return VarianceComponents(float(values.mean()), own, float(mean.var(ddof=1)), seeds - 1, degrees, between)
