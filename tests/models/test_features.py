@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from vrm.config import CreatedBackbone, Features
 from vrm.models import feature_files
 from vrm.models.base import as_prompt
-from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, key_of
+from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, features_of, key_of
 from vrm.models.features import FeatureForSequenceClassification, FeatureTable
 from vrm.models.scoring import HuggingFaceRewardModel, pad_batch
 from vrm.models.templates import generation_prompt_ids
@@ -196,7 +196,7 @@ def test_the_backbone_is_stored_in_the_dtype_that_it_came_in(deep, tokenizer, te
 def test_training_rows_are_standardised_by_span_and_a_constant_feature_is_zero(model):
     vectors = torch.randn(40, model.config.hidden_size) * 3 + 2
     vectors[:, 0] = 5.0
-    table = FeatureTable(model.config, vectors).eval()
+    table = FeatureTable(model.config, vectors, torch.full((40,), torch.nan)).eval()
     prompts, responses = list(range(15)), list(range(15, 40))
     table.fit(prompts + prompts, responses)  # a prompt of two pairs counts once
     for span, rows in enumerate((prompts, responses)):
@@ -206,9 +206,16 @@ def test_training_rows_are_standardised_by_span_and_a_constant_feature_is_zero(m
         assert (found[:, 0] == 0).all()
 
 
+def test_a_response_is_as_long_as_its_tokens_whatever_stands_in_their_place(model, texts):
+    with torch.inference_mode():
+        table, rows = features_of(model, texts, 0, 4, quiet=True)
+    found = table.response_lengths(torch.tensor([row.ids for row in rows]))
+    assert found.tolist() == [len(text.ids) - text.prompt_length for text in texts]
+
+
 def test_dropout_is_for_training_alone(model):
     model.config.dropout = 0.5
-    table = FeatureTable(model.config, torch.randn(4, model.config.hidden_size))
+    table = FeatureTable(model.config, torch.randn(4, model.config.hidden_size), torch.full((4,), torch.nan))
     rows = torch.tensor([[0, 1], [2, 3]])
     evaluated = table.eval()(rows).last_hidden_state
     trained = table.train()(rows).last_hidden_state

@@ -20,6 +20,8 @@ TRAINING = RewardTraining(
 )
 SCALAR = Variant(label="RM", kind="scalar")
 VRM = Variant(label="VRM", latent_dim=4)
+GATED = Variant(label="RM (gated)", kind="gated")
+LENGTH_HEADS = Variant(label="RM (length head)", kind="length_heads")
 HEAD, BACKBONE = "model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"
 
 
@@ -55,6 +57,30 @@ def test_a_head_learns_and_its_whole_model_scores_as_the_features_do(job, toy_pa
     np.testing.assert_allclose(margins(whole, held_out), margins(by_features, held_out), rtol=0, atol=1e-5)
     assert (margins(whole, toy_pairs / "train.jsonl") > 0).mean() > 0.8
     assert type(AutoModelForSequenceClassification.from_pretrained(job.out / "model")) is type(whole.model)
+
+
+@pytest.mark.parametrize("variant", [GATED, LENGTH_HEADS], ids=["gated", "length_heads"])
+def test_published_heads_are_told_how_long_responses_are(job, toy_pairs, features, variant):
+    """Stored features have one row for all of a response; these heads' formulas have its tokens."""
+    train_reward_model(dataclasses.replace(job, variant=variant))
+    model = load_reward_model(job.out / "model")
+    pairs = read_pairs(toy_pairs / "train.jsonl")
+    texts = [
+        text
+        for side in ("chosen", "rejected")
+        for text in model.encoder.encode([pair.prompt for pair in pairs], [getattr(pair, side) for pair in pairs])
+    ]
+    lengths = np.array([len(text.ids) - text.prompt_length for text in texts])
+    assert lengths.std() > 0
+    if variant is GATED:
+        assert float(model.model.head.length_mean) == pytest.approx(np.log(lengths).mean(), rel=1e-5)
+        assert float(model.model.head.length_std) == pytest.approx(np.log(lengths).std(), rel=1e-5)
+    else:
+        log = pd.read_csv(job.out / "training.csv")
+        assert log[log.metric == "length_loss"].value.nunique() > 1  # 1 throughout, were all lengths equal
+    by_features = load_reward_model(job.out / "model", features=features)
+    held_out = toy_pairs / "validation.jsonl"
+    np.testing.assert_allclose(margins(model, held_out), margins(by_features, held_out), rtol=0, atol=1e-5)
 
 
 def test_a_whole_model_computes_a_prompt_once_for_all_responses(job):

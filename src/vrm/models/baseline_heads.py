@@ -524,11 +524,13 @@ class BaselineForSequenceClassification(PreTrainedModel):
         ).last_hidden_state  # (B, T, H)
         rows = torch.arange(len(input_ids), device=hidden.device)
         end = last_prompt_token(input_ids, mask, prompt_lengths, self.config)
+        stored = getattr(self.model, "response_lengths", None)  # of features, which have one row for all of a response
+        lengths = last_token(mask) - end if stored is None else stored(input_ids)
         with torch.autocast(hidden.device.type, enabled=False):
             return States(
                 final=hidden[rows, last_token(mask)].float(),
                 prompt=self.head.pool_prompt(hidden, mask, end),
-                response_lengths=(last_token(mask) - end).float(),
+                response_lengths=lengths.float(),
             )
 
     def _packed(self, input_ids: Tensor, position_ids: Tensor | None, layout: Layout) -> States:

@@ -134,9 +134,10 @@ def features_of(
         for keys, some in _vectors(model, missing, pad_token_id, batch_size, watch):
             rows.update({key: len(rows) + n for n, key in enumerate(keys)})
             vectors.append(some)
-    table = FeatureTable(model.config, torch.cat(vectors)).to(model.device).eval()
+    lengths = torch.full((len(rows),), torch.nan)
+    table = FeatureTable(model.config, torch.cat(vectors), lengths).to(model.device).eval()
     table.centre, table.scale = model.centre, model.scale
-    return table, _as_rows(texts, rows)
+    return table, _as_rows(texts, rows, lengths)
 
 
 def link(source: Path, target: Path) -> None:
@@ -313,12 +314,21 @@ class StoredFeatures:
         rows: row of each key.
         vectors: not standardised, shape (N, F).
         backbone: the backbone's weights.
+        lengths: tokens of each text once it has been looked up, NaN before, shape (N,).
     """
 
     config: FeatureConfig
     rows: dict[bytes, int]
     vectors: Tensor
     backbone: Path
+    lengths: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = torch.full((len(self.vectors),), torch.nan)
+
+    def table(self, config: FeatureConfig) -> FeatureTable:
+        """These features in the place of a model."""
+        return FeatureTable(config, self.vectors, self.lengths)
 
     @classmethod
     def read(cls, directories: Sequence[Path]) -> StoredFeatures:
@@ -394,7 +404,7 @@ class StoredEncoder:
         return [None if row in refused else next(rows) for row in range(len(texts))], refused
 
     def _rows(self, texts: Sequence[TokenisedText]) -> list[TokenisedText]:
-        rows = _as_rows(texts, self.stored.rows)
+        rows = _as_rows(texts, self.stored.rows, self.stored.lengths)
         if lacking := sum(-1 in row.ids for row in rows):
             raise RecordError(
                 f"{lacking} of {len(texts)} texts have no stored features: run vrm features on the file that holds "
@@ -403,7 +413,13 @@ class StoredEncoder:
         return rows
 
 
-def _as_rows(texts: Sequence[TokenisedText], rows: Mapping[bytes, int]) -> list[TokenisedText]:
-    """Rows of a table in the place of token ids, one of the prompt and one of the whole; -1 is in none."""
+def _as_rows(texts: Sequence[TokenisedText], rows: Mapping[bytes, int], lengths: Tensor) -> list[TokenisedText]:
+    """Rows of a table in the place of token ids, one of the prompt and one of the whole; -1 is in none.
+
+    Their lengths in tokens are written into `lengths`.
+    """
     found = [[rows.get(key_of(ids), -1) for ids in (text.ids[: text.prompt_length], text.ids)] for text in texts]
+    for row, text in zip(found, texts, strict=True):
+        if -1 not in row:
+            lengths[row] = torch.tensor([text.prompt_length, len(text.ids)], dtype=lengths.dtype)
     return [TokenisedText(row, 1, text.prompt_cut, text.response_cut) for row, text in zip(found, texts, strict=True)]

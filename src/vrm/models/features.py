@@ -8,7 +8,8 @@
 * The text's very first token is left out of the means: attention is parked there, its state is huge and says nothing.
 * Features are standardised by their mean and standard deviation over training prompts, and responses, apart.
 * `FeatureModel` computes them from token ids. `FeatureTable` has them stored, and takes their place in training: its
-  "token ids" are rows of the table, one of the prompt and one of the response.
+  "token ids" are rows of the table, one of the prompt and one of the response. How many tokens each stands for is told
+  by whoever looks texts up: published heads read the response's length.
 * Importing this module registers both for `AutoModel` and `AutoModelForSequenceClassification`.
 """
 
@@ -199,15 +200,17 @@ class FeatureModel(_Standardised):
 class FeatureTable(_Standardised):
     """Stored features in the place of a `FeatureModel`; what it is given for token ids are rows of the table."""
 
-    def __init__(self, config: FeatureConfig, vectors: Tensor) -> None:
+    def __init__(self, config: FeatureConfig, vectors: Tensor, lengths: Tensor) -> None:
         """Take the features.
 
         Args:
             config: their recipe.
             vectors: not standardised, shape (N, F).
+            lengths: tokens of each text, the prompt included, shape (N,), on the CPU; NaN until it has been looked up.
         """
         super().__init__(config)
         self.register_buffer("vectors", vectors, persistent=False)
+        self.lengths = lengths  # no buffer, which moves as a copy: a later look-up would not be seen
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,6 +229,11 @@ class FeatureTable(_Standardised):
             std = vectors.std(0, unbiased=False)
             self.centre[span] = vectors.mean(0).to(self.centre)
             self.scale[span] = torch.where(std > 0, std, 1.0).to(self.scale)
+
+    def response_lengths(self, input_ids: Tensor) -> Tensor:
+        """Tokens of B responses, end token included, shape (B,), given their texts' rows (B, 2)."""
+        prompts, texts = self.lengths[input_ids.cpu()].unbind(-1)
+        return (texts - prompts).to(input_ids.device)
 
     def forward(self, input_ids: Tensor, **_others: object) -> BaseModelOutputWithPast:
         """Features as `last_hidden_state` (B, 2, F) of B texts, given their rows (B, 2): prompt, response."""

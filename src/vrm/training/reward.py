@@ -43,7 +43,7 @@ from vrm.config import Features, RewardTraining, Variant, dependencies
 from vrm.models.baseline_heads import Noise
 from vrm.models.checks import checked_tokenizer
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_features, link
-from vrm.models.features import FeatureModel, FeatureTable, feature_config
+from vrm.models.features import FeatureModel, feature_config
 from vrm.models.latents import PairAnnotation, shared_sampler
 from vrm.models.scoring import own_device
 from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
@@ -455,7 +455,7 @@ class FrozenBackbone:
     def __init__(self, directories: Sequence[Path], dropout: float) -> None:
         self.stored = StoredFeatures.read(directories)
         self.stored.config.dropout = dropout
-        self.table = FeatureTable(self.stored.config, self.stored.vectors)
+        self.table = self.stored.table(self.stored.config)
 
     def encoder(self, encoder: TextEncoder) -> StoredEncoder:
         """Rows of features in the place of token ids."""

@@ -21,7 +21,7 @@ from vrm.config import Variant
 from vrm.config.reward import BASELINES, GatedSettings, GaussianSettings
 from vrm.models.baseline_heads import HEADS, BaselineForSequenceClassification, GatedHead, Noise
 from vrm.models.baseline_losses import OBJECTIVES, anchor_thresholds, length_corrections, spearman
-from vrm.models.features import FeatureForSequenceClassification
+from vrm.models.features import FeatureForSequenceClassification, FeatureTable
 from vrm.models.latents import (
     PairAnnotation,
     Posterior,
@@ -250,7 +250,7 @@ class Baseline(RewardKind):
             **turns,
         )
         if train is not None and isinstance(settings, GatedSettings) and not settings.joint:
-            model.head.set_lengths(torch.tensor(_response_lengths(train)))
+            model.head.set_lengths(_response_lengths(train, path))
         if train is not None and isinstance(settings, GaussianSettings) and settings.anchor_weight > 0:
             model.head.thresholds.copy_(torch.tensor(anchor_thresholds(_mean_ratings(train))))
         return model
@@ -369,13 +369,16 @@ def _both(evidence: Evidence, name: str) -> np.ndarray:
     return np.concatenate([np.asarray(evidence[side][name]) for side in SIDES])
 
 
-def _response_lengths(train: Dataset) -> list[int]:
-    """Tokens of every response."""
-    return [
+def _response_lengths(train: Dataset, backbone: str | PreTrainedModel) -> Tensor:
+    """Tokens of every response; of stored features, whose ids are rows, by the table."""
+    if isinstance(backbone, FeatureTable):
+        return torch.cat([backbone.response_lengths(torch.tensor(train[f"{side}_ids"])) for side in SIDES])
+    lengths = [
         len(ids) - prompt
         for side in SIDES
         for ids, prompt in zip(train[f"{side}_ids"], train["prompt_length"], strict=True)
     ]
+    return torch.tensor(lengths)
 
 
 def _mean_ratings(train: Dataset) -> np.ndarray:
