@@ -48,6 +48,8 @@ def test_every_job_of_the_dag_is_planned(paper):
     counted = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE)}
     planned = Counter(job.stage for job in jobs(Setting(paper)))
     assert planned == {stage: counted[stage] for stage in planned}
+    rules = [rule for path in ROOT.glob("workflow/rules/*.smk") for rule in path.read_text().split("\nrule ")]
+    assert set(planned) >= {rule.partition(":")[0] for rule in rules if "gpu=" in rule} & set(counted)
 
 
 def test_a_smaller_card_and_a_missing_revision_are_open_points(paper):

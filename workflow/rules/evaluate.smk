@@ -119,9 +119,9 @@ rule pac_bayes:
         "../../envs/train.yaml"
     threads: CONFIG.threads
     resources:
-        gpu=get_gpus("score"),
-        mem_mb=get_mem_mb("score"),
-        runtime=get_runtime("score"),
+        gpu=get_gpus("pac_bayes"),
+        mem_mb=get_mem_mb("pac_bayes"),
+        runtime=get_runtime("pac_bayes"),
     params:
         settings=depends_on(dependencies.pac_bayes),
         pairs=lambda wildcards, input: Path(input.train).parent,

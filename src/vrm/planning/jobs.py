@@ -92,6 +92,12 @@ class Setting:
         """Training pairs that there are."""
         return round(self.scale * training_pairs(self.config))
 
+    @property
+    def validation_pairs(self) -> float:
+        """Validation pairs that there are."""
+        data = self.config.data
+        return self.every_pair * data.validation_fraction / (1 - data.validation_fraction - data.test_fraction)
+
     def pairs(self, training: Optimisation) -> float:
         """Pairs of a training: all there are, or as many as it takes."""
         return min(self.every_pair, self.scale * training.pairs) if training.pairs else self.every_pair
@@ -167,11 +173,18 @@ def jobs(setting: Setting) -> Iterator[Job]:
             trained = f"train_reward {variant} seed{seed}"
             yield _named(estimate(setting, "train_reward", method=variant), trained, *features[:2])
             yield _named(estimate(setting, "score"), f"score {variant} seed{seed}", trained, *features)
+            if variant in _bounded(config):
+                yield _named(estimate(setting, "pac_bayes"), f"pac_bayes {variant} seed{seed}", trained)
     for name in config.reward.run_outside:
         yield _named(estimate(setting, "score_outside", method=name), f"score_outside {name}")
     for base in config.policy.run_bases:
         for seed in config.policy.seeds:
             yield from _policy_jobs(setting, base, seed)
+
+
+def _bounded(config: Config) -> list[str]:
+    """Variants whose bound is shown somewhere."""
+    return config.bounded_variants if "bound" in (*config.report.tables, *config.report.figures) else []
 
 
 def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
@@ -250,10 +263,8 @@ def _featured_sets(setting: Setting) -> list[tuple[str, float]]:
     config = setting.config
     if not config.backbone.freeze:
         return []
-    data, sets = config.data, config.evaluation
-    share = data.validation_fraction / (1 - data.validation_fraction - data.test_fraction)
-    every = float(setting.every_pair)
-    pairs = {"train": every, "validation": share * every}
+    sets = config.evaluation
+    pairs = {"train": float(setting.every_pair), "validation": setting.validation_pairs}
     return [*pairs.items(), *((name, float(texts_of(sets.sets[name]).rows)) for name in sets.run)]
 
 
@@ -315,12 +326,22 @@ def _train_reward(setting: Setting, base: str, method: str) -> Job:
 
 def _score(setting: Setting, base: str, method: str) -> Job:
     """`method` is the outside model, where it is one."""
-    reward, shape = setting.config.reward, shape_of(setting.reward(method))
-    length = setting.text_length(reward.training)
-    operations = setting.evaluation_rows() * length * time.forward_operations(shape, length, head=False)
-    parts = memory.forward_only(shape, reward.scoring_batch_size, reward.training.max_length, 4, head=False)
-    # finished reward models are float32, and are asked in it
     stage = "score_outside" if method else "score"
+    return _asked(setting, stage, shape_of(setting.reward(method)), setting.evaluation_rows())
+
+
+def _pac_bayes(setting: Setting, base: str, method: str) -> Job:
+    """Posteriors of every pair that was trained on, and of the validation pairs."""
+    pairs = setting.pairs(setting.config.reward.training) + setting.validation_pairs
+    return _asked(setting, "pac_bayes", shape_of(setting.config.backbone), 2 * pairs)
+
+
+def _asked(setting: Setting, stage: str, shape: Shape, texts: float) -> Job:
+    """A finished reward model on some texts. It is float32, and asked in it."""
+    reward = setting.config.reward
+    length = setting.text_length(reward.training)
+    operations = texts * length * time.forward_operations(shape, length, head=False)
+    parts = memory.forward_only(shape, reward.scoring_batch_size, reward.training.max_length, 4, head=False)
     return _job(stage, shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
 
 
@@ -494,6 +515,7 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "train_reward": _train_reward,
     "score": _score,
     "score_outside": _score,
+    "pac_bayes": _pac_bayes,
     "sft": _sft,
     "train_preference": _train_preference,
     "difficulty_run": _difficulty_run,
