@@ -53,7 +53,7 @@ def against_rm() -> str:
         label: [_difference(values.loc[metric]) for metric in ACCURACIES]
         for label, values in _models(cells[cells.difference.notna()])
     }
-    note = _note(cells, "; r(w): correlation of the inferred with the true weights")
+    note = _note(cells)
     return _table("difference to RM in points", ACCURACIES.values(), rows, note)
 
 

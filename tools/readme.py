@@ -55,7 +55,7 @@ def small() -> str:
         lines.append(f"| {own.label.iloc[0]} | " + " | ".join(found) + " |")
     note = (
         f"*`make demo`: means of {int(cells.n_seeds.max())} seeds, 95 % intervals over seeds and prompts; r(w): "
-        "correlation of the inferred with the true weights.*"
+        "correlation of the inferred with the true weights, its interval over seeds alone.*"
     )
     return "\n".join([*lines, "", note, "", provenance()])
 

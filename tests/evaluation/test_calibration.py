@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from vrm.evaluation import calibration
 
@@ -28,6 +28,16 @@ def test_probabilities_agree_with_scipys(rng):
     assert calibration.marginal_probability(difference, np.zeros(20)) == pytest.approx(
         calibration.preference_probability(difference)
     )
+
+
+@pytest.mark.parametrize("spread", [1.9, 2.1, 5.0, 20.0, 200.0])
+def test_a_wide_reward_has_its_probability(spread):
+    """Where the sigmoid is a step to the nodes of a quadrature."""
+    for difference in (0.5, 5.0, -5.0):
+        x = np.linspace(-12, 12, 400_001)
+        expected = integrate.trapezoid(stats.norm.pdf(x) * special.expit(difference + spread * x), x)
+        found = calibration.marginal_probability([difference], [spread**2])
+        assert found == pytest.approx([expected], abs=3e-4)
 
 
 def test_probabilities_of_a_pair_and_of_its_flip_add_up_to_one(rng):

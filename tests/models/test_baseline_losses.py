@@ -205,13 +205,29 @@ def test_expected_pushes_the_variance_down_and_marginal_up_only_where_the_pair_i
     assert (slope(losses.thurstone_loss) < 0) == (difference.item() < 0)
 
 
-def test_anchors_are_two_ordinal_probabilities():
+def test_anchors_are_the_probabilities_of_three_grades():
     mean, variance = torch.tensor([0.3]), torch.tensor([4.0])
     thresholds = torch.tensor([-1.0, 1.0])
-    upper, lower = stats.norm.cdf((0.3 - 1) / 2), stats.norm.cdf((0.3 + 1) / 2)
-    for score, expected in ((-2.0, (1 - upper) * (1 - lower)), (0.0, (1 - upper) * lower), (2.0, upper * lower)):
+    grades = stats.norm.cdf(-1.3 / 2), stats.norm.cdf(1.3 / 2) - stats.norm.cdf(-0.7 / 2), stats.norm.cdf(-0.7 / 2)
+    assert sum(grades) == pytest.approx(1)
+    for score, expected in zip((-2.0, 0.0, 2.0), grades, strict=True):
         found = losses.anchor_loss(mean, variance, torch.tensor([score]), thresholds)
-        assert found.item() == pytest.approx(-0.5 * np.log(expected), rel=1e-5)
+        assert found.item() == pytest.approx(-np.log(expected), rel=1e-5)
+    at_threshold = losses.anchor_loss(mean, variance, torch.tensor([1.0]), thresholds)
+    assert at_threshold.item() == pytest.approx(-np.log(grades[2]), rel=1e-5)  # in the grade above
+
+
+@pytest.mark.parametrize("mean", [-40.0, -8.0, 0.0, 8.0, 40.0])
+def test_a_grade_far_from_the_reward_has_a_finite_loss_and_gradient(mean):
+    mean = torch.tensor([mean], requires_grad=True)
+    thresholds = torch.tensor([-1.0, 1.0])
+    for score in (-2.0, 0.0, 2.0):
+        loss = losses.anchor_loss(mean, torch.ones(1), torch.tensor([score]), thresholds)
+        (slope,) = torch.autograd.grad(loss, mean)
+        assert loss.isfinite()
+        assert slope.isfinite().all()
+        if score == 0.0 and mean.abs() >= 8:
+            assert slope * mean > 0  # towards the middle grade
 
 
 def test_thresholds_are_quartiles_and_equal_ones_are_an_error():

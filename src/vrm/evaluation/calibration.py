@@ -2,8 +2,8 @@
 
 * q = P(chosen wins), shape (N,). Its confidence is c = max(q, 1 - q); the pair is won where q > 1/2, a tie is lost.
 * Metrics read q alone, so any model that states a probability can be compared. A reward model's is the sigmoid of its
-  reward's difference, a Gaussian reward's is that with the noise integrated out, and a VRM's the mean of the sigmoid
-  over draws of its posterior, w drawn once for both responses.
+  reward's difference, a Gaussian reward's is that with the noise integrated out, or Thurstone's where it was trained
+  on that, and a VRM's the mean of the sigmoid over draws of its posterior, w drawn once for both responses.
 * Pairs of equal confidence have no order: what depends on one is the mean over all of their orders.
 * Seed ensembles and temperature scaling are fitted on validation pairs, never on what is measured.
 """
@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 ECE_BINS = 15
 QUADRATURE_NODES = 20
 """Gauss-Hermite nodes of E sigmoid(z)."""
+WIDE = 2.0
+"""Standard deviation from which the sigmoid is too steep for those nodes."""
+LOGISTIC_NODES = 400
 _TINY = np.finfo(float).tiny
 
 
@@ -55,10 +58,16 @@ def marginal_probability(difference: ArrayLike, variance: ArrayLike) -> Floats:
         difference: of the mean rewards, shape (N,).
         variance: of the difference, shape (N,); 0 gives `preference_probability`.
     """
+    mean, spread = np.broadcast_arrays(np.asarray(difference, dtype=float), np.sqrt(np.asarray(variance, dtype=float)))
     nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
-    mean, spread = np.asarray(difference, dtype=float), np.sqrt(np.asarray(variance, dtype=float))
-    z = mean[..., None] + spread[..., None] * nodes
-    return preference_probability(z) @ (weights / weights.sum())
+    found = preference_probability(mean[..., None] + spread[..., None] * nodes) @ (weights / weights.sum())
+    if not (wide := spread > WIDE).any():
+        return found
+    # sigmoid(z) is the chance that a logistic number is below z: of the two, the normal one is the smooth one now
+    u = (np.arange(LOGISTIC_NODES) + 0.5) / LOGISTIC_NODES
+    below = mean[wide][..., None] - np.log(u / (1 - u))
+    found[wide] = thurstone_probability(below, np.square(spread[wide])[..., None]).mean(-1)
+    return found
 
 
 def pair_probability(

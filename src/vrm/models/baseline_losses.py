@@ -217,20 +217,29 @@ def _hermite() -> tuple[np.ndarray, np.ndarray]:
 def anchor_loss(mean: Tensor, variance: Tensor, score: Tensor, thresholds: Tensor) -> Tensor:
     """Ordinal loss of an external score in three grades, a mean over what is scored; 0 where nothing is.
 
-    P(score > tau) = Phi((mean - tau) / std) for both thresholds; a text's loss is the mean of their two
-    -ln P(as observed). Written so, no probability is a difference of two, which would underflow.
+    With p = P(reward > tau) = Phi((mean - tau) / std) at both thresholds, the grades have the probabilities 1 - p_1,
+    p_1 - p_2 and p_2, and a text's loss is -ln of its own; a score that is a threshold is in the grade above.
 
     Args:
         mean, variance: of the reward, shape (B,).
         score: external score, shape (B,); NaN where there is none.
         thresholds: tau, ascending, shape (2,).
 
-    Source: anchored variance-aware reward modelling (arXiv 2605.11865), from its description: no code was found.
+    Source: anchored variance-aware reward modelling (arXiv 2605.11865), Eq. 7; `anchor_2_loss` of
+    fsmiu/Anchor-guided-Variance-aware-Reward-Modeling. That takes the logarithm of a difference of two probabilities,
+    which underflows; here it is had from their logarithms.
     """
     scored = ~score.isnan()
-    above = (score.nan_to_num().unsqueeze(-1) > thresholds).to(mean.dtype)
-    distance = (mean.unsqueeze(-1) - thresholds) / variance.sqrt().unsqueeze(-1)
-    loss = -torch.special.log_ndtr((2 * above - 1) * distance).mean(-1)
+    grade = (score.nan_to_num().unsqueeze(-1) >= thresholds).sum(-1)
+    low, high = ((mean.unsqueeze(-1) - thresholds) / variance.sqrt().unsqueeze(-1)).unbind(-1)  # low is the larger
+    log_ndtr = torch.special.log_ndtr
+    # ln(Phi(low) - Phi(high)) on the side where both are small, so that neither rounds to 1
+    flip = low + high > 0
+    upper, lower = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    share = -torch.expm1(log_ndtr(lower) - log_ndtr(upper))
+    between = log_ndtr(upper) + share.clamp(min=torch.finfo(mean.dtype).tiny).log()  # 0 where thresholds are equal
+    likelihood = torch.stack([log_ndtr(-low), between, log_ndtr(high)], dim=-1)
+    loss = -likelihood.gather(-1, grade.unsqueeze(-1)).squeeze(-1)
     return torch.where(scored, loss, 0.0).sum() / scored.sum().clamp(min=1)
 
 

@@ -289,7 +289,7 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> int:
 #   processes would share their samples, and a batch would have fewer independent ones than pairs.
 # * Shared, each process draws for all pairs, in the order in which one process would have them, and keeps its own rows.
 #   So the noise is that of one process with the whole batch, and a test can compare loss curves.
-# * Two exceptions: an epoch's last batch, which several processes fill up with pairs from its beginning; and
+# * Two exceptions for a VRM: an epoch's last batch, which several processes fill up with pairs from its beginning; and
 #   `free_bits`, whose floor is on the mean over one forward pass, and so over the pairs of one process.
 
 Sampler = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

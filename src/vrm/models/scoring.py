@@ -298,23 +298,14 @@ class HuggingFaceRewardModel:
     def _latents(
         self, found: dict[str, np.ndarray], rows: Sequence[tuple[Prompt, str]], samples: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws of w and z of N texts, shapes (N, samples, K) and (N, samples, d).
-
-        Every draw of w comes twice, once with a draw of z and once with its mirror image about the mean (antithetic
-        variates). A decoder that is linear in z then has its mean reward at mu: were all draws independent, a posterior
-        that is wide against the reward would leave the sign of a difference to chance.
-        """
-        keys, half = [prompt_id(prompt) for prompt, _ in rows], (samples + 1) // 2
-        weights = np.stack(
-            [_generator(self.seed, key).dirichlet(a, half) for key, a in zip(keys, found["alpha"], strict=True)]
-        )
-        shape = half, found["mu"].shape[1]
-        noise = np.stack(
-            [_generator(self.seed, k, y).standard_normal(shape) for k, (_, y) in zip(keys, rows, strict=True)]
-        )
-        noise = np.concatenate([noise, -noise], axis=1)[:, :samples]
-        weights = np.concatenate([weights, weights], axis=1)[:, :samples]
-        return weights, found["mu"][:, None] + found["std_z"][:, None] * noise
+        """Draws of w and z of N texts, shapes (N, samples, K) and (N, samples, d)."""
+        keys = [prompt_id(prompt) for prompt, _ in rows]
+        weights = [
+            _generator(self.seed, key).dirichlet(a, samples) for key, a in zip(keys, found["alpha"], strict=True)
+        ]
+        shape = samples, found["mu"].shape[1]
+        noise = [_generator(self.seed, k, y).standard_normal(shape) for k, (_, y) in zip(keys, rows, strict=True)]
+        return np.stack(weights), found["mu"][:, None] + found["std_z"][:, None] * np.stack(noise)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.model.device)

@@ -70,10 +70,10 @@ SHIFTED = "Chat Hard"
 
 @dataclass(frozen=True)
 class Shown:
-    """A metric as the table shows it: its name, title, factor and digits."""
+    """A metric as the table shows it: its name, title, factor and digits; without a title it is in the CSV alone."""
 
     name: str
-    title: str
+    title: str = ""
     scale: float = 1.0
     digits: int = 3
 
@@ -86,7 +86,10 @@ METRICS = (
     Shown("accuracy_at_80", "the surest 80 %", 100, 1),
     Shown("accuracy_at_50", "the surest 50 %", 100, 1),
     Shown("aurc", "AURC (points)", 100, 1),
+    Shown("ece_equal_mass"),
+    Shown("excess_aurc"),
 )
+TITLED = tuple(shown for shown in METRICS if shown.title)
 
 
 @dataclass(frozen=True)
@@ -234,14 +237,14 @@ def _grid(
     for i, row in enumerate(stated):
         if found := measured[i, column]:
             first = row.method != AS_TRAINED and stated[i - 1].method == AS_TRAINED
-            cells = [interval_cell(found[shown.name], shown.scale, shown.digits) for shown in METRICS]
+            cells = [interval_cell(found[shown.name], shown.scale, shown.digits) for shown in TITLED]
             rows.append(Row([_name(row), *cells], rule=first))
     pairs = next((row.q[column].shape[1] for row in stated if column in row.q), 0)
     where = "shifted" if column.section else "in distribution"
     return Grid(
         name="calibration" if place == 0 else f"calibration-{place}",
         caption=f"Preference probabilities on {column.title} ({where}, {pairs} pairs). Data: {config.data.label}.",
-        header=[Cell("Reward model"), *(Cell(shown.title) for shown in METRICS)],
+        header=[Cell("Reward model"), *(Cell(shown.title) for shown in TITLED)],
         rows=rows,
         notes=list(_notes(config, stated)) if place == 0 else ["Notes: as above."],
     )
@@ -262,8 +265,19 @@ def _notes(config: Config, stated: Sequence[Stated]) -> Iterator[str]:
     draws = config.reward.posterior_samples
     vrms = f"a mean over {draws} draws of its posterior, w once for both responses" if draws else "at posterior means"
     yield (
-        "Probability that the chosen response wins: sigmoid of the reward's difference; of a Gaussian reward, with its "
+        "Probability that the chosen response wins: sigmoid of the reward's difference; of a Gaussian reward, as it "
+        "was trained, the normal distribution function of the difference over its deviation or the sigmoid with the "
         f"noise integrated out; of a VRM, {vrms}."
+    )
+    if draws:
+        yield (
+            "Those draws leave an error of the posterior's deviation over the root of their number: where all "
+            "probabilities of a VRM are nearer to 1/2 than that, as after a collapse, which response it calls the "
+            "likelier one is chance, and its accuracy here is not Table 2's, which takes posterior means."
+        )
+    yield (
+        "Pairs count alike, also in RewardBench's section, whose subsets Table 2 weighs. The CSV has ECE in bins of as "
+        "many pairs each and AURC less that of an oracle with the same errors as well."
     )
     yield (
         f"NLL and Brier: lower is better; always saying ½ has {np.log(2):.3f} and 0.250. ECE: {ECE_BINS} equal bins; "

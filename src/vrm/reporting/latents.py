@@ -72,7 +72,7 @@ def weight_recovery(scores: pd.DataFrame) -> list[SetMetric]:
         weight_correlation/<aspect>: Pearson correlation over prompts, NaN where either side does not vary;
         weight_correlation/mean: their mean, NaN if one of them is;
         weight_mae: mean absolute error over prompts and objectives;
-        weight_mae_constant: the same of the best that ignores the prompt and knows the mean true weights: the baseline.
+        weight_mae_constant: the same of the mean true weights, whatever the prompt: the baseline.
     """
     aspects = _aspects(scores)
     if not aspects or any(TRUE_WEIGHT + aspect not in scores for aspect in aspects):
@@ -146,7 +146,7 @@ _FROM_TRAINING = (
 _RECOVERY = (
     _Quantity("weight_correlation/mean", "correlation with true w", 2, possible=(-1.0, 1.0)),
     _Quantity("weight_mae", "absolute error of w", 3, possible=(0.0, 1.0)),
-    _Quantity("weight_mae_constant", "the same, best constant w", 3, possible=(0.0, 1.0)),
+    _Quantity("weight_mae_constant", "the same, always the mean true w", 3, possible=(0.0, 1.0)),
 )
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from vrm.config import Config
 from vrm.config.study import BASE, StudyCell
 from vrm.data.preference_sets import SECTIONS
+from vrm.records import RecordError
 from vrm.reporting import style
 from vrm.reporting.latents import weight_recovery, weights_spread
 from vrm.reporting.rendering import (
@@ -71,7 +72,7 @@ def measure(config: Config, results: Path, cells: Sequence[StudyCell]) -> pd.Dat
 
 def _measure_point(config: Config, results: Path, models: dict[str, list[StudyCell]]) -> Iterator[dict]:
     """All variants that were trained on the same pairs."""
-    first, reference = next(iter(models)), {}
+    first, reference = next(iter(models)), dict[Column, PairScores]()
     for variant, cells in models.items():
         scores = pd.concat([SCORES.read(results / cell.file).assign(seed=cell.seed) for cell in cells])
         label = row_label(config.reward.variants[variant])
@@ -83,14 +84,25 @@ def _measure_point(config: Config, results: Path, models: dict[str, list[StudyCe
                 found = found.select(members(column, found))
                 if not len(found.prompts):
                     continue
-                reference.setdefault(column, found.wins)
+                if variant == first and part == WHOLE:
+                    reference[column] = found
                 row = _row(_mean(config, column, found.wins, found), column.paper) | {"n_pairs": len(found.prompts)}
-                if variant != first and found.wins.shape == reference[column].shape:
-                    difference = _mean(config, column, found.wins - reference[column], found)
+                if variant != first and column in reference:
+                    difference = _mean(config, column, found.wins - _same_pairs(reference[column], found, names), found)
                     row |= {"difference": difference.estimate, "compared_with": first}
                     row |= {"difference_low": difference.low, "difference_high": difference.high}
                 yield names | {"part": part} | row
         yield from (names | {"part": WHOLE} | row for row in _weights(config, scores))
+
+
+def _same_pairs(reference: PairScores, found: PairScores, names: dict[str, Any]) -> np.ndarray:
+    """The reference's wins, once it is known that they are of the same pairs."""
+    if reference.wins.shape != found.wins.shape or list(reference.prompts) != list(found.prompts):
+        raise RecordError(
+            f"{names['variant']} ({names['world']}, {names['pairs']} pairs): scored other pairs, or other seeds, than "
+            "the first variant of the study; train and score both again on the same sets"
+        )
+    return reference.wins
 
 
 def _parts(scores: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -9,8 +9,9 @@
 * With adapters (`lora`) the head is trained whole beside them, and both are merged into an ordinary model at the end.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
 * Several processes, each with its part of a batch, train what one process with the whole batch trains, up to rounding
-  and two exceptions: accelerate fills up an epoch's last batch, where that is smaller, with the epoch's first pairs;
-  and `free_bits` are compared with means of one forward pass, which then has a part of the batch.
+  and three exceptions: accelerate fills up an epoch's last batch, where that is smaller, with the epoch's first pairs;
+  `free_bits` are compared with means of one forward pass, which then has a part of the batch; and so are the
+  correlations with length of `length_heads`.
 """
 
 from __future__ import annotations
