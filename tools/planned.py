@@ -20,8 +20,8 @@ CARD = 80.0
 
 def said() -> str:
     """The plan for eight cards, without what it says of this machine."""
-    text = plan(_config(), CARD, gpus=8).split("\nOpen points:")[0].rstrip()
-    return f"```text\n{text}\n```"
+    lines = plan(_config(), CARD, gpus=8).rstrip().splitlines()
+    return "\n".join(["```text", *(line for line in lines if "environment variable" not in line), "```"])
 
 
 def hours() -> str:
