@@ -1,5 +1,6 @@
 """The figure `power` and the table `ablation`: every model of the study stands where it was trained, with its parts."""
 
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -9,6 +10,7 @@ from drawing import boxes_of, drawn
 from example_run import make_raw, write_results
 
 from vrm.config import ConfigError, parse
+from vrm.records import RecordError
 from vrm.reporting.scores import reward_model
 from vrm.reporting.study import CORRELATION, RATED, ablation_table, measure, placed, power_figure
 
@@ -93,6 +95,17 @@ def test_differences_are_those_of_the_means(config, results):
         assert part.difference.iloc[0] == pytest.approx(part.estimate.iloc[0] - reference)
         assert part.difference_low.iloc[0] < part.difference.iloc[0] < part.difference_high.iloc[0]
     assert data[data.variant == "rm"].difference.isna().all()
+
+
+def test_models_that_scored_other_pairs_are_not_compared(config, results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    for seed in config.study.seeds:
+        path = tmp_path / "results" / f"study/base/vrm/pairs500/seed{seed}/scores.csv"
+        scores = pd.read_csv(path)
+        scores["prompt_id"] = scores["prompt_id"].astype(str) + "x"  # as many pairs, of other prompts
+        scores.to_csv(path, index=False)
+    with pytest.raises(RecordError, match=r"vrm \(base, 500 pairs\): scored other pairs"):
+        measure(config, tmp_path / "results", config.study.power_cells())
 
 
 def test_weights_are_correlated_once_a_seed(config, results):
