@@ -25,12 +25,12 @@ ROWS = {  # of the table of worlds: what is compared with the plain RM, and on w
 }
 DATA = {"summeval": "SummEval", "xstest": "XSTest", "cragc": "CRAGC-25"}
 CARRIED = {
-    "hhh_alignment": "HHH alignment: honest, helpful and harmless answers",
-    "rb_hep": "HumanEvalPack (RewardBench's `hep-*`): right and wrong code",
-    "reward_bench_shape/llmbar": "LLMBar (RewardBench's five subsets): following an instruction, or looking as if",
-    "reward_bench_shape/xstest": "prompts that should be refused, and prompts that only look so (RM-Bench)",
-    "reward_bench_shape/refusals": "dangerous and offensive prompts, to be refused (RM-Bench)",
-    "reward_bench_shape/alpacaeval": "AlpacaEval's hard pairs (RM-Bench)",
+    "hhh_alignment": "HHH alignment",
+    "rb_hep": "HumanEvalPack",
+    "reward_bench_shape/llmbar": "LLMBar",
+    "reward_bench_shape/xstest": "to refuse or not",
+    "reward_bench_shape/refusals": "to refuse",
+    "reward_bench_shape/alpacaeval": "AlpacaEval hard",
 }
 AUC = "auc/caution_of_unsafe_prompts"
 
@@ -111,12 +111,15 @@ def beside_rm() -> str:
 
 
 def carried_over() -> str:
-    """Accuracy on pairs about other things, a table a set."""
+    """Accuracy on pairs about other things: a table for what was trained on, a column a set."""
     blocks = []
-    for metric, title in CARRIED.items():
-        columns = {(name, f"accuracy/{metric}"): f"trained on {data}" for name, data in DATA.items()}
-        pairs = max(int(table.loc[pd.IndexSlice[:, f"accuracy/{metric}"], "n"].max()) for table in _tables().values())
-        blocks += [f"**{title}**; {pairs:,} pairs:", _real(columns)]
+    for name, data in DATA.items():
+        pairs = _tables()[name].loc["RM"]["n"]
+        columns = {
+            (name, f"accuracy/{metric}"): f"{title} ({pairs[f'accuracy/{metric}']:.0f} pairs)"
+            for metric, title in CARRIED.items()
+        }
+        blocks += [f"Trained on {data}:", _real(columns)]
     return "\n\n".join(blocks)
 
 

@@ -82,6 +82,8 @@ def collect(name: str, source: Path) -> Iterator[Row]:
     config = load([run / "config.yaml"])
     train, held_out = (read_pairs(run / "data" / "pairs" / f"{split}.jsonl") for split in ("train", "test"))
     yield _length_alone(train, held_out)
+    for carried in CARRIED_OVER:
+        yield from _shorter(carried, _scores(run, "rm", config.reward.seeds[0], carried))
     plain = [_scores(run, "rm", seed) for seed in config.reward.seeds]
     for variant in config.reward.run:
         scores = [_scores(run, variant, seed) for seed in config.reward.seeds]
@@ -129,10 +131,24 @@ def _accuracies(
 
 def _carried_over(label: str, name: str, scores: list[pd.DataFrame]) -> Iterator[Row]:
     """Accuracy on a set, and on parts of it, without the pairs whose prompts a model has been trained on."""
+    for metric, tables in _parts_of(name, scores):
+        yield from _accuracies(label, metric, tables)
+
+
+def _parts_of(name: str, scores: list[pd.DataFrame]) -> Iterator[tuple[str, list[pd.DataFrame]]]:
     new = [table[table.leaked == 0] for table in scores]
-    yield from _accuracies(label, f"accuracy/{name}", new)
+    yield f"accuracy/{name}", new
     for part in PARTS.get(name, ()):
-        yield from _accuracies(label, f"accuracy/{name}/{part}", [t[t.subset.str.startswith(part)] for t in new])
+        yield f"accuracy/{name}/{part}", [table[table.subset.str.startswith(part)] for table in new]
+
+
+def _shorter(name: str, scores: pd.DataFrame) -> Iterator[Row]:
+    """What preferring the shorter response is worth on a set: a model may have learned no more than that."""
+    for metric, (table,) in _parts_of(name, [scores]):
+        won = (table.length_chosen < table.length_rejected).to_numpy(dtype=float)
+        prompts = table.prompt_id.to_numpy()
+        interval = crossed_interval(won[None], prompts).within(0, 1)
+        yield "length alone (shorter is better)", metric, interval, 1, len(set(prompts)), len(won)
 
 
 def _won(scores: list[pd.DataFrame], part: str) -> np.ndarray:
