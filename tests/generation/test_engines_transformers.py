@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm import watch
 from vrm.config import Generation
-from vrm.generation.engines import Sampling, _Draws, decode, end_ids, load_engine, make_engine, seeded, seeds_of
+from vrm.generation.engines import Sampling, _Draws, decode, load_engine, make_engine, seeded, seeds_of
+from vrm.models.text import end_ids
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
 

@@ -44,6 +44,18 @@ def test_a_policys_text_is_its_prompt_and_a_response_that_ends_in_eos(tokenizer,
     assert text.ids[-1] == tokenizer.eos_token_id
 
 
+def test_a_turns_end_that_the_model_declares_ends_a_policys_response(tokenizer):
+    """As Gemma's: `<end_of_turn>` and a line's end behind a response, and another token for the text's end."""
+    turn_ends, tokenizer.eos_token = tokenizer.eos_token_id, "<|endoftext|>"
+    declared = frozenset({turn_ends, tokenizer.eos_token_id})
+    (known,) = PolicyEncoder(tokenizer, 64, 128, ends=declared).encode([PROMPT], ["epsilon zeta"])
+    (unknown,) = PolicyEncoder(tokenizer, 64, 128).encode([PROMPT], ["epsilon zeta"])
+    assert tokenizer.decode(known.ids[known.prompt_length :]) == "epsilon zeta<|im_end|>"
+    assert unknown.ids[-1] == tokenizer.eos_token_id
+    (blank,) = PolicyEncoder(tokenizer, 64, 128, ends=declared).encode([PROMPT], [""])
+    assert blank.ids[blank.prompt_length :] == [turn_ends]
+
+
 def test_a_template_that_writes_bos_gives_exactly_one(tokenizer):
     tokenizer.add_special_tokens({"bos_token": "<|endoftext|>"})
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template

@@ -73,6 +73,12 @@ def test_a_mismatched_response_answers_another_prompt(share, measured):
         assert here // share != other // share
 
 
+def test_what_is_measured_is_mismatched_with_both_kinds():
+    """As a training's batches are: of rejected responses alone, which fall, the KL would be none."""
+    chosen = [row["second_ids"][2] < 200 for row in measured_rows(make_pairs(16))]  # response 100 + i or 200 + i
+    assert sum(chosen) == len(chosen) / 2
+
+
 def test_a_mismatched_text_is_no_longer_than_the_longest_of_its_batch():
     short, long = make_pairs(2)
     long = TokenisedPair(SimpleNamespace(prompt_id="q"), TokenisedText([9] * 7 + [1], 7, False), long.rejected)

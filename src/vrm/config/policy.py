@@ -131,7 +131,9 @@ class Difficulty(Section):
     )
     keep: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of the pairs, the easiest, that is kept.")
     epochs: PositiveFloat = Field(1.0, description="Passes of a reference run over its half.")
-    learning_rate: PositiveFloat | None = Field(None, description="Instead of policy.training.learning_rate.")
+    learning_rate: PositiveFloat | None = Field(
+        None, description="Instead of the method's own, or else policy.training.learning_rate."
+    )
     lora: Lora | None = Field(None, description="Instead of policy.training.lora.")
     lora_dropout: Fraction = Field(
         0.05, description="Dropout before the adapters of a reference run; of no effect where there are none."

@@ -22,6 +22,7 @@ from transformers import (
 
 from vrm.config import ConfigError, Generation
 from vrm.models.scoring import own_device, pad_batch
+from vrm.models.text import end_ids, generation_config
 from vrm.watch import watched
 
 if TYPE_CHECKING:
@@ -84,13 +85,6 @@ def decode(
     """
     ended = len(ids) > 0 and ids[-1] in ({tokenizer.eos_token_id} if ends is None else ends)
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), ended
-
-
-def end_ids(declared_by: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokenizer's end token and those that the model declares, e.g. the end of a turn beside that of a text."""
-    declared = declared_by.eos_token_id
-    declared = declared if isinstance(declared, list) else [declared]
-    return frozenset(token for token in (tokenizer.eos_token_id, *declared) if token is not None)
 
 
 @contextmanager
@@ -334,7 +328,7 @@ class VllmFilesEngine:
         _require_vllm(key)
         from vllm import LLM
 
-        self.ends = end_ids(_generation_config(policy, revision), tokenizer)
+        self.ends = end_ids(generation_config(policy, revision), tokenizer)
         self.sampling, self.top_p = Sampling(settings.temperature, settings.max_new_tokens), settings.top_p
         self._vllm = LLM(
             model=policy,
@@ -379,16 +373,6 @@ def _require_vllm(key: str) -> None:
             f"{key} is vllm, but vllm is not installed; `pip install --constraint requirements-vllm.lock 'vrm[vllm]'` "
             f"into an environment of its own (docs/scale.md), or set {key} to transformers"
         )
-
-
-def _generation_config(policy: str, revision: str | None) -> GenerationConfig:
-    """What a causal LM loaded from there would declare."""
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(policy, revision=revision)
-    except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(policy, revision=revision))
 
 
 # The choice.

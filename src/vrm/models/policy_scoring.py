@@ -24,7 +24,7 @@ from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.checks import checked_tokenizer, require_model
 from vrm.models.scoring import own_device, pad_batch
 from vrm.models.templates import NO_KWARGS
-from vrm.models.text import PolicyEncoder, TokenisedText, prepare_tokenizer
+from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, prepare_tokenizer
 from vrm.models.vrm import positions
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt
@@ -109,7 +109,8 @@ class PolicyScorer:
         self.model = ensure_fused_head(policy.eval())
         self.reference = None if reference is None else ensure_fused_head(reference.eval())
         limits = max_prompt_length, max_length
-        self.encoder = PolicyEncoder(prepare_tokenizer(tokenizer), *limits, chat_template_kwargs=chat_template_kwargs)
+        tokenizer, ends = prepare_tokenizer(tokenizer), end_ids(policy.generation_config, tokenizer)
+        self.encoder = PolicyEncoder(tokenizer, *limits, chat_template_kwargs=chat_template_kwargs, ends=ends)
         self.batch_size = batch_size
         self.progress = progress
         self.aspects: list[str] = []

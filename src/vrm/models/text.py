@@ -43,7 +43,7 @@ from vrm.records import Message, Prompt
 from vrm.watch import Watch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -69,6 +69,8 @@ __all__ = [
     "TokenisedText",
     "Truncation",
     "Unrenderable",
+    "end_ids",
+    "generation_config",
     "generation_prompt_ids",
     "located",
     "prepare_tokenizer",
@@ -312,9 +314,15 @@ class TextEncoder:
 class PolicyEncoder(TextEncoder):
     """Encodes (prompt, response) as a policy reads and writes them; the arguments are `TextEncoder`'s.
 
-    The prompt's ids are a prefix of the text's by construction. A whole response ends in the end token; one that had to
-    be cut does not: a policy must not learn to stop in the middle of a sentence.
+    The prompt's ids are a prefix of the text's by construction. A whole response ends in an end token; one that had to
+    be cut does not: a policy must not learn to stop in the middle of a sentence. Where a template ends a turn with
+    another of the model's end tokens (Gemma's), the response ends there, as an answer that is generated does.
+
+    Args:
+        ends: `end_ids` of the policy; without them the tokenizer's end token alone.
     """
+
+    ends: frozenset[int] = frozenset()
 
     def _parts(self, head: str, whole: str) -> tuple[str, str]:
         """The two texts that are tokenised of each row: the prompt's, and the response's."""
@@ -323,13 +331,37 @@ class PolicyEncoder(TextEncoder):
     def _fit(self, prompt: Prompt, response: str, head: list[int], tail: list[int]) -> TokenisedText:
         cut, head = self._fit_prompt(prompt, head)
         prompt_cut = cut is not prompt
-        end = self.tokenizer.eos_token_id
-        if not tail or tail[-1] != end:
-            tail = [*tail, end]
+        tail = self._ended(tail)
         room = self.max_length - len(head)
         response_cut = len(tail) > room
         self.truncation.add(prompt_cut, response_cut)
         return TokenisedText(head + tail[:room], len(head), prompt_cut, response_cut)
+
+    def _ended(self, tail: list[int]) -> list[int]:
+        """A whole response with the token that ends it as its last one."""
+        end, size = self.tokenizer.eos_token_id, len(tail)
+        if self.ends - {end}:  # behind the end of a turn templates write a line's end
+            while size and tail[size - 1] not in self.ends and not self.tokenizer.decode(tail[size - 1]).strip():
+                size -= 1
+        ended = size and tail[size - 1] in {end, *self.ends}
+        return tail[:size] if ended else [*tail, end]
+
+
+def end_ids(declared_by: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokenizer's end token and those that the model declares, e.g. the end of a turn beside that of a text."""
+    declared = declared_by.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in (tokenizer.eos_token_id, *declared) if token is not None)
+
+
+def generation_config(policy: str, revision: str | None) -> GenerationConfig:
+    """What a causal LM loaded from there would declare."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(policy, revision=revision)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(policy, revision=revision))
 
 
 def without_prompt(texts: Sequence[TokenisedText | None]) -> dict[int, str]:

@@ -25,7 +25,7 @@ from vrm.config import PolicyTraining, SftTraining, dependencies
 from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import PolicyScorer, fuse_head
 from vrm.models.templates import left_out, read_template
-from vrm.models.text import PolicyEncoder, TokenisedText
+from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, generation_config
 from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
@@ -99,7 +99,8 @@ class PolicyJob:
     def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PolicyEncoder:
         """Encodes with this job's limits and template arguments, and counts what it cuts."""
         limits = self.training.max_prompt_length, self.training.max_length
-        return PolicyEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs)
+        ends = end_ids(generation_config(self.policy, self.revision), tokenizer)
+        return PolicyEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs, ends=ends)
 
     def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
         """What the result depends on: `settings`, this job, the pairs, the policy, and further files.

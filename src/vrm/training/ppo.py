@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from transformers import set_seed
 
@@ -235,6 +235,9 @@ class PpoRun:
             cpu=not torch.cuda.is_available(),
             log_with=list(job.training.report_to) or None,
             project_dir=str(job.out),
+            # buffers never change here, and processes pass different numbers of held-out batches: a broadcast in each
+            # pass would meet another process's next collective
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         if job.training.report_to:
             self.accelerator.init_trackers(TRACKED)

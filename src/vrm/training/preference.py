@@ -155,8 +155,11 @@ def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dat
 
 
 def measured_rows(pairs: list[TokenisedPair]) -> Dataset:
-    """As `unpaired_rows`, in one batch and with the chosen and the rejected response of a pair side by side."""
-    return Dataset.from_list(list(_mismatched(_responses(pairs))))
+    """As `unpaired_rows`, in one batch and with the chosen and the rejected response of a pair side by side.
+
+    A mismatched response is looked for a pair earlier, so that half of them are chosen ones, as in training.
+    """
+    return Dataset.from_list(list(_mismatched(_responses(pairs), first=2)))
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,11 @@ def _responses(pairs: list[TokenisedPair]) -> list[_Response]:
     return [_Response(pair.record.prompt_id, getattr(pair, side), side == "chosen") for pair, side in sides]
 
 
-def _mismatched(batch: list[_Response]) -> Iterator[dict[str, Any]]:
+def _mismatched(batch: list[_Response], first: int = 1) -> Iterator[dict[str, Any]]:
+    """Each response's row, its mismatched response so many rows earlier, or the next one of another prompt before."""
     longest = max(len(response.text.ids) for response in batch)
     for place, response in enumerate(batch):
-        earlier = [batch[place - step] for step in range(1, len(batch))]
+        earlier = [batch[place - step] for step in range(first, len(batch)) or range(1, len(batch))]
         # a last batch of one prompt alone has no better one
         other = next((o for o in earlier if o.prompt_id != response.prompt_id), earlier[0] if earlier else response)
         start = response.text.prompt_length
@@ -263,7 +267,10 @@ def row_losses(
 
 
 def rewards(method: PreferenceMethod, responses: Responses) -> Tensor:
-    """The method's own reward of B responses, shape (B,): implicit, or SimPO's length-normalised one."""
+    """What B responses are worth to a policy, shape (B,): DPO's implicit reward, or SimPO's length-normalised one.
+
+    IPO's too is a sum over tokens, as TRL logs it and as policies score in Table 2, though its loss compares means.
+    """
     return method.beta * (responses.logratio if method.needs_reference else responses.total / responses.length)
 
 
