@@ -1,8 +1,11 @@
 """`vrm score`: a trained model over files and pipes."""
 
+import gzip
 import io
 import json
+import shutil
 import sys
+from codecs import BOM_UTF8
 
 import numpy as np
 import pandas as pd
@@ -213,6 +216,66 @@ def test_a_killed_job_goes_on_and_gives_the_same(vrm, tmp_path, monkeypatch, cap
     assert run(vrm, data, "--out", out, "--resume") == 0
     assert [number for number, _ in seen] == [5, 6, 7]  # four were done
     pd.testing.assert_frame_equal(pd.read_csv(out), pd.read_csv(tmp_path / "whole.csv"), rtol=1e-4)
+
+
+def test_what_is_continued_is_of_the_same_model_and_counts_all_that_was_left_out(vrm, tmp_path, monkeypatch, capsys):
+    rows = [{"prompt": "alpha", "responses": [""]}, "no object", *SEVERAL, {"prompt": "beta", "responses": [""]}]
+    data, model, out = lines(tmp_path / "prompts.jsonl", rows), tmp_path / "model", tmp_path / "out.jsonl"
+    shutil.copytree(vrm, model)
+    monkeypatch.setattr(module, "PIECE", 2)
+    real, calls = module._responses, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_responses", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, "--out", out)
+    monkeypatch.setattr(module, "_responses", real)
+    card, was = model / "config.json", (model / "config.json").read_text()
+    card.write_text(was + "\n")
+    assert run(model, data, "--out", out, "--resume") == 1
+    assert "other model's content" in capsys.readouterr().err
+    card.write_text(was)
+    assert run(model, data, "--out", out, "--resume") == 0
+    left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert [line.split(", row ")[1].split(":")[0] for line in left_out] == ["1", "2", str(len(rows))]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_pipe_may_begin_with_a_bom_or_be_packed(compressed, vrm, monkeypatch, capsys):
+    text = (json.dumps({"prompt": "alpha", "chosen": "mu", "rejected": "nu"}) + "\n") * 2
+    packed = gzip.compress(text.encode()) if compressed else BOM_UTF8 + text.encode()
+    monkeypatch.setattr(sys, "stdin", Pipe(packed))
+    assert run(vrm, "-", "--out", "-") == 0
+    assert "2 pairs" in capsys.readouterr().err
+
+
+def test_what_is_read_is_never_written_over(vrm, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    data = lines(tmp_path / "data" / "pairs.jsonl", [{"prompt": "alpha", "chosen": "mu", "rejected": "nu"}])
+    before = data.read_text()
+    assert run(vrm, data, "--out", data) == 1
+    assert "is what --data names" in capsys.readouterr().err
+    assert run(vrm, data.parent, "--out", data.parent / "scores.jsonl") == 1
+    assert "lies in the directory" in capsys.readouterr().err
+    assert main(["explain", "--model", str(vrm), "--data", str(data), "--html", str(data)]) == 1
+    assert main(["export", "--model", str(vrm), "--out", str(vrm)]) == 1
+    assert data.read_text() == before
+    assert [path.name for path in data.parent.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--samples", "-1", "0 or more"), ("--seed", "-1", "0 or more"), ("--max-length", "0", "1 or more")],
+)
+def test_numbers_that_can_not_be_are_named(option, value, message, vrm, tmp_path, capsys):
+    data = lines(tmp_path / "pairs.jsonl", [{"prompt": "alpha", "chosen": "mu", "rejected": "nu"}])
+    assert run(vrm, data, option, value) == 1
+    assert f"{option} {value}: must be {message}" in capsys.readouterr().err
 
 
 def test_long_texts_come_in_smaller_pieces_and_a_shared_prompt_counts_once():

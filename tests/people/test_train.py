@@ -1,6 +1,8 @@
 """`vrm train`: one file in, one directory out."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +148,47 @@ def test_what_can_not_be_used_is_kept_with_its_reason(tiny_backbone, tmp_path):
 def test_columns_of_a_table_that_are_numbers_are_its_aspects(tmp_path):
     rows = [{"prompt": "p", "response": f"r{i}", "id": i, "wit": 1 + i % 5, "note": "x"} for i in range(6)]
     assert look_at(options(tmp_path, "none", rows)).aspects == ["wit"]
+
+
+def test_ratings_in_a_table_may_be_texts(tiny_backbone, tmp_path):
+    """As in a CSV, where everything is."""
+    rows = [
+        {"prompt": f"alpha {i // 3}", "response": f"mu {i}", "clarity": str(1 + i % 3), "candour": f"{1 + i % 5}"}
+        for i in range(60)
+    ]
+    rows[0]["candour"] = ""  # which is missing in the first row alone
+    results = train(options(tmp_path, tiny_backbone, rows, frozen=True, epochs=1))
+    assert results["aspects"] == ["clarity", "candour"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"seed": -1}, "--seed -1: must be 0 or more"),
+        ({"learning_rate": 0}, "--learning-rate 0: must be above 0"),
+        ({"epochs": -1}, "--epochs -1: must be above 0"),
+        ({"max_length": 0}, "--max-length 0: must be 1 or more"),
+        ({"aspects": ["clarity", "clarity"]}, "clarity twice"),
+        ({"out": Path()}, "name a directory"),
+    ],
+)
+def test_options_that_can_not_be_are_named(more, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(dataclasses.replace(options(tmp_path, "backbone", helpsteer()), **more))
+
+
+def test_a_reward_model_is_no_backbone(trained, tmp_path):
+    with pytest.raises(ConfigError, match="is a reward model already"):
+        train(options(tmp_path, trained[0].out, helpsteer()))
+
+
+def test_a_rating_that_is_left_out_is_named(tiny_backbone, tmp_path, capsys):
+    rows = [
+        {"prompt": f"alpha {i // 3}", "response": f"mu {i}", "candour": 1 + i % 5, "clarity": "n/a" if i % 3 else 4}
+        for i in range(60)
+    ]
+    train(options(tmp_path, tiny_backbone, rows, frozen=True, epochs=1))
+    assert "left out of the ratings: clarity" in capsys.readouterr().err
 
 
 def test_rows_of_no_known_shape_are_named_with_their_columns(tmp_path):

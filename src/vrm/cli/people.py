@@ -134,6 +134,9 @@ def explain(
     """Say which of some responses wins, by which aspects, and how sure that is."""
     if (data is None) == (prompt is None) or (prompt is not None and not responses):
         raise config_error("give --prompt and --responses, or --data FILE with a --row")
+    from vrm.people.options import require_apart
+
+    require_apart("html", html, data=data, model=model)
     model = local_or_hub(model, "--model")
 
     from vrm.models.scoring import load_reward_model
@@ -224,9 +227,12 @@ def plan(
 ) -> None:
     """Print what a run will take; once it has begun, also what judging is left."""
     from vrm.config import load
+    from vrm.people.options import require_above_zero, require_at_least
     from vrm.planning.judge_cost import has_begun, progress_text
     from vrm.planning.plan import plan
 
+    require_at_least(1, gpus=gpus)
+    require_above_zero(gpu_memory=gpu_memory, data_scale=data_scale)
     settings = load(config)
     results = Path("results") / settings.run
     print(plan(settings, gpu_memory, gpus, data_scale), end="")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import DataConfig
-from vrm.data.fields import Unusable
+from vrm.data.fields import Unusable, parse_number
 from vrm.data.readers import ComparedRow, OutsideRange, RatedRow, Ratings
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
 from vrm.data.sources import describe, read_rows
@@ -218,10 +218,12 @@ def annotated_aspects(row: Mapping[str, Any]) -> list[str]:
 def _require_aspects(source: str, shape: Shape, example: Mapping[str, Any], config: DataConfig) -> None:
     """Stop where the ratings are columns of the file and the configured ones are not among them."""
     if shape.name == "rated_responses":
-        having: Iterable[str] = [name for name, value in example.items() if isinstance(value, (int, float))]
+        # numbers may be texts, and a rating of the first row may be missing
+        having: Iterable[str] = [name for name, value in example.items() if _is_number(value)]
+        absent = [aspect for aspect in config.aspects if aspect not in example]
     else:
         having = shape.aspects
-    absent = [aspect for aspect in config.aspects if aspect not in having]
+        absent = [aspect for aspect in config.aspects if aspect not in having]
     if (shape.aspects or shape.name == "rated_responses") and absent:
         title = read_as(shape, example, shape.aspects or config.aspects, shape.rating_range or config.rating_range)
         shape_key = f" (data.shape: {shape.name} does, with no aspects set)" if shape.aspects else ""
@@ -229,6 +231,14 @@ def _require_aspects(source: str, shape: Shape, example: Mapping[str, Any], conf
             f"{source}: read as {title}; its ratings are: {', '.join(having)}; configured but absent: "
             f"{', '.join(absent)}; set data.aspects: [{', '.join(having)}]{shape_key}"
         )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        parse_number(value, "")
+    except Unusable:
+        return False
+    return True
 
 
 def _outside_range(reading: ScoredPrompts, config: DataConfig, shape: Shape, ratings: Ratings) -> RecordError:

@@ -25,6 +25,7 @@ import yaml
 from vrm.config import ConfigError
 from vrm.models.checks import checked_config
 from vrm.ours import place
+from vrm.people.options import require_apart
 from vrm.records import RecordError, write_json, write_whole
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -46,6 +47,7 @@ def export(model: Path, out: Path) -> Path:
         ConfigError: something else is in the way.
         RecordError: there is no model, or it is not a reward model.
     """
+    require_apart("out", out, model=model)
     config = checked_config(model)
     if config.num_labels != 1:
         raise RecordError(f"{model}: a reward model has one label, this one has {config.num_labels}")

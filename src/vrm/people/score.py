@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,18 +25,19 @@ from typing import Any, BinaryIO, Literal, TextIO, TypeVar
 
 import numpy as np
 
+from vrm.checkpoints import model_files
 from vrm.config import ConfigError, EvaluationSet, Source
 from vrm.config.base import ShapeName
 from vrm.data.fields import Unusable, parse_row_prompt, parse_text
 from vrm.data.preference_sets import SUBSETS, compared_pairs, read_preference_set
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, read_as, recognise
-from vrm.data.sources import read_rows
+from vrm.data.sources import COMPRESSIONS, read_rows
 from vrm.evaluation.accuracy import group_pairs, missing_subsets, section_scores, several_metrics
 from vrm.evaluation.score_sets import score_or_refuse
 from vrm.models.base import RewardModel
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable
-from vrm.provenance import describe
+from vrm.people.options import require_apart, require_at_least
 from vrm.records import PreferencePair, Prompt, Quarantine, RecordError, read_jsonl, read_pairs, write_json
 from vrm.runfiles import TRUE_WEIGHT
 from vrm.statistics.intervals import crossed_interval
@@ -122,7 +125,7 @@ def score(options: ScoreOptions) -> None:
             reward=options.reward,
             trust_remote_code=options.trust_remote_code,
         )
-        with _output(options) as out:
+        with _output(options, refused) as out:
             if kind == "pairs" and shape.compare is None:  # every two responses of a prompt, which may stand anywhere
                 pairs = _rated_pairs(model, options, refused)
                 unit, total = "pairs", len(pairs)
@@ -148,6 +151,11 @@ def score(options: ScoreOptions) -> None:
 
 
 def _check(options: ScoreOptions) -> None:
+    require_apart("out", options.out, data=options.data, model=options.model)
+    require_at_least(0, samples=options.samples, seed=options.seed)
+    require_at_least(1, max_prompt_length=options.max_prompt_length, max_length=options.max_length)
+    if options.out not in (None, "-") and Path(options.out).is_dir():
+        raise ConfigError(f"--out {options.out}: is a directory; name a file in it")
     if options.out not in (None, "-") and Path(options.out).suffix.lower() not in FORMATS:
         raise ConfigError(f"--out {options.out}: must end in {', '.join(FORMATS)}, or be - for standard output")
     if options.resume and options.out in (None, "-"):
@@ -182,11 +190,18 @@ def _input(options: ScoreOptions, refused: Quarantine) -> Iterator[tuple[Iterato
         yield read_rows(source, refused), _count(Path(options.data))
         return
     pipe = sys.stdin.buffer
-    head = pipe.peek(4)[:4] if hasattr(pipe, "peek") else b""
+    head = pipe.peek(8)[:8] if hasattr(pipe, "peek") else b""
+    if head.startswith(BOM_UTF8):
+        pipe.read(len(BOM_UTF8))
+        head = head[len(BOM_UTF8) :]
     if head.lstrip()[:1] in (b"{", b""):
         yield _lines(pipe, refused), None
         return
-    ending = ".parquet" if head == b"PAR1" else ".json" if head.lstrip()[:1] == b"[" else ".csv"
+    packed = next((name for name, (magic, _) in COMPRESSIONS.items() if head.startswith(magic)), None)
+    start = head.lstrip()[:1]
+    # what is inside a packed file counts, not its name
+    plain = ".parquet" if head[:4] == b"PAR1" else ".json" if start == b"[" else ".jsonl" if packed else ".csv"
+    ending = plain + (packed or "")
     with tempfile.TemporaryDirectory() as scratch:  # these formats can't be read from a pipe
         path = Path(scratch) / f"stdin{ending}"
         with open(path, "wb") as file:
@@ -382,10 +397,11 @@ class Output:
 
     Args:
         options: name the file; what it is made from is noted beside its unfinished part.
+        refused: rows that are left out; those of a job that this one continues are added.
     """
 
-    def __init__(self, options: ScoreOptions) -> None:
-        self.options, self.done, self.file = options, 0, None
+    def __init__(self, options: ScoreOptions, refused: Quarantine) -> None:
+        self.options, self.done, self.file, self.refused = options, 0, None, refused
         self.path = Path(options.out) if options.out not in (None, "-") else None
         if self.path is None:
             self.file: TextIO | None = sys.stdout if options.out == "-" else None
@@ -394,7 +410,9 @@ class Output:
         self.note = self.path.with_name(f"{self.path.name}.partial.json")
         made_from = {k: v for k, v in asdict(options).items() if k not in ("resume", "out")}
         data = Path(options.data)
-        self.made_from = made_from | {"sha256": describe(data).get("sha256") if data.is_file() else None}
+        files = [data] if data.is_file() else data.rglob("*") if data.is_dir() else []
+        self.made_from = made_from | {"data's content": _content(files)}
+        self.made_from |= {"model's content": _content(model_files(options.model))}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if options.resume and self.note.is_file():
             note = json.loads(self.note.read_text(encoding="utf-8"))
@@ -402,6 +420,8 @@ class Output:
             if changed:
                 raise ConfigError(f"{self.partial}: begun with other {', '.join(changed)}; begin anew without --resume")
             self.done = note["rows"]
+            for number, reason in note["left_out"]:
+                refused.add(number, reason, None)
             os.truncate(self.partial, note["bytes"])  # what a killed job wrote after its last note
         self.file = open(self.partial, "a" if self.done else "w", encoding="utf-8")  # noqa: SIM115
         self.mark(self.done)
@@ -421,7 +441,9 @@ class Output:
         if self.file is not None:
             self.file.flush()
         if self.path is not None:
+            left_out = [(entry["row"], entry["reason"]) for entry in self.refused.rows]
             note = {"made_from": self.made_from, "rows": number, "bytes": self.partial.stat().st_size}
+            note["left_out"] = left_out
             write_json(self.note, note)
 
     def finish(self) -> None:
@@ -440,8 +462,8 @@ class Output:
 
 
 @contextmanager
-def _output(options: ScoreOptions) -> Iterator[Output]:
-    out = Output(options)
+def _output(options: ScoreOptions, refused: Quarantine) -> Iterator[Output]:
+    out = Output(options, refused)
     try:
         yield out
     except BaseException:
@@ -449,8 +471,20 @@ def _output(options: ScoreOptions) -> Iterator[Output]:
             out.file.close()
             if out.done:
                 print(f"{out.partial}: {out.done} rows are done; --resume goes on from there", file=sys.stderr)
+            else:
+                out.partial.unlink(missing_ok=True)
+                out.note.unlink(missing_ok=True)
         raise
     out.finish()
+
+
+def _content(files: Iterable[Path]) -> str:
+    """A hash of files, which a model is retrained into or data changed in."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in files if path.is_file()):
+        with open(path, "rb") as file:
+            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _columns(path: Path) -> list[str]:
@@ -570,7 +604,9 @@ class Responses:
 
 
 def _say_refused(refused: Quarantine) -> None:
-    for entry in refused.rows[:NAMED]:
-        print(f"left out: {refused.source}, row {entry['row']}: {entry['reason']}", file=sys.stderr)
-    if len(refused.rows) > NAMED:
-        print(f"left out: {len(refused.rows)} rows in all", file=sys.stderr)
+    # a job that goes on reads once more what the one before could not read
+    rows = sorted({(e["row"], e["reason"], 0 if e["row"] else n) for n, e in enumerate(refused.rows)})
+    for row, reason, _ in rows[:NAMED]:
+        print(f"left out: {refused.source}, row {row}: {reason}", file=sys.stderr)
+    if len(rows) > NAMED:
+        print(f"left out: {len(rows)} rows in all", file=sys.stderr)

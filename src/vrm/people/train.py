@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,7 @@ from vrm.models.checks import checked_config, positions_of
 from vrm.models.scoring import load_reward_model, own_device
 from vrm.ours import place, require_ours
 from vrm.people.export import card
+from vrm.people.options import require_above_zero, require_apart, require_at_least, require_different
 from vrm.provenance import describe, provenance
 from vrm.records import PreferencePair, Quarantine, RecordError, read_pairs, write_json, write_whole
 from vrm.runfiles import SCORES
@@ -136,11 +138,18 @@ def train(options: TrainOptions) -> dict[str, Any]:
         ConfigError: an option can't be used, something else is in the way, or a training of other options was begun.
         RecordError: the data or the backbone can't be used; names the file and the remedy.
     """
+    _check(options)
     work = _working_directory(options)
     if work is None:
         print(f"{options.out}: finished already; nothing to do")
         return json.loads((options.out / "results.json").read_text(encoding="utf-8"))
     found = look_at(options)
+    if found.left_out and not options.aspects:
+        print(
+            f"{options.data}: left out of the ratings: {', '.join(found.left_out)}, which over a tenth of the responses"
+            " have not, or not as numbers; name the ratings by --aspects to leave out those responses instead",
+            file=sys.stderr,
+        )
     variant = variant_of(options.kind, found.rated)
     config = data_config(options, found)
     pairs = work / "data" / "pairs"
@@ -172,6 +181,17 @@ def train(options: TrainOptions) -> dict[str, Any]:
     shutil.rmtree(work)
     print(summary(options.out, results))
     return results
+
+
+def _check(options: TrainOptions) -> None:
+    if not options.out.name:
+        raise ConfigError(f"--out {options.out}: name a directory to make, e.g. my_vrm")
+    require_apart("out", options.out, data=options.data, backbone=options.backbone)
+    require_above_zero(epochs=options.epochs, learning_rate=options.learning_rate)
+    lengths = {"max_prompt_length": options.max_prompt_length, "max_length": options.max_length}
+    require_at_least(1, batch_size=options.batch_size, **lengths)
+    require_at_least(0, seed=options.seed)
+    require_different("aspects", options.aspects or ())
 
 
 def look_at(options: TrainOptions) -> Found:
@@ -312,6 +332,10 @@ def training_of(options: TrainOptions, backbone: str) -> RewardTraining:
 
 def _backbone(options: TrainOptions, work: Path) -> str:
     """Directory or hub id of the backbone; a GGUF file is made into a directory first."""
+    if Path(options.backbone).is_dir() and checked_config(options.backbone).model_type.startswith("vrm"):
+        raise ConfigError(
+            f"--backbone {options.backbone}: is a reward model already; name the language model that it came from"
+        )
     if not options.backbone.lower().endswith(".gguf"):
         return options.backbone
     from vrm.training.backbones import dequantise
