@@ -265,7 +265,7 @@ def _draw(panel: Axes, config: Config, data: pd.DataFrame, axis: str, scale: flo
         panel.set_xscale("log")
         ticks = sorted(data["at_pairs"].dropna().astype(int).unique())
         panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        panel.set_xticks(ticks, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in ticks])
         panel.minorticks_off()
 
 
