@@ -189,9 +189,8 @@ def test_through_a_pipe(form, vrm, monkeypatch, capsys):
     assert "3 pairs" in shown.err
 
 
-def test_a_killed_job_goes_on_and_gives_the_same(vrm, tmp_path, monkeypatch, capsys):
-    data = lines(tmp_path / "prompts.jsonl", SEVERAL)
-    assert run(vrm, data, "--out", tmp_path / "whole.csv") == 0
+def _kill_at_the_third_piece(monkeypatch):
+    """Pieces of two rows from here on; returns what scores them unharmed."""
     monkeypatch.setattr(module, "PIECE", 2)
     real, calls = module._responses, []
 
@@ -202,6 +201,13 @@ def test_a_killed_job_goes_on_and_gives_the_same(vrm, tmp_path, monkeypatch, cap
         return real(*arguments)
 
     monkeypatch.setattr(module, "_responses", killed)
+    return real
+
+
+def test_a_killed_job_goes_on_and_gives_the_same(vrm, tmp_path, monkeypatch, capsys):
+    data = lines(tmp_path / "prompts.jsonl", SEVERAL)
+    assert run(vrm, data, "--out", tmp_path / "whole.csv") == 0
+    real = _kill_at_the_third_piece(monkeypatch)
     out = tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
         run(vrm, data, "--out", out)
@@ -222,16 +228,7 @@ def test_what_is_continued_is_of_the_same_model_and_counts_all_that_was_left_out
     rows = [{"prompt": "alpha", "responses": [""]}, "no object", *SEVERAL, {"prompt": "beta", "responses": [""]}]
     data, model, out = lines(tmp_path / "prompts.jsonl", rows), tmp_path / "model", tmp_path / "out.jsonl"
     shutil.copytree(vrm, model)
-    monkeypatch.setattr(module, "PIECE", 2)
-    real, calls = module._responses, []
-
-    def killed(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "_responses", killed)
+    real = _kill_at_the_third_piece(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(model, data, "--out", out)
     monkeypatch.setattr(module, "_responses", real)
