@@ -25,7 +25,6 @@ class StudyWorld(Section):
     label: str = Field(description="What figures call it.")
     spurious_bias: NonNegativeFloat | None = Field(None, description="Instead of world.spurious_bias.")
     rating_bias: NonNegativeFloat | None = Field(None, description="Instead of world.rating_bias.")
-
     prompts: PositiveInt | None = Field(None, description="Instead of world.prompts.")
     pairs: PositiveInt | None = Field(None, description="Instead of study.worlds_pairs.")
 

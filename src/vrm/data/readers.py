@@ -227,6 +227,15 @@ def parse_rating(annotation: Any, aspect: str, rating_range: tuple[float, float]
     return rating
 
 
+def is_rating(annotation: Any, aspect: str) -> bool:
+    """Whether `parse_rating` can read it, whatever its range."""
+    try:
+        parse_rating(annotation, aspect, None)
+    except Unusable:
+        return False
+    return True
+
+
 def _ultrafeedback_response(completion: Any, ratings: Ratings) -> ScoredResponse:
     if not isinstance(completion, dict):
         raise Unusable("a completion is not an object")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from vrm.config import DataConfig
-from vrm.data.fields import Unusable, parse_number
-from vrm.data.readers import ComparedRow, OutsideRange, RatedRow, Ratings
+from vrm.data.fields import Unusable
+from vrm.data.readers import ComparedRow, OutsideRange, RatedRow, Ratings, is_rating
 from vrm.data.shapes import COMPARED, RATED, Shape, read_as, recognise
 from vrm.data.sources import describe, read_rows
 from vrm.records import (
@@ -219,7 +219,7 @@ def _require_aspects(source: str, shape: Shape, example: Mapping[str, Any], conf
     """Stop where the ratings are columns of the file and the configured ones are not among them."""
     if shape.name == "rated_responses":
         # numbers may be texts, and a rating of the first row may be missing
-        having: Iterable[str] = [name for name, value in example.items() if _is_number(value)]
+        having: Iterable[str] = [name for name, value in example.items() if is_rating(value, name)]
         absent = [aspect for aspect in config.aspects if aspect not in example]
     else:
         having = shape.aspects
@@ -231,14 +231,6 @@ def _require_aspects(source: str, shape: Shape, example: Mapping[str, Any], conf
             f"{source}: read as {title}; its ratings are: {', '.join(having)}; configured but absent: "
             f"{', '.join(absent)}; set data.aspects: [{', '.join(having)}]{shape_key}"
         )
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        parse_number(value, "")
-    except Unusable:
-        return False
-    return True
 
 
 def _outside_range(reading: ScoredPrompts, config: DataConfig, shape: Shape, ratings: Ratings) -> RecordError:

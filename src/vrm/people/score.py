@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO, Literal, TextIO, TypeVar
 
 import numpy as np
 
-from vrm.checkpoints import model_files
+from vrm.checkpoints import fingerprint, model_files
 from vrm.config import ConfigError, EvaluationSet, Source
 from vrm.config.base import ShapeName
 from vrm.data.fields import Unusable, parse_row_prompt, parse_text
@@ -38,7 +37,7 @@ from vrm.models.base import RewardModel
 from vrm.models.scoring import load_reward_model
 from vrm.models.templates import Unrenderable
 from vrm.people.options import require_apart, require_at_least
-from vrm.records import PreferencePair, Prompt, Quarantine, RecordError, read_jsonl, read_pairs, write_json
+from vrm.records import PreferencePair, Prompt, Quarantine, RecordError, read_jsonl, read_pairs, write_json, write_whole
 from vrm.runfiles import TRUE_WEIGHT
 from vrm.statistics.intervals import crossed_interval
 from vrm.watch import Watch
@@ -197,11 +196,9 @@ def _input(options: ScoreOptions, refused: Quarantine) -> Iterator[tuple[Iterato
     if head.lstrip()[:1] in (b"{", b""):
         yield _lines(pipe, refused), None
         return
-    packed = next((name for name, (magic, _) in COMPRESSIONS.items() if head.startswith(magic)), None)
-    start = head.lstrip()[:1]
-    # what is inside a packed file counts, not its name
-    plain = ".parquet" if head[:4] == b"PAR1" else ".json" if start == b"[" else ".jsonl" if packed else ".csv"
-    ending = plain + (packed or "")
+    known = (b"PAR1", *(magic for magic, _ in COMPRESSIONS.values()))
+    # a file is read by what it holds, and by its name where that does not tell
+    ending = ".jsonl" if head.startswith(known) or head.lstrip()[:1] == b"[" else ".csv"
     with tempfile.TemporaryDirectory() as scratch:  # these formats can't be read from a pipe
         path = Path(scratch) / f"stdin{ending}"
         with open(path, "wb") as file:
@@ -401,18 +398,20 @@ class Output:
     """
 
     def __init__(self, options: ScoreOptions, refused: Quarantine) -> None:
-        self.options, self.done, self.file, self.refused = options, 0, None, refused
+        self.options, self.done, self.file = options, 0, None
+        self.refused, self.noted = refused, 0
         self.path = Path(options.out) if options.out not in (None, "-") else None
         if self.path is None:
             self.file: TextIO | None = sys.stdout if options.out == "-" else None
             return
         self.partial = self.path.with_name(f"{self.path.name}.partial.jsonl")
         self.note = self.path.with_name(f"{self.path.name}.partial.json")
+        self.left_out = self.path.with_name(f"{self.path.name}.partial.left_out.jsonl")
         made_from = {k: v for k, v in asdict(options).items() if k not in ("resume", "out")}
         data = Path(options.data)
         files = [data] if data.is_file() else data.rglob("*") if data.is_dir() else []
-        self.made_from = made_from | {"data's content": _content(files)}
-        self.made_from |= {"model's content": _content(model_files(options.model))}
+        contents = {"data's content": filter(Path.is_file, files), "model's content": model_files(options.model)}
+        self.made_from = made_from | {name: fingerprint({}, some)["files"] for name, some in contents.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if options.resume and self.note.is_file():
             note = json.loads(self.note.read_text(encoding="utf-8"))
@@ -420,9 +419,13 @@ class Output:
             if changed:
                 raise ConfigError(f"{self.partial}: begun with other {', '.join(changed)}; begin anew without --resume")
             self.done = note["rows"]
-            for number, reason in note["left_out"]:
-                refused.add(number, reason, None)
             os.truncate(self.partial, note["bytes"])  # what a killed job wrote after its last note
+            os.truncate(self.left_out, note["left_out_bytes"])
+            for _, entry in read_jsonl(self.left_out):
+                refused.add(entry["row"], entry["reason"], None)
+            self.noted = len(refused.rows)  # what is read once more was noted by the job before
+        else:
+            write_whole(self.left_out, "")
         self.file = open(self.partial, "a" if self.done else "w", encoding="utf-8")  # noqa: SIM115
         self.mark(self.done)
 
@@ -441,10 +444,12 @@ class Output:
         if self.file is not None:
             self.file.flush()
         if self.path is not None:
-            left_out = [(entry["row"], entry["reason"]) for entry in self.refused.rows]
-            note = {"made_from": self.made_from, "rows": number, "bytes": self.partial.stat().st_size}
-            note["left_out"] = left_out
-            write_json(self.note, note)
+            with open(self.left_out, "a", encoding="utf-8") as file:
+                for entry in self.refused.rows[self.noted :]:
+                    file.write(json.dumps({name: entry[name] for name in ("row", "reason")}) + "\n")
+            self.noted = len(self.refused.rows)
+            sizes = {"bytes": self.partial.stat().st_size, "left_out_bytes": self.left_out.stat().st_size}
+            write_json(self.note, {"made_from": self.made_from, "rows": number, **sizes})
 
     def finish(self) -> None:
         """Give the file its format and its name."""
@@ -459,6 +464,7 @@ class Output:
             aside.replace(self.path)
             self.partial.unlink()
         self.note.unlink()
+        self.left_out.unlink()
 
 
 @contextmanager
@@ -472,19 +478,10 @@ def _output(options: ScoreOptions, refused: Quarantine) -> Iterator[Output]:
             if out.done:
                 print(f"{out.partial}: {out.done} rows are done; --resume goes on from there", file=sys.stderr)
             else:
-                out.partial.unlink(missing_ok=True)
-                out.note.unlink(missing_ok=True)
+                for path in (out.partial, out.note, out.left_out):
+                    path.unlink(missing_ok=True)
         raise
     out.finish()
-
-
-def _content(files: Iterable[Path]) -> str:
-    """A hash of files, which a model is retrained into or data changed in."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in files if path.is_file()):
-        with open(path, "rb") as file:
-            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
 
 
 def _columns(path: Path) -> list[str]:

@@ -30,9 +30,8 @@ from vrm.config import ConfigError, DataConfig, Features, Lora, RewardTraining, 
 from vrm.config.base import ShapeName
 from vrm.config.data import SHAPE_ASPECTS
 from vrm.config.reward import PRESETS
-from vrm.data.fields import Unusable
 from vrm.data.pairs import SPLITS, make_pairs, normalise_pairs
-from vrm.data.readers import parse_rating
+from vrm.data.readers import is_rating
 from vrm.data.scored import read_scored_prompts
 from vrm.data.shapes import COMPARED, LOOK_AT, RATED, Shape, recognise
 from vrm.data.sources import read_rows
@@ -236,7 +235,7 @@ def _names(shape: Shape, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], 
         rated = [{name: value for name, value in row.items() if _may_be_rating(name, value)} for row in rows]
     else:
         return [], []
-    counted = Counter(name for annotation in rated for name, value in annotation.items() if _is_rating(value, name))
+    counted = Counter(name for annotation in rated for name, value in annotation.items() if is_rating(value, name))
     names = [name for name, n in counted.items() if n >= 0.9 * len(rated)]  # a few gaps are set aside, and counted
     return names, [name for name in counted if name not in names]
 
@@ -247,14 +246,6 @@ def _is_annotated(completion: Any) -> bool:
 
 def _may_be_rating(name: str, value: Any) -> bool:
     return name.lower() not in NO_ASPECT and isinstance(value, (int, float, str)) and not isinstance(value, bool)
-
-
-def _is_rating(value: Any, name: str) -> bool:
-    try:
-        parse_rating(value, name, None)
-    except Unusable:
-        return False
-    return True
 
 
 def variant_of(kind: str, rated: bool) -> Variant:
