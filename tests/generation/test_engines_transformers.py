@@ -1,4 +1,4 @@
-"""The engine on `model.generate`: reproducible, in order, within limits, and without side effects."""
+"""The engine on transformers' models: `model.generate`'s answers, reproducible, in order, within limits, and without side effects."""
 
 import logging
 
@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm import watch
 from vrm.config import Generation
-from vrm.generation.engines import Sampling, _Draws, decode, load_engine, make_engine, seeded, seeds_of
+from vrm.generation.engines import Sampling, _Choice, decode, load_engine, make_engine, seeded, seeds_of
 from vrm.models.text import end_ids
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
@@ -69,13 +69,12 @@ def test_an_answer_depends_on_its_own_seed_alone(model, tokenizer, prompts):
 
 def test_a_token_is_drawn_by_its_share_of_the_distribution():
     logits = torch.tensor([0.5, 0.0, 0.2, 0.3]).log().expand(5, -1)
-    draws = _Draws([0] * 5, prompt=3, most=2, device=torch.device("cpu"))
-    draws.numbers[:, 1] = torch.tensor([0.0, 0.499, 0.501, 0.7, 1 - 2**-50])
-    drawn = draws(torch.zeros(5, 4, dtype=torch.long), logits)
-    assert drawn.argmax(-1).tolist() == [0, 0, 2, 3, 3]  # never the one without probability
-    assert (drawn == 0).sum(-1).tolist() == [1] * 5
-    assert draws.numbers[:, 0].max() < 1
-    draws.check()
+    choose = _Choice([0] * 5, Sampling(1.0, 2), 1.0, torch.device("cpu"))
+    choose.numbers[:, 1] = torch.tensor([0.0, 0.499, 0.501, 0.7, 1 - 2**-50])
+    assert choose(logits, torch.arange(5), 1).tolist() == [0, 0, 2, 3, 3]  # never the one without probability
+    assert choose(logits[:2], torch.tensor([4, 2]), 1).tolist() == [3, 2]  # rows keep their numbers
+    assert choose.numbers[:, 0].max() < 1
+    choose.check()
 
 
 def test_a_policy_that_has_diverged_says_so(model, tokenizer, prompts):

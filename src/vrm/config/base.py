@@ -122,6 +122,17 @@ class Optimisation(Section):
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         [], description="Trackers that get what is logged; their packages have to be installed. Empty: none."
     )
+    engine: Literal["shared", "shared_flex", "shared_varlen", "padded"] = Field(
+        "shared",
+        description="One copy of a prompt for all its responses and no padding; the same with FlexAttention, or in "
+        "bfloat16 with FlashAttention (varlen), both on CUDA alone and not yet tried on a GPU; or a padded row a text. "
+        "Results are the same up to rounding; a model that cannot share says so and pads. SFT, which is TRL's, pads.",
+    )
+    tokens_per_row: PositiveInt | None = Field(
+        None,
+        description="Tokens of a row that several pairs share; null is all of a batch in one row (shared_flex: 8192). "
+        "A longer pair has a row for itself. Of no effect where engine is padded.",
+    )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
         description="AdamW, or AdamW whose moments are 8-bit numbers (torchao), a quarter of their memory. "

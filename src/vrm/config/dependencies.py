@@ -33,10 +33,11 @@ from vrm.config import (
 
 NAMES = {"label", "ours", "paper"}
 """What tables and figures call something: a renamed row is not trained again."""
-SFT_OWN = set(SftTraining.model_fields)
-"""Fields that SFT has instead of those of `policy.training`."""
+ROWS = {"engine", "tokens_per_row"}
+SFT_OWN = set(SftTraining.model_fields) | ROWS
+"""Fields that SFT has instead of those of `policy.training`, or that it does not look at."""
 LENGTHS = {"max_prompt_length", "max_length"}
-NOT_PPO = set(PolicyTraining.model_fields) - LENGTHS - {"bf16", "gradient_checkpointing", "lora", "report_to"}
+NOT_PPO = set(PolicyTraining.model_fields) - LENGTHS - ROWS - {"bf16", "gradient_checkpointing", "lora", "report_to"}
 """Fields of `policy.training` that PPO does not look at; it has optimisation settings of its own."""
 NOT_PAIRS = {"label", "benchmarks_dir"}
 """Keys of `data` that change no scored prompt and no pair."""

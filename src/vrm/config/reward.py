@@ -306,21 +306,10 @@ class RewardTraining(Optimisation):
     evaluations: PositiveInt = Field(10, description="How often, evenly spaced, accuracy is measured while training.")
     evaluation_pairs: PositiveInt = Field(400, description="Pairs of each split used for those measurements.")
     checkpoints: int = Field(2, ge=0, description="How many resumable checkpoints a training writes.")
-    engine: Literal["shared", "shared_flex", "shared_varlen", "padded"] = Field(
-        "shared",
-        description="One copy of a prompt for both responses and no padding; the same with FlexAttention, or in "
-        "bfloat16 with FlashAttention (varlen), both on CUDA alone and not yet tried on a GPU; or two padded rows a "
-        "pair. Results are the same up to rounding; a model that cannot share says so and pads.",
-    )
     compile: bool = Field(
         False,
         description="Compile the parts of each block (torch.compile: a minute or two once, then fewer passes over "
         "memory). Results are the same up to rounding. Needs a C++ compiler.",
-    )
-    tokens_per_row: PositiveInt | None = Field(
-        None,
-        description="Tokens of a row that several pairs share; null is all of a batch in one row (shared_flex: 8192). "
-        "A longer pair has a row for itself. Of no effect where engine is padded.",
     )
 
     def of(self, name: str, kind: Kind) -> RewardTraining:

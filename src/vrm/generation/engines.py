@@ -5,14 +5,13 @@ The contract and what both engines need come first, then each engine, then the c
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,6 +22,7 @@ from transformers import (
 from vrm.config import ConfigError, Generation
 from vrm.models.scoring import own_device, pad_batch
 from vrm.models.text import end_ids, generation_config
+from vrm.models.vrm import positions
 from vrm.watch import watched
 
 if TYPE_CHECKING:
@@ -104,15 +104,23 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 # Generation with `transformers`: the policy itself answers, in batches of similar length.
 #
+# * Models and their caches are transformers', the loop over tokens is ours: a prompt is read once, however many answers
+#   it gets, and answers that have ended are no longer computed. Answers are those of `model.generate`, token by token;
+#   in the time of small models on a CPU they cost two thirds of it (docs/decisions.md).
 # * What is sampled is what log-probabilities are of: the policy's own generation_config.json, which may hold top-k or a
-#   repetition penalty (Qwen2.5's does), is set aside. `generate` would fill whatever we leave open from it.
+#   repetition penalty (Qwen2.5's does), is not read, but for what ends an answer.
 # * An answer is drawn with random numbers of its own, one a token: which prompts are answered beside it changes its
 #   logits by rounding and nothing else. `torch.multinomial` would draw one for each token of the vocabulary, which took
 #   a third of the time of a small model on a CPU.
 
+LOOK_EVERY = 8
+"""Tokens after which is looked for answers that have ended; a GPU then waits for the host."""
+WORTH_IT = 0.75
+"""Share of a batch's answers that may still be open for the others to be dropped from the cache, which copies it."""
+
 
 class TransformersEngine:
-    """`model.generate` behind the contract of `Engine`.
+    """A causal LM of transformers behind the contract of `Engine`.
 
     Args:
         model: the policy; adapters may be on it.
@@ -146,78 +154,140 @@ class TransformersEngine:
         starts = range(0, len(order), self.batch_size)
         answers: dict[int, list[int]] = {}
         sampling = sampling or self.sampling
-        with self._answering(self._generation_config(sampling)):
+        with self._evaluating():
             for start in watched(starts, "generating", "batches", quiet=not self.progress):
                 rows = order[start : start + self.batch_size]
                 found = self._batch([prompts[i] for i in rows], [seeds[i] for i in rows], sampling)
                 answers |= zip(rows, found, strict=True)
         return [answers[i] for i in range(len(prompts))]
 
-    def _generation_config(self, sampling: Sampling) -> GenerationConfig:
-        return GenerationConfig(
-            do_sample=False,  # `_Draws` leaves one token only
-            max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=sorted(self.ends),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-
     def _batch(self, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling) -> Iterator[list[int]]:
-        device = self.model.device
-        ids, mask = (part.to(device) for part in pad_batch(prompts, self.tokenizer, side="left"))
-        draws = _Draws(seeds, ids.shape[1], sampling.max_new_tokens, device)
-        how = LogitsProcessorList()
-        if sampling.temperature > 0:
-            tail = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
-            how = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature)), *tail, draws])
-        out = self.model.generate(input_ids=ids, attention_mask=mask, logits_processor=how)
-        draws.check()
-        for row in out[:, ids.shape[1] :].tolist():
+        """Answers to B prompts."""
+        import torch
+
+        device, most = self.model.device, sampling.max_new_tokens
+        choose = _Choice(seeds, sampling, self.top_p, device)
+        ends = torch.tensor(sorted(self.ends), device=device)
+        said = torch.full((len(prompts), most), self.tokenizer.pad_token_id, device=device)
+        open_rows = torch.arange(len(prompts), device=device)
+        with torch.no_grad():
+            decoder = _Decoder(self.model, self.tokenizer)
+            logits = decoder.read(prompts)
+            for step in range(most):
+                said[open_rows, step] = tokens = choose(logits, open_rows, step)
+                if step + 1 == most:
+                    break
+                if (step + 1) % LOOK_EVERY == 0:
+                    still = ~torch.isin(said[open_rows, : step + 1], ends).any(1)
+                    left = int(still.sum())
+                    if not left:
+                        break
+                    if left <= WORTH_IT * len(still):
+                        kept = still.nonzero().squeeze(1)
+                        decoder.keep(kept)
+                        open_rows, tokens = open_rows[kept], tokens[kept]
+                logits = decoder.step(tokens)
+        choose.check()
+        for row in said.tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in self.ends), len(row))
             yield row[:end]
 
     @contextmanager
-    def _answering(self, config: GenerationConfig) -> Iterator[None]:
-        """Evaluation mode, in which activations are not checkpointed either, and our generation config alone."""
-        model, training, own = self.model, self.model.training, self.model.generation_config
-        model.eval()
-        model.generation_config = config
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode, in which activations are not checkpointed either."""
+        training = self.model.training
+        self.model.eval()
         try:
             yield
         finally:
-            model.train(training)
-            model.generation_config = own
+            self.model.train(training)
 
 
-class _Draws(LogitsProcessor):
-    """Leaves of each row's logits one token, drawn from their softmax by inverting its distribution function.
+class _Decoder:
+    """The next token's logits of a batch of texts, of which each token is computed once.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: has the pad token.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        from transformers import DynamicCache
+
+        self.model, self.tokenizer = model, tokenizer
+        self.cache = DynamicCache(config=model.config)
+        self.takes = inspect.signature(model.forward).parameters.keys()
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits after each of B prompts, shape (B, V); those that are the same are read once."""
+        import torch
+
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        batch = pad_batch(list(place), self.tokenizer, side="left")
+        ids, self.mask = (part.to(self.model.device) for part in batch)
+        self.positions = positions(self.mask)
+        logits = self._forward(ids)
+        if len(place) == len(prompts):
+            return logits
+        rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=ids.device)
+        self.keep(rows)
+        return logits[rows]
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token of each text: (B,) -> (B, V)."""
+        import torch
+
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+        return self._forward(tokens[:, None])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows, of which one may be there several times."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        inputs = {"attention_mask": self.mask, "position_ids": self.positions, "logits_to_keep": 1}
+        inputs = {name: value for name, value in inputs.items() if name in self.takes}
+        return self.model(input_ids=ids, cache=self.cache, use_cache=True, **inputs).logits[:, -1]
+
+
+class _Choice:
+    """Draws tokens from the softmax of logits by inverting its distribution function, or takes the likeliest ones.
 
     Args:
         seeds: of B rows.
-        prompt: tokens before the first one that is drawn, padding included.
-        most: tokens that can be drawn.
+        sampling: the temperature, and how many tokens can be drawn.
+        top_p: share of the probability, of the likeliest tokens, that is drawn from.
         device: of the logits.
     """
 
-    def __init__(self, seeds: Sequence[int], prompt: int, most: int, device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, top_p: float, device: torch.device) -> None:
         import torch
 
-        self.prompt = prompt
-        numbers = np.stack([np.random.default_rng(seed).random(most) for seed in seeds])
-        # below 1 by some units in the last place, so that a product with the whole mass is below that too
-        self.numbers = torch.from_numpy(numbers).clamp_(max=1 - 2**-50).to(device)  # (B, most)
+        self.warpers = LogitsProcessorList()
+        self.numbers = None
+        if sampling.temperature > 0:
+            tail = [TopPLogitsWarper(top_p)] if top_p < 1 else []
+            self.warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature)), *tail])
+            drawn = np.stack([np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds])
+            # below 1 by some units in the last place, so that a product with the whole mass is below that too
+            self.numbers = torch.from_numpy(drawn).clamp_(max=1 - 2**-50).to(device)  # (B, tokens)
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (B, V) with -inf everywhere but at the drawn token."""
+    def __call__(self, logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """A token for each of R rows: logits (R, V), the rows' numbers (R,) -> (R,)."""
         import torch
 
-        step = input_ids.shape[1] - self.prompt
+        if self.numbers is None:
+            self.finite &= ~logits.isnan().any()
+            return logits.argmax(-1)
         # in float64: the sum over a large vocabulary would lose the rarest tokens
-        mass = scores.float().softmax(-1).cumsum(-1, dtype=torch.float64)
+        mass = self.warpers(None, logits.float()).softmax(-1).cumsum(-1, dtype=torch.float64)
         whole = mass[:, -1:]
         self.finite &= whole.isfinite().all()
-        drawn = torch.searchsorted(mass, self.numbers[:, step, None] * whole, right=True).clamp_(max=mass.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+        drawn = torch.searchsorted(mass, self.numbers[rows, step, None] * whole, right=True)
+        return drawn.clamp_(max=mass.shape[1] - 1).squeeze(1)
 
     def check(self) -> None:
         """Raise FloatingPointError where a row had no distribution to draw from."""

@@ -5,15 +5,14 @@
   response.
 * Both are read in float32, as in training: a base on the hub is bfloat16 and the policy trained from it is not, so that
   their ratio would hold rounding noise.
-* The (B, T, V) logits are never in memory: a causal LM is patched once, then answers `model(..., labels=...,
-  fused_lm_head=True)` with what was asked for a token, and everything else, generation included, as before.
+* A prompt is computed once for all of its responses, where the model can do so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,62 +21,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.checks import checked_tokenizer, require_model
-from vrm.models.scoring import own_device, pad_batch
+from vrm.models.responses import batch_responses, ensure_fused_head, response_outputs
+from vrm.models.scoring import MOST_TOKENS, own_device
+from vrm.models.shared_prefix import passes, share_prefixes, unsupported
 from vrm.models.templates import NO_KWARGS
 from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, prepare_tokenizer
-from vrm.models.vrm import positions
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt
 from vrm.watch import watched
-
-
-def fuse_head(model: PreTrainedModel, *outputs: str, temperature: float = 1.0) -> PreTrainedModel:
-    """Give a causal LM the fused head; adapters may be on it, the head itself is never adapted.
-
-    Args:
-        model: the model; it is returned.
-        outputs: what is computed a token beside `log_probs`: `entropy`, `log_sum_sq_probs`.
-        temperature: what logits are divided by.
-    """
-    from trl.trainer import utils  # TRL takes seconds to import, and reward models need none of it
-
-    if hasattr(utils, "_use_triton"):
-        # TRL computes prompts and padding too where tile shapes must not change, which is two thirds of a preference
-        # training on a CPU: there nothing is compiled, and response tokens alone do. Its kernels ask for themselves
-        utils._use_triton = lambda device: device.type in ("cpu", "cuda", "xpu")
-    utils.add_fused_lm_head(_inner(model), temperature=temperature, outputs=("log_probs", *outputs))
-    return model
-
-
-def ensure_fused_head(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a causal LM the fused head, unless its trainer has: that one may compute more, and is not taken away."""
-    return model if "forward" in vars(_inner(model)) else fuse_head(model)
-
-
-def _inner(model: PreTrainedModel) -> PreTrainedModel:
-    """The model below adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def response_outputs(model: torch.nn.Module, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> object:
-    """What the fused head says of each response token given what is before it; 0 elsewhere.
-
-    Args:
-        model: with a fused head, wrapped or not.
-        ids: token ids, shape (B, T), padded on either side or both.
-        attention_mask: 1 on real tokens, shape (B, T).
-        response_mask: 1 or True on the tokens that count, shape (B, T).
-
-    Returns:
-        `log_probs` in nats, and the other outputs, each of shape (B, T - 1); column t belongs to token t + 1.
-    """
-    return model(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        position_ids=positions(attention_mask),
-        labels=ids.masked_fill(~response_mask.bool(), -100),
-        fused_lm_head=True,
-    )
 
 
 class PolicyScorer:
@@ -94,6 +45,7 @@ class PolicyScorer:
         batch_size: int = 64,
         chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
         progress: bool = False,
+        engine: Literal["shared", "padded"] = "shared",
     ) -> None:
         """Wrap a policy.
 
@@ -102,12 +54,18 @@ class PolicyScorer:
             reference: what it is compared with, likewise; None scores by mean log-probability.
             tokenizer: of both.
             max_prompt_length, max_length: limits in tokens, see `PolicyEncoder`.
-            batch_size: texts per forward pass.
+            batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
+                `MOST_TOKENS` at most.
             chat_template_kwargs: passed to the chat template.
             progress: show a progress bar.
+            engine: a prompt once for all of its responses, where both models can do so; or padded batches.
         """
-        self.model = ensure_fused_head(policy.eval())
-        self.reference = None if reference is None else ensure_fused_head(reference.eval())
+        models = [ensure_fused_head(model.eval()) for model in (policy, reference) if model is not None]
+        self.model, self.reference = models[0], models[1] if reference is not None else None
+        self._shares = engine == "shared" and not any(map(unsupported, models))
+        if self._shares:
+            for model in models:
+                share_prefixes(model)
         limits = max_prompt_length, max_length
         tokenizer, ends = prepare_tokenizer(tokenizer), end_ids(policy.generation_config, tokenizer)
         self.encoder = PolicyEncoder(tokenizer, *limits, chat_template_kwargs=chat_template_kwargs, ends=ends)
@@ -119,23 +77,28 @@ class PolicyScorer:
         """Rewards of N texts: nats with a reference, nats a token without; see `RewardModel.score`."""
         texts = self.encoder.encode(checked_prompts(prompts, responses), responses)
         rewards = np.zeros(len(texts), dtype=np.float32)
-        order = np.argsort([len(text.ids) for text in texts], kind="stable")
-        starts = range(0, len(order), self.batch_size)
         with torch.no_grad():
-            for start in watched(starts, "scoring", "batches", quiet=not self.progress):
-                rows = order[start : start + self.batch_size]
+            for rows in watched(self._batches(texts), "scoring", "batches", quiet=not self.progress):
                 rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
         truncated = np.array([text.truncated for text in texts], dtype=bool)
         return RewardOutput(mean=rewards, truncated=truncated, link=None)  # in no unit of log-odds
 
+    def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
+        """Numbers of the texts, by forward pass."""
+        if self._shares:
+            budget = min(self.batch_size * self.encoder.max_length, MOST_TOKENS)
+            return passes([(text.ids, text.prompt_length) for text in texts], budget)
+        order = np.argsort([len(text.ids) for text in texts], kind="stable").tolist()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
     def _forward(self, texts: list[TokenisedText]) -> Tensor:
-        ids, mask = (part.to(self.model.device) for part in pad_batch([t.ids for t in texts], self.encoder.tokenizer))
-        lengths = torch.tensor([text.prompt_length for text in texts], device=mask.device)
-        response = mask.bool() & (positions(mask) >= lengths[:, None])  # (B, T)
-        log_probs = response_outputs(self.model, ids, mask, response).log_probs
+        kernel = "groups" if self._shares else None
+        tokens = [(text.ids, text.prompt_length) for text in texts]
+        batch = batch_responses(tokens, self.encoder.tokenizer.pad_token_id, kernel, device=self.model.device)
+        found = response_outputs(self.model, batch)
         if self.reference is None:
-            return log_probs.sum(1) / response.sum(1)
-        return (log_probs - response_outputs(self.reference, ids, mask, response).log_probs).sum(1)
+            return found.log_probs.sum(1) / found.mask.sum(1)
+        return (found.log_probs - response_outputs(self.reference, batch).log_probs).sum(1)
 
 
 def load_policy_scorer(

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_layers import GenericForTokenClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3_text")
@@ -45,6 +46,9 @@ Kernel = Literal["groups", "blocks", "varlen"]
 BLOCK = 128
 BLOCKS_ROW = 8192
 """Tokens a row for a block mask, which is made of all pairs of a row's blocks of `BLOCK` tokens."""
+UNREAD = torch.ones((1, 1, 1, 1), dtype=torch.bool)
+"""The attention mask of packed rows: one of 4 dimensions is handed on as it is, nobody makes one of W x W, and `attend`
+does not read this one."""
 
 
 @dataclass(frozen=True)
@@ -419,8 +423,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
     config = backbone.config
     if not type(backbone).__module__.startswith("transformers."):
         return f"{type(backbone).__name__} is not a class of transformers"
-    if not hasattr(model, "score") and "layout" not in inspect.signature(model.forward).parameters:
-        return f"{type(model).__name__} has neither a `score` head nor a forward function that takes a layout"
+    if not (hasattr(model, "score") or _speaks(model) or "layout" in inspect.signature(model.forward).parameters):
+        return f"{type(model).__name__} has neither a head that is known nor a forward function that takes a layout"
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is none of {', '.join(FAMILIES)}"
     if config._attn_implementation not in ("sdpa", "eager", *ATTENTION):
@@ -437,7 +441,7 @@ def share_prefixes(model: PreTrainedModel) -> None:
     """Let a model take packed batches as well as padded ones; nothing else about it changes.
 
     Args:
-        model: a VRM or a stock sequence classifier, without adapters yet.
+        model: a VRM, or a stock classifier or causal language model; without adapters yet.
 
     Raises:
         ValueError: `unsupported` says why.
@@ -449,8 +453,14 @@ def share_prefixes(model: PreTrainedModel) -> None:
     if backbone.config._attn_implementation in ATTENTION:
         return
     backbone.set_attn_implementation(f"shared_prefix_{backbone.config._attn_implementation}")
-    if hasattr(model, "score"):
+    # causal LMs and token classifiers have an output a token, and hand the layout on to their backbones
+    if hasattr(model, "score") and not isinstance(model, GenericForTokenClassification):
         model.forward = _with_layout(model)
+
+
+def _speaks(model: PreTrainedModel) -> bool:
+    """Whether it is a causal language model."""
+    return model.get_output_embeddings() is not None
 
 
 def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -460,7 +470,7 @@ def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
     meets the kernel's call within a checkpoint gives up on all of it. One compilation serves all blocks and lengths.
 
     Args:
-        model: a VRM or a stock sequence classifier, without adapters yet; `share_prefixes` before or after.
+        model: as `share_prefixes` takes it, which may come before or after.
         backend: of torch.compile.
     """
     for name in ATTENTION:
@@ -495,8 +505,7 @@ def shares_prefixes(model: nn.Module) -> bool:
 
 def packed_states(backbone: nn.Module, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
     """Last hidden states of a packed batch, shape (R, W, H)."""
-    # a 4D mask is handed on as it is: nobody makes one of W x W, and `attend` does not read this one
-    unread = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=input_ids.device)
+    unread = UNREAD.to(input_ids.device)
     return backbone(
         input_ids=input_ids, attention_mask=unread, position_ids=position_ids, use_cache=False, layout=layout
     ).last_hidden_state

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,6 @@ from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -41,6 +41,8 @@ from transformers.utils import is_gguf_available
 
 from vrm.checkpoints import fingerprint, require_places, resumable
 from vrm.config import ConfigError, CreatedBackbone
+from vrm.models.responses import batch_responses
+from vrm.models.shared_prefix import share_prefixes
 from vrm.models.templates import NO_KWARGS, TEMPLATES, left_out
 from vrm.models.text import TextEncoder
 from vrm.models.weights import save_model
@@ -141,11 +143,12 @@ def pretrain_backbone(
     model = create_model(config, tokenizer, max_length)
     limits = max_prompt_length, max_length
     encoder = TextEncoder(tokenizer, *limits, chat_template_kwargs=chat_template_kwargs)
+    share_prefixes(model)
     trainer = Trainer(
         model=model,
         args=_arguments(config, checkpoints),
         train_dataset=_encode(records, encoder),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        data_collator=partial(_whole_texts, pad_token_id=tokenizer.pad_token_id),
     )
     watch_steps(trainer)
     trainer.add_callback(CheckpointOnStop(trainer))
@@ -163,6 +166,12 @@ def pretrain_backbone(
 
     place(out, write)
     remove_ours(checkpoints)
+
+
+def _whole_texts(rows: list[dict[str, list[int]]], pad_token_id: int) -> dict[str, Any]:
+    """B texts without padding, of which everything is learnt that something stands before."""
+    batch = batch_responses([(row["input_ids"], 1) for row in rows], pad_token_id, "groups")
+    return {name: value for name, value in batch.items() if name not in ("at", "response_mask")}
 
 
 def _raw_texts(records: list[PreferencePair]) -> set[str]:
@@ -196,6 +205,7 @@ def _arguments(config: CreatedBackbone, checkpoints: Path) -> TrainingArguments:
         data_seed=config.seed,
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
     )
 
 

@@ -23,13 +23,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from vrm.checkpoints import fingerprint, model_files, model_name, require_places, resumable, started_processes
 from vrm.config import PolicyTraining, SftTraining, dependencies
 from vrm.models.checks import checked_tokenizer
-from vrm.models.policy_scoring import PolicyScorer, fuse_head
+from vrm.models.policy_scoring import PolicyScorer
+from vrm.models.responses import fuse_head
 from vrm.models.templates import left_out, read_template
 from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, generation_config
 from vrm.models.weights import checked_weights, save_model
 from vrm.ours import place, remove_ours
 from vrm.records import PreferencePair, read_pairs, write_json
 from vrm.runfiles import HELD_OUT, TRAINING
+from vrm.training.engine import prepare_rows
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.symptoms import OFFLINE_SYMPTOMS, offline_measures, say_symptoms
 from vrm.training.trainer import (
@@ -122,8 +124,11 @@ class PolicyJob:
         return fingerprint(own | settings, [*pairs, *model_files(self.policy), *files])
 
 
+SECTION = "policy.training"
+
+
 def load_policy(
-    job: PolicyJob, tokenizer: PreTrainedTokenizerBase, *outputs: str, temperature: float = 1.0
+    job: PolicyJob, tokenizer: PreTrainedTokenizerBase, *outputs: str, temperature: float = 1.0, rows: bool = True
 ) -> PreTrainedModel:
     """A causal LM to be trained, without dropout and with a fused head, wrapped in adapters if the job wants them.
 
@@ -131,11 +136,14 @@ def load_policy(
         job: names the model and the adapters.
         tokenizer: its pad token becomes the model's.
         outputs, temperature: see `fuse_head`.
+        rows: prepare it for packed rows, if the job wants them.
     """
     options = {"revision": job.revision, "dtype": weight_dtype(job.training)}
     model = checked_weights(AutoModelForCausalLM, job.policy, **options)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     fuse_head(model, *outputs, temperature=temperature)
+    if rows:
+        prepare_rows(model, job.training, job.policy, SECTION)
     model = with_adapters(model, job.training.lora, exclude="lm_head")
     switch_off_dropout(model)
     return model
@@ -170,7 +178,7 @@ def leave(
         say_symptoms(offline_measures(job.out), OFFLINE_SYMPTOMS)
         policy = trainer.accelerator.unwrap_model(trainer.model)
         if weights is not None:  # a whole one on the CPU, whose adapters can be merged
-            policy = load_policy(job, tokenizer)
+            policy = load_policy(job, tokenizer, rows=False)
             policy.load_state_dict(weights)
         place(job.out / "model", lambda directory: save_policy(policy, tokenizer, directory))
         remove_ours(job.checkpoints)
@@ -211,7 +219,7 @@ def train_sft(job: PolicyJob, sft: SftTraining) -> None:
     held_out = records["validation"][: training.evaluation_pairs]
     size = len(held_out)
     trainer = SFTTrainer(
-        model=load_policy(job, tokenizer),
+        model=load_policy(job, tokenizer, rows=False),  # TRL puts texts into rows
         args=SFTConfig(
             **common_arguments(training, len(texts["train"]), job.seed, job.checkpoints, job.out),
             max_length=None,
@@ -252,6 +260,7 @@ def _losses(job: PolicyJob, trainer: SFTTrainer, tokenizer: Any, records: list[P
         max_length=job.training.max_length,
         batch_size=2 * job.training.batch_size,
         chat_template_kwargs=job.chat_template_kwargs,
+        engine="padded",
     )
     with trainer.accelerator.autocast():
         return (-scorer.score([r.prompt for r in records], [r.chosen for r in records]).mean).tolist()

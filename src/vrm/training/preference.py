@@ -28,16 +28,17 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
-from trl.trainer.utils import pad
 
 from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
-from vrm.models.policy_scoring import response_outputs
+from vrm.models.responses import batch_responses, response_outputs
+from vrm.models.shared_prefix import Kernel
 from vrm.models.text import TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
+from vrm.training.engine import kernel_of
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
-from vrm.training.policies import MAX_GRAD_NORM, PolicyJob, leave, load_policy
+from vrm.training.policies import MAX_GRAD_NORM, SECTION, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.trainer import LogWriter, WatchedTrainer, common_arguments, shard, started_processes, watch_steps
 
@@ -126,6 +127,9 @@ SIDES = ("first", "second")
 
 REFERENCES = ("first_reference", "second_reference")
 
+NOT_TEXTS = {"second", "desirable", *REFERENCES}
+"""What a batch has beside the texts that carry the gradient."""
+
 
 def paired_rows(pairs: list[TokenisedPair]) -> Dataset:
     """One row a pair: chosen, rejected."""
@@ -193,24 +197,34 @@ def _row(first: list[int], second: list[int], prompt_length: int) -> dict[str, A
 
 @dataclass
 class RowCollator:
-    """B rows as a batch of 2B right-padded texts: first the first ones, then the second ones."""
+    """B rows as a batch of 2B responses, first the first texts, then the second ones: see `batch_responses`.
+
+    Args:
+        pad_token_id: fills rows up.
+        kernel: of packed rows; None pads.
+        tokens_per_row: budget of a packed row.
+        apart: whether the second texts are a batch of their own, `second`, which a policy can read without gradient.
+    """
 
     pad_token_id: int
+    kernel: Kernel | None = None
+    tokens_per_row: int | None = None
+    apart: bool = False
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Ids, attention mask and labels of shape (2B, T), labels -100 but on responses; references, (B,)."""
-        texts = [torch.tensor(row[f"{side}_ids"]) for side in SIDES for row in rows]
-        starts = [row["prompt_length"] for _ in SIDES for row in rows]
-        labels = [torch.cat([torch.full((n,), -100), text[n:]]) for text, n in zip(texts, starts, strict=True)]
-        batch = {
-            "input_ids": pad(texts, padding_value=self.pad_token_id),
-            "attention_mask": pad([torch.ones_like(text) for text in texts], padding_value=0),
-            "labels": pad(labels, padding_value=-100),
-        }
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, with references and KTO's labels, (B,)."""
+        sides = [[(row[f"{side}_ids"], row["prompt_length"]) for row in rows] for side in SIDES]
+        if self.apart:
+            batch = self._texts(sides[0]) | {"second": self._texts(sides[1])}
+        else:
+            batch = self._texts([text for side in sides for text in side])
         for name in ("desirable", *REFERENCES):
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
         return batch
+
+    def _texts(self, texts: list[tuple[list[int], int]]) -> dict[str, Any]:
+        return batch_responses(texts, self.pad_token_id, self.kernel, self.tokens_per_row)
 
 
 EVIDENCE = ("total", "length", "exponent")
@@ -223,7 +237,7 @@ class Responses:
     Args:
         total: log pi, summed over the response, nats, shape (B,).
         length: its tokens, shape (B,).
-        exponent: mean over its tokens of log p - log sum_v p_v^2, WPO's weight, shape (B,).
+        exponent: mean over its tokens of log p - log sum_v p_v^2, WPO's weight, shape (B,); 0 for the other methods.
         reference: log pi_ref, summed, shape (B,).
     """
 
@@ -313,6 +327,8 @@ class PreferenceTrainer(WatchedTrainer):
 
     start: pd.DataFrame
     """`measured_pairs` of the held-out rows by the policy that the training starts from."""
+    _latest: tuple[int, pd.DataFrame] | None = None
+    """Step of the latest measurement, and `measured_pairs` of the set that was measured last: the held-out rows."""
 
     def __init__(self, *, method: PreferenceMethod, **options: Any) -> None:
         self.method = method
@@ -378,6 +394,12 @@ class PreferenceTrainer(WatchedTrainer):
         finally:
             self.compute_metrics = measure_rows
 
+    def end(self) -> pd.DataFrame:
+        """`measured_pairs` of the held-out rows by the present policy, which the last step's measurement has made."""
+        if self._latest and self._latest[0] == self.state.global_step:
+            return self._latest[1]
+        return measure_rows(self)
+
     def train(self, *arguments: Any, **options: Any) -> TrainOutput:
         """See `Trainer.train`."""
         # `observe` has marked the model as prepared, for evaluation; left so, each of several processes would train a
@@ -386,16 +408,15 @@ class PreferenceTrainer(WatchedTrainer):
         self.model._is_accelerate_prepared = False
         return super().train(*arguments, **options)
 
-    def _evidence(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
-        if not (self._unpaired and model.training):
-            both = _log_probs(model, texts)
-            halves = {name: value.chunk(2) for name, value in both.items()}
-        else:  # the mismatched texts carry no gradient
-            sides = [{name: value.chunk(2)[half] for name, value in texts.items()} for half in (0, 1)]
-            learnt = _log_probs(model, sides[0])
+    def _evidence(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        texts = {name: value for name, value in inputs.items() if name not in NOT_TEXTS}
+        if "second" in inputs:  # the mismatched texts carry no gradient
+            first = _log_probs(model, texts)
             with torch.no_grad():
-                halves = {name: (learnt[name], value) for name, value in _log_probs(model, sides[1]).items()}
+                second = _log_probs(model, inputs["second"])
+            halves = {name: (first[name], second[name]) for name in EVIDENCE}
+        else:
+            halves = {name: value.chunk(2) for name, value in _log_probs(model, texts).items()}
         return {f"{side}_{name}": halves[name][half] for half, side in enumerate(SIDES) for name in EVIDENCE}
 
     def _log_window(self, **values: Tensor | None) -> None:
@@ -406,6 +427,7 @@ class PreferenceTrainer(WatchedTrainer):
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
         pairs = measured_pairs(self.method, prediction.predictions, prediction.label_ids)
+        self._latest = self.state.global_step, pairs
         return {
             "accuracy": float((pairs.margin > 0).mean()),
             **{name: float(pairs[name].mean()) for name in ("loss", "margin", "chosen_logratio", "rejected_logratio")},
@@ -439,7 +461,7 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     files = [difficulty] if difficulty else []
     made_from = job.made_from({"method": dependencies.method(method)}, *files)
     trainer.train(resume_from_checkpoint=resumable(job.checkpoints, made_from))
-    changes = _changes(held_out, trainer.start, measure_rows(trainer))
+    changes = _changes(held_out, trainer.start, trainer.end())
     leave(job, trainer, tokenizer, changes, counts)
 
 
@@ -468,9 +490,10 @@ def make_trainer(
     measured = {"train": train[: len(held_out)], "validation": held_out}
     measured = {name: measured_rows(part) if unpaired else paired_rows(part) for name, part in measured.items()}
     sequential = {"train_sampling_strategy": "sequential"} if unpaired or ordered else {}
+    model = load_policy(job, tokenizer, *(["log_sum_sq_probs"] if method.method == "wpo" else []))
     trainer = PreferenceTrainer(
         method=method,
-        model=load_policy(job, tokenizer, "log_sum_sq_probs"),
+        model=model,
         args=TrainingArguments(
             **common_arguments(training, len(rows), job.seed, job.checkpoints, job.out),
             **sequential,
@@ -479,16 +502,22 @@ def make_trainer(
             label_names=["desirable", *REFERENCES],
         ),
         processing_class=tokenizer,
-        data_collator=RowCollator(tokenizer.pad_token_id),
+        data_collator=RowCollator(
+            tokenizer.pad_token_id, kernel_of(model, training, SECTION), training.tokens_per_row, apart=unpaired
+        ),
         train_dataset=rows,
         eval_dataset=measured,
     )
     watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
     trainer.train_dataset, _ = with_reference(trainer, rows)
-    found = {name: with_reference(trainer, part) for name, part in measured.items()}
-    trainer.eval_dataset = {name: part for name, (part, _) in found.items()}
-    validation, evidence = found["validation"]
+    validation, evidence = with_reference(trainer, measured["validation"])
+    # KTO's are other rows than those that are trained on
+    if unpaired:
+        seen, _ = with_reference(trainer, measured["train"])
+    else:
+        seen = trainer.train_dataset.select(range(len(measured["train"])))
+    trainer.eval_dataset = {"train": seen, "validation": validation}
     trainer.start = measured_pairs(method, evidence, _known(validation))
     return trainer
 
@@ -505,7 +534,7 @@ def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> tuple[Dataset, 
 
 
 def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
-    """`measured_pairs` of the present policy on some rows; None: the held-out ones."""
+    """`measured_pairs` of the present policy on some rows that know their reference; None: the held-out ones."""
     rows = trainer.eval_dataset["validation"] if rows is None else rows
     return measured_pairs(trainer.method, trainer.observe(rows), _known(rows))
 
@@ -563,14 +592,14 @@ def easiest_first(pairs: list[TokenisedPair], difficulty: Path) -> list[Tokenise
     return [by_id[pair_id] for pair_id in table.pair_id[table.kept == 1]]
 
 
-def _log_probs(model: torch.nn.Module, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Total, length and exponent of the labelled part of R texts, each of shape (R,)."""
-    response = texts["labels"] != -100
-    out = response_outputs(model, texts["input_ids"], texts["attention_mask"], response)
-    mask = response[:, 1:].float()  # (R, T - 1), as the head's outputs
-    length = mask.sum(1)
-    exponent = ((out.log_probs - out.log_sum_sq_probs).detach() * mask).sum(1) / length
-    return {"total": (out.log_probs * mask).sum(1), "length": length, "exponent": exponent}
+def _log_probs(model: torch.nn.Module, texts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Total, length and exponent of a batch of N responses, each of shape (N,)."""
+    out = response_outputs(model, texts)
+    length = out.mask.sum(1)
+    exponent = torch.zeros_like(length)
+    if out.log_sum_sq_probs is not None:
+        exponent = (out.log_probs - out.log_sum_sq_probs).detach().sum(1) / length
+    return {"total": out.log_probs.sum(1), "length": length, "exponent": exponent}
 
 
 def _changes(

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,13 +46,14 @@ from vrm.models.feature_files import StoredEncoder, StoredFeatures, compute_feat
 from vrm.models.features import FeatureModel, feature_config
 from vrm.models.latents import PairAnnotation, shared_sampler
 from vrm.models.scoring import own_device
-from vrm.models.shared_prefix import Kernel, compile_blocks, share_prefixes, shares_prefixes, unsupported
+from vrm.models.shared_prefix import compile_blocks
 from vrm.models.templates import generation_prompt_ids, left_out, read_template, user_turn_ids
 from vrm.models.text import TextEncoder, prepare_tokenizer, without_prompt
 from vrm.models.weights import save_model
 from vrm.ours import place, remove_ours
 from vrm.records import read_pairs, write_json
 from vrm.runfiles import TRAINING
+from vrm.training.engine import kernel_of, prepare_rows
 from vrm.training.pairs import ANNOTATIONS, PackedPairCollator, PairCollator, read_split, tokenise_split
 from vrm.training.preemption import CheckpointOnStop
 from vrm.training.reward_kinds import KINDS, SIDES, Draws, Evidence, RewardKind
@@ -72,8 +72,7 @@ from vrm.training.trainer import (
     write_log,
 )
 
-KERNELS: dict[str, Kernel] = {"shared": "groups", "shared_flex": "blocks", "shared_varlen": "varlen"}
-"""How attention is computed in each engine that shares prefixes."""
+SECTION = "reward.training"
 
 
 @dataclass(frozen=True)
@@ -304,7 +303,7 @@ def _new_model(
     limits = ("max_prompt_length", "max_length")
     model.config.reward_limits = {name: getattr(job.training, name) for name in limits}
     if not frozen:  # a table of features has nothing to share
-        _choose_engine(job, model)
+        prepare_rows(model, job.training, job.backbone, SECTION)
         if job.training.compile:
             compile_blocks(model)
     model = with_adapters(model, job.training.lora, exclude=kind.head, train_excluded=True)
@@ -313,24 +312,10 @@ def _new_model(
     return model
 
 
-def _choose_engine(job: RewardJob, model: torch.nn.Module) -> None:
-    """Prepare a model for packed batches, or say why it pads."""
-    if job.training.engine == "padded":
-        return
-    reason = unsupported(model)
-    if reason is None:
-        share_prefixes(model)
-    else:
-        print(f"reward.training.engine: padded, as {job.backbone} cannot share prefixes: {reason}", file=sys.stderr)
-
-
 def _collator(job: RewardJob, model: torch.nn.Module, tokenizer: Any) -> PairCollator | PackedPairCollator:
-    if not shares_prefixes(model):
+    kernel = kernel_of(model, job.training, SECTION)
+    if kernel is None:
         return PairCollator(pad_token_id=tokenizer.pad_token_id)
-    kernel = KERNELS[job.training.engine]
-    if kernel != "groups" and own_device().type != "cuda":
-        print(f"reward.training.engine: shared, as {job.training.engine} trains on CUDA alone", file=sys.stderr)
-        kernel = "groups"
     return PackedPairCollator(tokenizer.pad_token_id, job.training.tokens_per_row, kernel)
 
 

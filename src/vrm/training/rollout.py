@@ -1,7 +1,7 @@
 """What PPO learns from: the models of a run, the answers of its policy, and what each of them is worth.
 
-* Prompts are padded on the left and responses on the right, so that responses of all rows stand in the same columns:
-  `width` columns of prompt, then T of response (`Texts`).
+* `Texts` are prompts with their responses, of which a policy and a critic say something token by token. How they are
+  put into rows for that is `vrm.models.responses`' affair.
 * `ActorCritic`: the actor, the reference that it is kept near, the critic, and their optimisers.
 * `Answerer`: the policy answers, the reward model reads the text, both policies give log-probabilities (`Answers`);
   with values and advantages they are one batch of PPO (`Experience`).
@@ -12,78 +12,71 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import pad
 
 from vrm.config import ConfigError, PpoTraining
 from vrm.generation.engines import Engine, decode, seeds_of
 from vrm.models.base import RewardModel
-from vrm.models.policy_scoring import response_outputs
+from vrm.models.responses import batch_responses, response_outputs, response_values
 from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
-from vrm.models.vrm import positions
 from vrm.records import Prompt, read_pairs
 from vrm.runfiles import ANSWER_MEASURES
-from vrm.training.policies import PolicyJob, load_policy
+from vrm.training.engine import kernel_of, prepare_rows
+from vrm.training.policies import SECTION, PolicyJob, load_policy
 from vrm.training.trainer import switch_off_dropout, weight_dtype, with_adapters
 
 
 @dataclass(frozen=True)
 class Texts:
-    """B prompts with their responses of up to T tokens.
+    """B prompts, each with a response of up to T tokens.
 
     Args:
-        ids: token ids, shape (B, width + T).
-        attention: 1 on real tokens, likewise.
+        ids: token ids of prompt and response, and
+        prompts: how many of them are the prompt's, B of each.
         mask: 1.0 on real response tokens, shape (B, T).
-        width: columns of the prompts.
+        batch: makes a batch of texts, given as ids and their prompt's length, for the policy and the critic.
     """
 
-    ids: Tensor
-    attention: Tensor
+    ids: list[list[int]]
+    prompts: list[int]
     mask: Tensor
-    width: int
+    batch: Callable[[list[tuple[list[int], int]]], dict[str, Any]]
 
     def rows(self, index: Tensor) -> Texts:
         """Some of the rows."""
-        return Texts(self.ids[index], self.attention[index], self.mask[index], self.width)
+        numbers = index.tolist()
+        ids, prompts = [self.ids[i] for i in numbers], [self.prompts[i] for i in numbers]
+        return Texts(ids, prompts, self.mask[index.to(self.mask.device)], self.batch)
 
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What policy and critic read; see `batch_responses`."""
+        return self.batch(list(zip(self.ids, self.prompts, strict=True)))
 
-def pad_texts(prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device: torch.device) -> Texts:
-    """B prompts and responses, given as token ids, as `Texts`."""
-
-    def padded(rows: list[list[int]], value: int, side: str) -> Tensor:
-        return pad([torch.tensor(row) for row in rows], padding_value=value, padding_side=side).to(device)
-
-    def ones(rows: list[list[int]]) -> list[list[int]]:
-        return [[1] * len(row) for row in rows]
-
-    left, right = padded(prompts, pad_token_id, "left"), padded(responses, pad_token_id, "right")
-    mask = padded(ones(responses), 0, "right")
-    attention = torch.cat([padded(ones(prompts), 0, "left"), mask], dim=1)
-    return Texts(torch.cat([left, right], dim=1), attention, mask.float(), left.shape[1])
+    def columns(self, found: Tensor) -> Tensor:
+        """What was found of these responses alone, in the columns of the whole batch: (B, T) with 0 on the right."""
+        return F.pad(found, (0, self.mask.shape[1] - found.shape[1]))
 
 
 def token_log_probs(model: torch.nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
     """log pi of each response token and the policy's entropy before it, nats, both (B, T); `model` has a fused head."""
-    response = texts.attention.clone()
-    response[:, : texts.width] = 0
-    out = response_outputs(model, texts.ids, texts.attention, response)
-    # column t of the head's output belongs to token t + 1
-    return out.log_probs[:, texts.width - 1 :], out.entropy[:, texts.width - 1 :]
+    found = response_outputs(model, texts.inputs)
+    return texts.columns(found.log_probs), texts.columns(found.entropy)
 
 
 def token_values(critic: torch.nn.Module, texts: Texts) -> Tensor:
     """V(s_t), read one position before response token t, shape (B, T); 0 on padding."""
-    out = critic(
-        input_ids=texts.ids, attention_mask=texts.attention, position_ids=positions(texts.attention), use_cache=False
-    )
-    return out.logits.squeeze(-1)[:, texts.width - 1 : -1].float() * texts.mask
+    return texts.columns(response_values(critic, texts.inputs))
 
 
 @dataclass(frozen=True)
@@ -161,6 +154,14 @@ class ActorCritic:
         # transformers checkpoints activations in training mode alone; dropout is off, so nothing else depends on it
         self.actor.train()
         self.critic.train()
+        self.batch = partial(
+            batch_responses,
+            pad_token_id=tokenizer.pad_token_id,
+            kernel=kernel_of(actor, job.training, SECTION),
+            tokens_per_row=job.training.tokens_per_row,
+            device=accelerator.device,
+        )
+        """Makes a batch of texts for actor, reference and critic."""
 
     @property
     def policy(self) -> PreTrainedModel:
@@ -216,6 +217,7 @@ def load_critic(job: PolicyJob, pad_token_id: int) -> PreTrainedModel:
         )
     for parameter in critic.score.parameters():
         torch.nn.init.zeros_(parameter)
+    prepare_rows(critic, job.training, job.policy, SECTION)
     critic = with_adapters(critic, job.training.lora, exclude="score", train_excluded=True)
     switch_off_dropout(critic)  # its head comes with one of 0.1
     return critic
@@ -308,7 +310,7 @@ class Answerer:
         responses = self.engine.generate([question.ids for question in questions], seeds_of(seed, len(questions)))
         decoded = [decode(self.tokenizer, ids, self.engine.ends) for ids in responses]
         output = self.reward.score([question.prompt for question in questions], [text for text, _ in decoded])
-        texts = pad_texts([q.ids for q in questions], responses, self.tokenizer.pad_token_id, device)
+        texts = self._texts([question.ids for question in questions], responses)
         with torch.no_grad():
             log_probs, entropy = self.in_parts(lambda part: token_log_probs(self.models.actor, part), texts)
             with self.models.reference() as model:
@@ -323,6 +325,12 @@ class Answerer:
             reference=reference,
             entropy=entropy,
         )
+
+    def _texts(self, prompts: list[list[int]], responses: list[list[int]]) -> Texts:
+        device = self.models.accelerator.device
+        ids = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        mask = pad_sequence([torch.ones(len(response)) for response in responses], batch_first=True)
+        return Texts(ids, list(map(len, prompts)), mask.to(device), self.models.batch)
 
     def in_parts(self, compute: Callable[[Texts], tuple[Tensor, ...]], texts: Texts) -> tuple[Tensor, ...]:
         """`compute` on `batch_size` texts at a time, put together again."""
