@@ -1,4 +1,4 @@
-"""The engine on transformers' models: `model.generate`'s answers, reproducible, in order, within limits, and without side effects."""
+"""The engine on transformers' models: `model.generate`'s answers, reproducible, in order, without side effects."""
 
 import logging
 
@@ -8,7 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from vrm import watch
 from vrm.config import Generation
+from vrm.generation import engines
 from vrm.generation.engines import Sampling, _Choice, decode, load_engine, make_engine, seeded, seeds_of
+from vrm.models.scoring import pad_batch
 from vrm.models.text import end_ids
 
 PROMPTS = ["alpha", "beta gamma delta epsilon zeta", "eta theta", "alpha", "iota kappa lambda mu alpha beta gamma"]
@@ -91,6 +93,45 @@ def test_greedy_answers_follow_their_prompts_whatever_the_batches(model, tokeniz
     assert answers(greedy, prompts, 0) == expected
     assert answers(greedy, prompts[::-1], 5) == expected[::-1]
     assert answers(greedy, [], 0) == []
+
+
+def test_answers_are_those_of_generate(model, tokenizer, prompts):
+    """Greedily, with answers that end at different times."""
+    ends = engine(model, tokenizer, temperature=0, max_new_tokens=40)
+    ends.ends = frozenset(range(0, len(tokenizer), 7))
+    ids, mask = pad_batch(prompts, tokenizer, side="left")
+    config = GenerationConfig(
+        max_new_tokens=40, do_sample=False, eos_token_id=sorted(ends.ends), pad_token_id=tokenizer.pad_token_id
+    )
+    whole = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+    found = answers(ends, prompts, 0)
+    assert found == [row[: len(answer)] for row, answer in zip(whole, found, strict=True)]
+    assert all(answer[-1] in ends.ends or len(answer) == 40 for answer in found)
+
+
+@pytest.mark.parametrize("looked", [1, 3, 100])
+def test_answers_do_not_depend_on_when_ended_ones_are_dropped(model, tokenizer, prompts, monkeypatch, looked):
+    sampled = engine(model, tokenizer, max_new_tokens=40)
+    sampled.ends = frozenset(range(0, len(tokenizer), 9))
+    expected = answers(sampled, prompts * 4, 3)
+    assert len({len(answer) for answer in expected}) > 3
+    monkeypatch.setattr(engines, "LOOK_EVERY", looked)
+    monkeypatch.setattr(engines, "WORTH_IT", 1.0)
+    assert answers(sampled, prompts * 4, 3) == expected
+
+
+def test_a_prompt_is_read_once_for_all_of_its_answers(model, tokenizer, prompts):
+    sampled = engine(model, tokenizer)
+    read = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    asked = [(prompts[1], 1), (prompts[1], 2), (prompts[1], 3), (prompts[0], 1), (prompts[0], 2)]
+    together = sampled.generate(*map(list, zip(*asked, strict=True)))
+    hook.remove()
+    assert read[0][0] == 2
+    assert read[1] == (5, 1)
+    assert together == [sampled.generate([prompt], [seed])[0] for prompt, seed in asked]
 
 
 def test_answers_stop_at_an_end_token_or_at_the_limit(model, tokenizer, prompts):

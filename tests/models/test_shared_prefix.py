@@ -5,18 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-    set_seed,
-)
+from families import FAMILIES, PAD, SIZES, WINDOW, draw_texts
+from transformers import AutoModelForSequenceClassification, Gemma3TextConfig, GPT2Config, set_seed
 
 from vrm.config.reward import BASELINES
 from vrm.models import shared_prefix
@@ -36,36 +26,10 @@ from vrm.models.shared_prefix import (
 )
 from vrm.models.vrm import VrmConfig, VrmForSequenceClassification
 
-PAD = 0
-SIZES = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": PAD, "num_labels": 1,
-}  # fmt: skip
-NO_HEAD = {name: size for name, size in SIZES.items() if name != "head_dim"}
-WINDOW = 6
-MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
-FAMILIES = {
-    "qwen2": Qwen2Config(**NO_HEAD),
-    "qwen2_sliding": Qwen2Config(**NO_HEAD, use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED),
-    "qwen3": Qwen3Config(**SIZES),
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "mistral_sliding": MistralConfig(**SIZES, sliding_window=WINDOW),
-    "gemma": GemmaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, sliding_window=WINDOW, attn_logit_softcapping=2.0, query_pre_attn_scalar=4),
-    "gemma3": Gemma3TextConfig(**SIZES, sliding_window=WINDOW, layer_types=MIXED),
-}
 VRMS = {
     "last": {"prompt_pooling": "last"},
     "attention": {"prompt_pooling": "attention", "concentration": "scaled"},
 }
-
-
-def draw(pairs=5, seed=0, prompt=(3, 24), response=(1, 20)):
-    """Texts of pairs, chosen before rejected, with an end token of their own, and their prompts' lengths."""
-    rng = np.random.default_rng(seed)
-    prompts = [rng.integers(1, 97, rng.integers(*prompt)).tolist() for _ in range(pairs)]
-    return [(p + rng.integers(1, 97, rng.integers(*response)).tolist(), len(p)) for _ in range(2) for p in prompts]
 
 
 def padded_inputs(texts, left=False):
@@ -121,7 +85,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("variational", [None, *VRMS])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rewards_and_gradients_are_those_of_padded_rows(name, variational):
-    texts, model = draw(), build(name, variational)
+    texts, model = draw_texts(), build(name, variational)
     expected = results(model, padded_inputs(texts))
     assert expected[0].std() > 1e-3
     assert unsupported(model) is None
@@ -146,7 +110,7 @@ def test_published_reward_models_share_too(kind):
     model = BaselineForSequenceClassification(
         BaselineConfig(text_config=FAMILIES["qwen3"], kind=name, settings=settings, aspects=aspects)
     )
-    texts = draw()
+    texts = draw_texts()
     expected = results(model, padded_inputs(texts))
     share_prefixes(model)
     assert_same(results(model, packed_inputs(texts)), expected)
@@ -154,7 +118,7 @@ def test_published_reward_models_share_too(kind):
 
 @pytest.mark.parametrize("name", ["qwen3", "mistral_sliding", "gemma2"])
 def test_eager_attention_is_the_models_own(name):
-    texts, model = draw(), build(name, None, "eager")
+    texts, model = draw_texts(), build(name, None, "eager")
     expected = results(model, padded_inputs(texts))
     share_prefixes(model)
     assert_same(results(model, padded_inputs(texts)), expected)
@@ -162,7 +126,7 @@ def test_eager_attention_is_the_models_own(name):
 
 
 def test_activation_checkpointing_changes_nothing():
-    texts, model = draw(), build("qwen3", "last")
+    texts, model = draw_texts(), build("qwen3", "last")
     share_prefixes(model)
     expected = results(model.train(), packed_inputs(texts))
     model.gradient_checkpointing_enable()
@@ -175,7 +139,7 @@ def test_compiled_blocks_give_the_same_rewards_and_gradients_at_every_length():
     model = build("qwen3", "last")
     share_prefixes(model)
     model.train().gradient_checkpointing_enable()
-    batches = [packed_inputs(draw(pairs, seed=pairs)) for pairs in (3, 5, 8)] + [padded_inputs(draw())]
+    batches = [packed_inputs(draw_texts(pairs, seed=pairs)) for pairs in (3, 5, 8)] + [padded_inputs(draw_texts())]
     expected = [results(model, batch) for batch in batches]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -191,7 +155,7 @@ def test_compiled_blocks_give_the_same_rewards_and_gradients_at_every_length():
 
 def test_texts_whose_prompts_differ_share_nothing():
     """As where one side's prompt was cut: the same prompt length, other tokens."""
-    texts, model = draw(pairs=3), build("llama", "attention")
+    texts, model = draw_texts(pairs=3), build("llama", "attention")
     ids, length = texts[3]
     texts[3] = ([ids[0] % 96 + 1, *ids[1:]], length)
     expected = results(model, padded_inputs(texts))
@@ -202,7 +166,7 @@ def test_texts_whose_prompts_differ_share_nothing():
 
 
 def test_what_another_group_or_padding_holds_does_not_matter():
-    texts, model = draw(pairs=4), build("gemma3", None)
+    texts, model = draw_texts(pairs=4), build("gemma3", None)
     share_prefixes(model)
     inputs = packed_inputs(texts, budget=70)
     with torch.no_grad():
@@ -239,7 +203,7 @@ def test_varlen_pieces_give_the_rewards_and_gradients_of_padded_rows(name, monke
     """All but the kernel, which is CUDA's."""
     monkeypatch.setattr(shared_prefix, "flash_attention", piece_by_piece)
     monkeypatch.setattr(shared_prefix, "HALF", (torch.float32,))
-    texts, model = draw(), build(name, "last")
+    texts, model = draw_texts(), build(name, "last")
     texts[0] = (texts[0][0][: texts[0][1]], texts[0][1])  # a response without tokens
     expected = results(model, padded_inputs(texts))
     share_prefixes(model)
@@ -250,7 +214,7 @@ def test_varlen_pieces_give_the_rewards_and_gradients_of_padded_rows(name, monke
 
 def test_attention_takes_what_autocast_leaves(monkeypatch):
     """Qwen3's norms make float32 queries and keys beside bfloat16 values; FlashAttention takes one precision."""
-    texts, model = draw(), build("qwen3", None)
+    texts, model = draw_texts(), build("qwen3", None)
     share_prefixes(model)
     groups, order = by_prompt(texts)
     seen = set()
@@ -271,7 +235,7 @@ def test_attention_takes_what_autocast_leaves(monkeypatch):
 @pytest.mark.slow
 def test_the_block_mask_compiles():
     """FlexAttention's compiler takes no mask that is changed in place; forward, on the CPU."""
-    texts, model = draw(), build("qwen3", None)
+    texts, model = draw_texts(), build("qwen3", None)
     share_prefixes(model)
     groups, order = by_prompt(texts)
     with torch.no_grad():
@@ -284,7 +248,7 @@ def test_the_block_mask_compiles():
 def test_the_three_forms_of_a_mask_agree():
     """Group by group, one product with a 4D mask, and FlexAttention (forward, on the CPU) with a block mask."""
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
-    texts = draw(pairs=4, seed=3)
+    texts = draw_texts(pairs=4, seed=3)
     inputs = packed_inputs(texts, budget=80)
     layout = inputs["layout"]
     torch.manual_seed(0)
@@ -305,7 +269,7 @@ def test_the_three_forms_of_a_mask_agree():
 @pytest.mark.parametrize("seed", range(20))
 def test_every_text_is_in_a_packed_batch_exactly_once(seed):
     rng = np.random.default_rng(seed)
-    texts = draw(pairs=int(rng.integers(1, 12)), seed=seed)
+    texts = draw_texts(pairs=int(rng.integers(1, 12)), seed=seed)
     budget = [None, 1, 40, 100][seed % 4]
     groups, order = by_prompt(texts)
     batch = pack(groups, PAD, budget, order)
@@ -392,7 +356,7 @@ def test_a_model_that_cannot_share_says_why():
 
 
 def test_a_copy_computes_with_its_own_weights():
-    texts, model = draw(), build("llama", None)
+    texts, model = draw_texts(), build("llama", None)
     share_prefixes(model)
     with torch.no_grad():
         before = model(**packed_inputs(texts)).logits

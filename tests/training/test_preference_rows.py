@@ -38,15 +38,30 @@ def test_a_batch_is_the_first_texts_then_the_second_with_labels_on_responses_alo
     assert batch["attention_mask"].tolist()[0] == [1, 1, 1, 1, 0]
     assert batch["labels"].tolist()[0] == [-100, -100, 110, 1, -100]
     assert batch["labels"].tolist()[3] == [-100, -100, 211, 211, 1]
-    assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+    assert batch["response_mask"].sum(1).tolist() == [2, 2, 3, 3]
 
 
-def test_a_pad_token_inside_a_response_is_still_learnt():
+def test_a_packed_batch_has_each_prompt_once():
+    rows = paired_rows(make_pairs(2))
+    batch = RowCollator(pad_token_id=0, kernel="groups")([rows[0], rows[1]])
+    # the prompt's last token begins each of its responses
+    assert batch["input_ids"].tolist() == [[10, 10, 110, 1, 10, 210, 210, 1, 11, 11, 111, 1, 11, 211, 211, 1]]
+    assert batch["response_mask"].sum(1).tolist() == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("kernel", [None, "groups"])
+def test_texts_without_gradient_are_a_batch_of_their_own(kernel):
+    rows = paired_rows(make_pairs(2))
+    batch = RowCollator(pad_token_id=0, kernel=kernel, apart=True)([rows[0], rows[1]])
+    assert batch["response_mask"].sum(1).tolist() == [2, 2]
+    assert batch["second"]["response_mask"].sum(1).tolist() == [3, 3]
+
+
+def test_references_and_labels_stand_beside_the_texts():
     row = {"first_ids": [5, 0, 1], "second_ids": [5, 6, 1], "prompt_length": 1, "first_reference": -2.0}
-    batch = RowCollator(pad_token_id=0)([row | {"second_reference": -3.0}])
-    assert batch["labels"].tolist()[0] == [-100, 0, 1]
-    assert batch["attention_mask"].tolist()[0] == [1, 1, 1]
+    batch = RowCollator(pad_token_id=0)([row | {"second_reference": -3.0, "desirable": True}])
     assert torch.equal(batch["second_reference"], torch.tensor([-3.0]))
+    assert torch.equal(batch["desirable"], torch.tensor([True]))
 
 
 def test_kto_mixes_both_kinds_and_mismatches_within_a_batch():

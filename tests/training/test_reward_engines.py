@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from trl import RewardConfig, RewardTrainer
 
 from vrm.config import Lora, RewardTraining, Variant
+from vrm.training.engine import KERNELS
 from vrm.training.pairs import PackedPairCollator, PairCollator
-from vrm.training.reward import KERNELS, RewardJob, make_trainer, train_reward_model
+from vrm.training.reward import RewardJob, make_trainer, train_reward_model
 
 ASPECTS = ["clarity", "accuracy", "candour"]
 TRAINING = RewardTraining(

@@ -81,6 +81,7 @@ rule sft:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    priority: 1
     resources:
         **get_placement(CONFIG.policy.training, "sft"),
         gpu=get_gpus("sft"),
@@ -240,6 +241,7 @@ rule train_ppo:
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
+    priority: 1
     resources:
         **get_placement(CONFIG.policy.training, "train_ppo"),
         gpu=get_gpus("train_ppo"),

@@ -246,7 +246,8 @@ def _named(job: Job, name: str, *needs: str) -> Job:
 
 
 def _precision(training: Optimisation, lora: Lora | None = None) -> Precision:
-    return Precision(training.bf16, lora, training.gradient_checkpointing, memory.MOMENTS[training.optimizer])
+    moments, by_group = memory.MOMENTS[training.optimizer], training.engine == "shared"
+    return Precision(training.bf16, lora, training.gradient_checkpointing, moments, by_group)
 
 
 def _job(stage: str, shape: Shape, needed: Memory, hours: float, disk: float = 0.0, working: float = 0.0) -> Job:
@@ -311,7 +312,7 @@ def _train_reward(setting: Setting, base: str, method: str) -> Job:
     names = [method] if method else reward.run
     training = max((reward.training_of(name) for name in names), key=lambda own: own.epochs)
     length = setting.text_length(training)
-    precision = replace(_precision(training, training.lora), by_group=training.engine == "shared")
+    precision = _precision(training, training.lora)
     a_token = time.forward_operations(shape, length, head=False)
     texts = 2 * setting.pairs(training) * training.epochs * time.passes(precision)
     texts += 4 * training.evaluations * training.evaluation_pairs
@@ -361,6 +362,8 @@ def _tuning(
     """A training on `texts` texts in all, and `extra` forward passes over texts."""
     shape = shape_of(setting.policy(base))
     precision, length = _precision(training, lora), setting.text_length(training)
+    if stage == "sft":  # TRL pads
+        precision = replace(precision, by_group=False)
     operations = (texts * time.passes(precision) + extra) * length * time.forward_operations(shape, length)
     # of a pair or, in KTO, a text and the mismatched one; the latter carries no gradient, and less memory than this
     rows = training.batch_size * (1 if stage == "sft" else 2)
