@@ -78,10 +78,10 @@ rule sft:
         "results/{run}/logs/sft/{base}.seed{seed}.log",
     benchmark:
         "results/{run}/benchmarks/sft/{base}.seed{seed}.tsv"
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
-    priority: 1
     resources:
         **get_placement(CONFIG.policy.training, "sft"),
         gpu=get_gpus("sft"),
@@ -238,10 +238,10 @@ rule train_ppo:
         "results/{run}/benchmarks/train_ppo/{base}.{method}.seed{seed}.tsv"
     wildcard_constraints:
         method=PPO,
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
-    priority: 1
     resources:
         **get_placement(CONFIG.policy.training, "train_ppo"),
         gpu=get_gpus("train_ppo"),

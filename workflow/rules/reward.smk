@@ -157,8 +157,12 @@ def get_reward_files(name, variants=None):
 
 def get_reward_priority(wildcards):
     """What PPO waits for goes first, as a run ends with its longest trainings."""
-    paid_by = {CONFIG.policy.methods[name].reward for name in CONFIG.policy.trained("ppo")}
-    return int(wildcards.variant in paid_by and int(wildcards.seed) in CONFIG.policy.seeds)
+    paid_by = {
+        CONFIG.policy.methods[name].reward for name in CONFIG.policy.trained("ppo")
+    }
+    return int(
+        wildcards.variant in paid_by and int(wildcards.seed) in CONFIG.policy.seeds
+    )
 
 
 rule train_reward:
@@ -176,10 +180,10 @@ rule train_reward:
         "results/{run}/logs/train_reward/{variant}.seed{seed}.log",
     benchmark:
         "results/{run}/benchmarks/train_reward/{variant}.seed{seed}.tsv"
+    priority: get_reward_priority
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
-    priority: get_reward_priority
     resources:
         **get_placement(CONFIG.reward.training, "train_reward"),
         gpu=get_gpus("train_reward"),
