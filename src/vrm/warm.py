@@ -345,6 +345,12 @@ def _pipe(reads: bool) -> tuple[int, IO[bytes]]:
 # ---- the server ----
 
 
+def _log(line: Mapping[str, object]) -> None:
+    """Write a line of the log at once: where output is unbuffered, `print` writes its end later than its text, and the
+    lines of two jobs that end together become one."""
+    os.write(sys.stdout.fileno(), (json.dumps(line) + "\n").encode())
+
+
 def _serve(address: Path, listener: socket.socket, parent: int) -> str | None:
     """Accept commands until `parent` is gone; returns in a job alone, which then is like a fresh `python -m vrm`.
 
@@ -395,7 +401,7 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> str | None:
     address.parent.rmdir()
     for pid in supervisors:
         os.waitpid(pid, 0)
-    print(json.dumps({"server": round(time.process_time(), 2)}), flush=True)
+    _log({"server": round(time.process_time(), 2)})
     os._exit(0)
 
 
@@ -408,7 +414,7 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
     differs += [] if THREADS[0] in job["environment"] else [THREADS[0]]
     differs += [] if _sources() == sources else ["sources"]
     if differs:
-        print(json.dumps({"plain": job["arguments"][1:2], "differs": differs}), flush=True)
+        _log({"plain": job["arguments"][1:2], "differs": differs})
         return False
     for name in TABLES:
         importlib.import_module(name)
@@ -503,7 +509,7 @@ def _supervise(connection: socket.socket, job: Mapping[str, Any], streams: list[
         "processor_seconds": round(used.ru_utime + used.ru_stime, 2),
         "max_rss_mib": used.ru_maxrss // 1024,
     }
-    print(json.dumps(line), flush=True)
+    _log(line)
     try:
         connection.send(os.waitstatus_to_exitcode(status).to_bytes(4, signed=True))
     finally:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, draw_texts
+from small_models import FAMILIES, draw_texts
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, set_seed
 from trl.trainer import utils
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, PAD, SIZES, WINDOW, draw_texts
+from small_models import FAMILIES, PAD, SIZES, WINDOW, draw_texts
 from transformers import AutoModelForSequenceClassification, Gemma3TextConfig, GPT2Config, set_seed
 
 from vrm.config.reward import BASELINES
