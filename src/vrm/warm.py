@@ -423,6 +423,9 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
     is_figure = command is not None and command.name == "figure"
     for name in (*(MODELS if command and command.models else ()), *(DRAWING if is_figure else ())):
         importlib.import_module(name)
+    if command and command.models:
+        # transformers makes its rules of reading checkpoints when it reads the first one: 0.1 s of every job
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("")
     if "alpaca_eval" in job["arguments"] and command and command.name in ("judge", "judged-scores"):
         with sys.modules["vrm.judged.alpaca_eval"].package():  # which undoes what that import does to a process
             pass

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from vrm import RewardModel
 from vrm.cli import main
+from vrm.models.text import TextEncoder
 from vrm.records import read_jsonl, read_pairs
 
 
@@ -93,6 +94,21 @@ def test_an_outside_model_is_a_row_of_table_2(config, classifiers, toy_pairs, tm
     assert record["theirs"]["files"].keys() >= {"model.safetensors", "config.json", "tokenizer.json"}
 
 
+def test_sets_that_are_tokenised_once_have_the_same_scores(
+    config, classifiers, tiny_backbone, toy_pairs, tmp_path, monkeypatch
+):
+    sets, texts = tmp_path / "uf_c.jsonl", tmp_path / "texts.parquet"
+    sets.write_bytes((toy_pairs / "train.jsonl").read_bytes())
+    common = ("--config", config, "--sets", sets, "--pairs", toy_pairs)
+    score = ("score-reward", *common, "--model", classifiers["rm"], "--out")
+    run(*score, tmp_path / "once" / "scores.csv")
+    run("tokenise-sets", *common, "--backbone", tiny_backbone, "--out", texts)
+    monkeypatch.setattr(TextEncoder, "try_encode", None)  # nothing is tokenised anew
+    run(*score, tmp_path / "again" / "scores.csv", "--texts", texts)
+    for name in ("scores.csv", "validation.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
+
+
 def test_an_outside_model_pays_ppo_and_best_of_n(config, classifiers, tiny_backbone, toy_pairs, tmp_path):
     common = ("--config", config, "--base", "tiny", "--policy", tiny_backbone, "--pairs", toy_pairs)
     out, checkpoints = tmp_path / "ppo", tmp_path / "checkpoints"
@@ -113,6 +129,7 @@ def test_an_outside_model_pays_ppo_and_best_of_n(config, classifiers, tiny_backb
     [
         ("score-reward --sets x --pairs x --out x", "give --model"),
         ("score-reward --sets x --pairs x --out x --outside their", "known are: theirs"),
+        ("score-reward --sets x --pairs x --out x --outside theirs --texts x", "--texts"),
         (
             "train-ppo --base tiny --method ppo --policy x --pairs x --checkpoints x --out x --model x",
             "leave --model out",

@@ -9,13 +9,16 @@ import torch
 from torch.distributions import Dirichlet, kl_divergence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from vrm.config import RewardTraining
 from vrm.evaluation.bound import BoundJob, _kl, _risk, pac_bayes
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl
 from vrm.models.scoring import load_reward_model, pad_batch
 from vrm.models.templates import generation_prompt_ids
+from vrm.models.text import TextEncoder
 from vrm.models.vrm import Decoded, VrmForSequenceClassification
 from vrm.records import RecordError, read_pairs, write_jsonl
 from vrm.statistics.pac_bayes import mcallester_bound
+from vrm.training.pairs import write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,16 @@ def test_kls_are_sums_over_pairs_of_those_that_training_pays(model_dir, toy_pair
         kl_z += gaussian_kl(out.mu, out.log_variance).sum().item()
     assert terms["kl_w"] == pytest.approx(kl_w, rel=1e-4)
     assert terms["kl_z"] == pytest.approx(kl_z, rel=1e-4)
+
+
+def test_with_the_trainings_token_ids_it_is_the_same_and_nothing_is_tokenised(
+    tiny_backbone, model_dir, toy_pairs, terms, tmp_path, monkeypatch
+):
+    limits = RewardTraining(max_prompt_length=64, max_length=128)
+    write_tokens(str(tiny_backbone), None, None, limits, toy_pairs, tmp_path)
+    monkeypatch.setattr(TextEncoder, "try_encode", None)
+    again = measure(model_dir, toy_pairs, tmp_path, tokens=tmp_path)
+    assert again.to_dict() == terms.to_dict()
 
 
 def test_kls_of_large_concentrations_are_those_of_float64():

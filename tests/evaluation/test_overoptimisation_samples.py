@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from vrm.config import BestOfN, Generation
 from vrm.evaluation.overoptimisation import BestOfNJob, sample_best_of_n
 from vrm.models.scoring import load_reward_model
+from vrm.models.text import TextEncoder
 from vrm.models.vrm import VrmForSequenceClassification
 from vrm.records import read_jsonl, read_pairs
 
@@ -66,6 +67,18 @@ def test_every_prompt_is_answered_equally_often_and_scored_by_each_model(job, re
     for name, path in rewards.items():
         expected = load_reward_model(path).score([r["prompt"] for r in rows], [r["response"] for r in rows]).mean
         np.testing.assert_allclose([row["rewards"][name] for row in rows], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reward_models_of_one_backbone_have_the_answers_encoded_once(job, monkeypatch):
+    expected, encode, sizes = sampled(job), TextEncoder.try_encode, []
+
+    def counted(self, prompts, responses):
+        sizes.append(len(prompts))
+        return encode(self, prompts, responses)
+
+    monkeypatch.setattr(TextEncoder, "try_encode", counted)
+    assert sampled(job) == expected
+    assert sizes == [len(expected)]
 
 
 def test_what_is_cut_is_said(job, rewards, tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_rows_counts_and_what_is_said_are_those_of_the_pairs_that_are_used(
     encoder = TextEncoder(tokenizer(tiny_backbone), 64, 96)
     expected, counts = tokenise_split(path, encoder, variant, most)
     said = capsys.readouterr().err
-    found, read = read_split(path, tokens, encoder, str(tiny_backbone), None, variant, most)
+    found, read = read_split(path, tokens, encoder, variant, most)
     assert found.to_list() == expected.to_list()
     assert (read, capsys.readouterr().err) == (counts, said)
     assert counts | encoder.truncation.as_dict() == counts
@@ -107,7 +107,7 @@ def test_where_every_pair_is_refused_it_is_the_same_error(tiny_backbone, pairs, 
     write_tokens(str(tiny_backbone), None, STRICT, TRAINING, tmp_path, tmp_path)
     encoder = TextEncoder(tokenizer(tiny_backbone), 64, 96)
     with pytest.raises(Unrenderable, match="no system turn"):
-        read_split(tmp_path / "train.jsonl", tmp_path, encoder, str(tiny_backbone), None, SCALAR)
+        read_split(tmp_path / "train.jsonl", tmp_path, encoder, SCALAR)
 
 
 def test_tokens_of_something_else_are_refused_and_it_is_said_what_differs(tiny_backbone, pairs, tokens, tmp_path):
@@ -120,7 +120,7 @@ def test_tokens_of_something_else_are_refused_and_it_is_said_what_differs(tiny_b
 
     def read(directory=pairs, template=STRICT, limits=(64, 96), model=tiny_backbone):
         encoder = TextEncoder(tokenizer(model, template), *limits)
-        return read_split(directory / "train.jsonl", tokens, encoder, str(model), None, SCALAR)
+        return read_split(directory / "train.jsonl", tokens, encoder, SCALAR)
 
     read()
     for named, changed in {
@@ -128,7 +128,7 @@ def test_tokens_of_something_else_are_refused_and_it_is_said_what_differs(tiny_b
         "chat_template": {"template": CHATML},
         "max_prompt_length": {"limits": (60, 96)},
         "max_length was 96, is 90": {"limits": (64, 90)},
-        "tokenizer.json": {"model": backbone},
+        "tokenizer was": {"model": backbone},
     }.items():
         with pytest.raises(RecordError, match=f"train.parquet.*{named}.*vrm tokenise"):
             read(**changed)
@@ -140,7 +140,7 @@ def test_where_the_backbone_lies_and_how_many_processes_read_makes_no_difference
     moved = shutil.copytree(tiny_backbone, tmp_path / "moved")
     monkeypatch.setenv("WORLD_SIZE", "2")
     encoder = TextEncoder(tokenizer(moved), 64, 96)
-    read_split(pairs / "train.jsonl", tokens, encoder, str(moved), None, SCALAR)
+    read_split(pairs / "train.jsonl", tokens, encoder, SCALAR)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no Parquet"], ids=["missing", "empty", "damaged"])

@@ -27,7 +27,7 @@ def test_features_are_computed_once_a_set_for_all_heads(tmp_path):
     heads = 5 * len(yaml.safe_load((PRESETS / "laptop.yaml").read_text())["reward"]["run"])
     assert (found["fetch_backbone"], found["features"]) == (1, 3)  # of training, validation and held-out pairs
     assert (found["train_reward"], found["score"]) == (heads, heads)
-    assert not {"backbone", "tokenise"} & found.keys()
+    assert not {"backbone", "tokenise", "tokenise_sets"} & found.keys()
 
 
 def test_every_head_and_every_score_reads_them(tmp_path):

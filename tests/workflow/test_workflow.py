@@ -23,7 +23,7 @@ from vrm.reporting.registry import FIGURES, TABLES
 def test_the_default_plans_the_papers_grid(tmp_path):
     jobs = planned(snakemake("-n", directory=tmp_path))
     assert jobs["train_reward"] == jobs["score"] == 13 * 3
-    assert jobs["tokenise"] == 1
+    assert jobs["tokenise"] == jobs["tokenise_sets"] == 1
     assert (jobs["figure"], jobs["schematic"], jobs["table"], jobs["world"]) == (9, 2, 11, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
@@ -152,6 +152,7 @@ def test_smoke_leaves_provenance_beside_every_result(smoke):
         "data/make-pairs",
         "backbone/backbone",
         "data/tokens/tokenise",
+        "evaluation/texts",
         "policy/qwen3/sft/seed1/sft",
         "policy/qwen3/kto/seed1/train-preference",
         "policy/qwen2_5/ppo_vrm/seed1/train-ppo",
@@ -331,7 +332,7 @@ def test_answers_that_two_jobs_share_are_the_bytes_of_one(smoke, tmp_path):
         ("report={level: 0.9}", {"table", "figure"}, {"train_reward", "score"}),
         ("reward={variants: {rm: {label: Plain RM}}}", {"table"}, {"train_reward", "score", "world"}),
         ("reward={variants: {vrm: {beta_z: 0.5}}}", {"train_reward", "score", "table"}, {"backbone", "tokenise"}),
-        ("data={pairing: best_vs_worst}", {"make_pairs", "tokenise", "train_reward"}, {"world"}),
+        ("data={pairing: best_vs_worst}", {"make_pairs", "tokenise", "tokenise_sets", "train_reward"}, {"world"}),
         ("world={seed: 7}", {"world"}, set()),
         ("policy={ppo: {kl_coefficient: 0.1}}", {"train_ppo", "gold"}, {"train_preference", "sft", "best_of_n"}),
         ("policy={methods: {dpo: {label: Direct}}}", {"table"}, {"train_preference", "score_policy"}),

@@ -33,6 +33,43 @@ def get_evaluation_features(wildcards):
     ]
 
 
+def get_texts(wildcards):
+    """All texts that reward models are measured on as token ids; none where the backbone is frozen."""
+    if CONFIG.backbone.freeze:
+        return []
+    return f"results/{wildcards.run}/evaluation/texts.parquet"
+
+
+def get_texts_option(wildcards, input):
+    """The command's option, where there is such a file."""
+    return f"--texts {input.texts}" if input.texts else ""
+
+
+# Once for all reward models, which read the same texts.
+rule tokenise_sets:
+    input:
+        validation="results/{run}/data/pairs/validation.jsonl",
+        sets=collect(
+            "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
+        ),
+        backbone=get_created_backbone,
+    output:
+        "results/{run}/evaluation/texts.parquet",
+    log:
+        "results/{run}/logs/tokenise_sets.log",
+    benchmark:
+        "results/{run}/benchmarks/tokenise_sets.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=depends_on(dependencies.tokenise),
+        backbone=get_backbone,
+        pairs=lambda wildcards, input: Path(input.validation).parent,
+    shell:
+        "python -m vrm tokenise-sets --config results/{wildcards.run}/config.yaml --backbone {params.backbone:q}"
+        " --sets {input.sets} --pairs {params.pairs} --out {output} > {log} 2>&1"
+
+
 rule score:
     input:
         model="results/{run}/reward/{variant}/seed{seed}/model",
@@ -42,6 +79,7 @@ rule score:
             "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
         ),
         features=get_evaluation_features,
+        texts=get_texts,
     output:
         scores="results/{run}/reward/{variant}/seed{seed}/scores.csv",
         validation="results/{run}/reward/{variant}/seed{seed}/validation.csv",
@@ -61,9 +99,10 @@ rule score:
         scorer=lambda wildcards, input: f"--model {input.model} --seed {wildcards.seed}",
         train=lambda wildcards, input: Path(input.train).parent,
         features=get_features_option,
+        texts=get_texts_option,
     shell:
         "python -m vrm score-reward --config results/{wildcards.run}/config.yaml {params.scorer} --sets {input.sets}"
-        " --pairs {params.train} {params.features} --out {output.scores} > {log} 2>&1"
+        " --pairs {params.train} {params.features} {params.texts} --out {output.scores} > {log} 2>&1"
 
 
 def get_outside_directory(name):
@@ -101,6 +140,7 @@ use rule score as score_outside with:
         scorer="--outside {outside}",
         train=lambda wildcards, input: Path(input.train).parent,
         features="",
+        texts="",
 
 
 # Every term of Theorem 5.1, on the pairs that the model was trained on.
@@ -109,6 +149,7 @@ rule pac_bayes:
         model="results/{run}/reward/{variant}/seed{seed}/model",
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
+        tokens=get_tokens,
     output:
         "results/{run}/reward/{variant}/seed{seed}/pac_bayes.csv",
     log:
@@ -125,9 +166,10 @@ rule pac_bayes:
     params:
         settings=depends_on(dependencies.pac_bayes),
         pairs=lambda wildcards, input: Path(input.train).parent,
+        tokens=get_tokens_option,
     shell:
         "python -m vrm pac-bayes --config results/{wildcards.run}/config.yaml --model {input.model}"
-        " --pairs {params.pairs} --seed {wildcards.seed} --out {output} > {log} 2>&1"
+        " --pairs {params.pairs} {params.tokens} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
 # A policy as a scorer: its implicit reward, or its own where it has no reference.

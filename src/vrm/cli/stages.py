@@ -48,6 +48,7 @@ Outside = Annotated[str | None, Option("instead of --model: a key of reward.outs
 Sets = Annotated[list[Path], Option("files of evaluation sets")]
 JudgedSets = Annotated[list[Path], Option("directories that `vrm benchmark-set` filled")]
 Tokens = Annotated[Path | None, Option("directory that `vrm tokenise` filled; without it, pairs are tokenised anew")]
+Texts = Annotated[Path | None, Option("file that `vrm tokenise-sets` wrote; without it, texts are tokenised anew")]
 FeatureFiles = Annotated[list[Path], Option("directories that `vrm features` filled, of a frozen backbone")]
 Results = Annotated[Path, Option("results/<run>")]
 
@@ -184,6 +185,25 @@ def tokenise(config: ConfigFiles, backbone: Backbone, pairs: Pairs, out: Fill) -
 
 
 @stage(
+    "vrm tokenise-sets --config config.yaml --backbone results/demo/backbone --pairs results/demo/data/pairs \\\n"
+    "  --sets results/demo/evaluation/sets/reward_bench.jsonl --out results/demo/evaluation/texts.parquet",
+    models=True,
+)
+def tokenise_sets(
+    config: ConfigFiles,
+    backbone: Backbone,
+    sets: Sets,
+    pairs: Pairs,
+    out: Annotated[Path, Option("the Parquet file to write")],
+) -> None:
+    """Tokenise evaluation sets and validation pairs once for all reward models of a backbone."""
+    from vrm.evaluation.score_sets import tokenise_sets
+
+    settings = _load(config)
+    tokenise_sets(backbone, settings.backbone, settings.reward.training, [*sets, pairs / "validation.jsonl"], out)
+
+
+@stage(
     "vrm train-reward --config config.yaml --variant vrm --seed 1 --backbone results/demo/backbone \\\n"
     "  --pairs results/demo/data/pairs --checkpoints /tmp/vrm --out results/demo/reward/vrm/seed1",
     models=True,
@@ -232,7 +252,9 @@ def train_reward(
     "  --pairs results/demo/data/pairs --out pac_bayes.csv",
     models=True,
 )
-def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, seed: Seed = 0) -> None:
+def pac_bayes(
+    config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, seed: Seed = 0, tokens: Tokens = None
+) -> None:
     """Compute every term of Theorem 5.1 on a trained VRM."""
     from vrm.evaluation.bound import BoundJob, pac_bayes
 
@@ -247,6 +269,7 @@ def pac_bayes(config: ConfigFiles, model: TrainedModel, pairs: Pairs, out: Csv, 
             max_length=reward.training.max_length,
             batch_size=reward.scoring_batch_size,
             trained_on=reward.training.pairs,
+            tokens=tokens,
         )
     )
 
@@ -265,11 +288,14 @@ def score_reward(
     model: TrainedHere = None,
     outside: Outside = None,
     features: FeatureFiles = (),
+    texts: Texts = None,
     seed: Seed = 0,
 ) -> None:
     """Score every evaluation set with a reward model."""
     if (model is None) == (outside is None):
         raise config_error("give --model DIRECTORY, or --outside NAME for one that was not trained here")
+    if texts and (features or outside):
+        raise config_error("--texts: the token ids of models that were trained here, and none of a frozen backbone's")
     reward = _load(config).reward
     options = {
         "batch_size": reward.scoring_batch_size,
@@ -286,7 +312,7 @@ def score_reward(
     if entry is not None:
         scorer = load_outside(entry, **options)
     else:
-        scorer = load_reward_model(model, **limits, **options, features=features)
+        scorer = load_reward_model(model, **limits, **options, features=features, texts=texts)
     sources = {path.stem: path for path in sets}
     score_sets(scorer, sources, pairs / "train.jsonl", out, validation=pairs / "validation.jsonl")
 

@@ -145,7 +145,7 @@ def features(config: Config) -> dict[str, Any]:
 
 
 def tokenise(config: Config) -> dict[str, Any]:
-    """Token ids of the pairs that reward models are trained on."""
+    """Token ids of the pairs that reward models are trained on, and of those that they are measured on."""
     keys = ("path", "revision", "chat_template")
     return _of(config, *(f"backbone.{key}" for key in keys)) | _lengths(config.reward.training)
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from vrm.models.latents import Posterior, dirichlet_kl, gaussian_kl, sample_dirichlet, sample_gaussian
 from vrm.models.scoring import HuggingFaceRewardModel, load_reward_model
-from vrm.models.text import TokenisedText
+from vrm.models.text import TextEncoder, TokenisedText
 from vrm.models.vrm import VrmForSequenceClassification, VrmHead
 from vrm.records import RecordError, read_pairs
 from vrm.runfiles import BOUND_TERMS, PAC_BAYES
 from vrm.statistics.pac_bayes import largest_kl, mcallester_bound
-from vrm.training.pairs import TokenisedPair, tokenise_pairs
+from vrm.training.pairs import read_texts, tokenise_pairs
 from vrm.watch import watched
 
 SAMPLES = 64
@@ -55,6 +55,7 @@ class BoundJob:
         max_prompt_length, max_length: limits in tokens; None takes those that the model was trained with.
         batch_size: texts a forward pass; changes nothing.
         trained_on: how many of the training pairs, the first ones; None: all.
+        tokens: directory that `vrm tokenise` has filled from `pairs`; None: they are tokenised here.
     """
 
     model: Path
@@ -68,6 +69,7 @@ class BoundJob:
     max_length: int | None = None
     batch_size: int = 64
     trained_on: int | None = None
+    tokens: Path | None = None
 
 
 def pac_bayes(job: BoundJob) -> pd.DataFrame:
@@ -86,8 +88,8 @@ def pac_bayes(job: BoundJob) -> pd.DataFrame:
     model = load_reward_model(job.model, **limits, batch_size=job.batch_size)
     if not isinstance(model.model, VrmForSequenceClassification):
         raise RecordError(f"{job.model}: a scalar reward model has no latents, and so no term of the bound")
-    training = _encode(model, job.pairs / "train.jsonl", job.trained_on)
-    validation = _encode(model, job.pairs / f"{job.held_out}.jsonl")
+    training = _encode(model, _texts(job, model.encoder, "train", job.trained_on))
+    validation = _encode(model, _texts(job, model.encoder, job.held_out))
     kl_w, kl_z = _kl(training, model.model.prior().cpu())
     n, risk = len(training[0].alpha), _risk(model.model.head, training, job.samples, job.seed)
     bound = mcallester_bound(risk, kl_w + kl_z, n, job.delta)
@@ -114,10 +116,20 @@ def pac_bayes(job: BoundJob) -> pd.DataFrame:
     return table
 
 
-def _encode(model: HuggingFaceRewardModel, path: Path, most: int | None = None) -> Pairs:
-    """Posteriors of the pairs of a file, or of the first ones, in its order."""
-    pairs, _ = tokenise_pairs(read_pairs(path)[:most], model.encoder, path, "reward.training.max_length")
-    order = np.argsort([len(pair.chosen.ids) + len(pair.rejected.ids) for pair in pairs], kind="stable")
+def _texts(
+    job: BoundJob, encoder: TextEncoder, split: str, most: int | None = None
+) -> list[tuple[TokenisedText, TokenisedText]]:
+    """Chosen and rejected texts of a split's pairs, or of the first ones, in the order of the file."""
+    path = job.pairs / f"{split}.jsonl"
+    if job.tokens is not None:
+        return read_texts(path, job.tokens, encoder, most)
+    pairs, _ = tokenise_pairs(read_pairs(path)[:most], encoder, path, "reward.training.max_length")
+    return [(pair.chosen, pair.rejected) for pair in pairs]
+
+
+def _encode(model: HuggingFaceRewardModel, pairs: list[tuple[TokenisedText, TokenisedText]]) -> Pairs:
+    """Posteriors of the pairs, in their order."""
+    order = np.argsort([len(chosen.ids) + len(rejected.ids) for chosen, rejected in pairs], kind="stable")
     parts = []
     with torch.inference_mode():
         size = max(1, model.batch_size // 2)
@@ -128,9 +140,9 @@ def _encode(model: HuggingFaceRewardModel, path: Path, most: int | None = None) 
     return chosen, rejected
 
 
-def _encode_batch(model: HuggingFaceRewardModel, pairs: list[TokenisedPair]) -> Pairs:
+def _encode_batch(model: HuggingFaceRewardModel, pairs: list[tuple[TokenisedText, TokenisedText]]) -> Pairs:
     """Posteriors of B pairs; rows are B chosen texts, then B rejected ones, as in training."""
-    texts: list[TokenisedText] = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
+    texts = [pair[side] for side in range(2) for pair in pairs]
     return model.model(**model.inputs(texts)).posterior.cpu().halves()
 
 

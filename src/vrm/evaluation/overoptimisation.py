@@ -154,6 +154,7 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     """Answer the first prompts, in the order of their ids, many times; write one row an answer, see docs/files.md."""
     from transformers import AutoTokenizer
 
+    from vrm.models.known_texts import KnownTexts, made_with
     from vrm.models.scoring import load_outside, load_reward_model
     from vrm.models.templates import read_template
     from vrm.models.text import TextEncoder, prepare_tokenizer
@@ -168,10 +169,12 @@ def sample_best_of_n(job: BestOfNJob) -> None:
     rows = _answers(job, tokenizer, asked)
     prompts, texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     print(f"{len(rows)} answers to {len(questions)} prompts, {encoder.truncation.prompts_cut} of which were cut")
+    encoders: dict[str, KnownTexts] = {}  # models of one backbone read the same token ids
     for variant, source in job.rewards.items():
         load = load_outside if isinstance(source, OutsideModel) else load_reward_model
         part = "rated" if variant.endswith(RATED) else "full"
         model = load(source, batch_size=job.scoring_batch_size, progress=True, reward=part)
+        model.encoder = encoders.setdefault(repr(made_with(model.encoder)), KnownTexts.of(model.encoder))
         output = model.score(prompts, texts)
         print(f"{variant} had to cut {output.truncated.sum()} of the texts before it scored them")
         for row, reward, cut in zip(rows, output.mean.tolist(), output.truncated.tolist(), strict=True):

@@ -13,17 +13,44 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vrm.config import BackboneConfig, RewardTraining
 from vrm.data.preference_sets import training_prompt_ids
 from vrm.evaluation.accuracy import length_correlation
 from vrm.evaluation.calibration import pair_probability
 from vrm.models.base import RewardModel, RewardOutput
+from vrm.models.checks import checked_tokenizer
+from vrm.models.known_texts import write_texts
 from vrm.models.templates import Unrenderable, left_out
+from vrm.models.text import TextEncoder
 from vrm.records import PreferencePair, read_pairs, write_jsonl
 from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
 from vrm.training.symptoms import LENGTH_CORRELATION, say_symptoms
 
 VALIDATION = ""
 """Stands for the validation pairs among names of evaluation sets, none of which is empty."""
+
+
+def tokenise_sets(
+    backbone: str, settings: BackboneConfig, training: RewardTraining, sets: Sequence[Path], out: Path
+) -> None:
+    """Write the token ids of all texts of some files of pairs, once for all models of a backbone.
+
+    Args:
+        backbone: directory or hub id of a causal LM.
+        settings: its revision and chat template.
+        training: limits in tokens.
+        sets: files of `PreferencePair`s.
+        out: the Parquet file, `vrm.models.known_texts.TEXTS`.
+
+    Raises:
+        ConfigError, RecordError: the backbone or the pairs can't be used.
+    """
+    limit, template = training.max_length, settings.chat_template
+    tokenizer = checked_tokenizer(backbone, max_length=limit, revision=settings.revision, chat_template=template)
+    pairs = [pair for path in sets for pair in read_pairs(path)]
+    texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    found = write_texts(TextEncoder(tokenizer, training.max_prompt_length, limit), texts, out)
+    print(f"{out}: {len(pairs)} pairs, {found.truncation.as_dict()}")
 
 
 def score_sets(

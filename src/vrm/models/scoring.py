@@ -35,6 +35,7 @@ from vrm.models.baseline_heads import BaselineForSequenceClassification, Baselin
 from vrm.models.checks import checked_config, checked_tokenizer, positions_of
 from vrm.models.feature_files import StoredEncoder, StoredFeatures, features_of
 from vrm.models.features import FeatureModel, FeatureTable
+from vrm.models.known_texts import read_texts
 from vrm.models.latents import dirichlet_mean
 from vrm.models.shared_prefix import by_prompt, pack, passes, share_prefixes, shares_prefixes, unsupported
 from vrm.models.templates import read_template
@@ -317,6 +318,7 @@ def load_reward_model(
     max_prompt_length: int | None = None,
     max_length: int | None = None,
     features: Sequence[Path] = (),
+    texts: Path | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
@@ -334,6 +336,7 @@ def load_reward_model(
             for a model that does not say, or what it has positions for.
         features: directories that `vrm features` made of all texts to score, for a model on a frozen backbone; it then
             scores these texts alone, at once.
+        texts: file that `vrm tokenise-sets` made, of texts that need not be encoded anew; others can be scored, too.
         dtype: of the weights, e.g. "bfloat16"; None: the checkpoint's own.
         device: e.g. "cuda:1"; None: this process's GPU, the CPU where there is none.
         revision: commit of the hub model.
@@ -344,7 +347,8 @@ def load_reward_model(
 
     Raises:
         ConfigError: no causal language model, fewer positions than `max_length`, or a chat template that is none.
-        RecordError: there is no such model, its files are incomplete, it has no reward head, or more than one label.
+        RecordError: there is no such model, its files are incomplete, it has no reward head, or more than one label; or
+            `texts` were made with something else.
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = checked_config(path, **source)
@@ -369,6 +373,8 @@ def load_reward_model(
         **source,
     )
     reward_model = HuggingFaceRewardModel(model.to(device or own_device()), tokenizer, **limits, **options)
+    if texts is not None:
+        reward_model.encoder = read_texts(texts, reward_model.encoder)
     return with_stored_features(reward_model, features) if features else reward_model
 
 

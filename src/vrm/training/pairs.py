@@ -7,7 +7,6 @@ among all pairs or the first ones. A training without such files makes the same 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from vrm.checkpoints import changes_of, fingerprint, model_files, model_name
 from vrm.config import RewardTraining, Variant
 from vrm.models.checks import checked_tokenizer
+from vrm.models.known_texts import lists_of, made_with, read_table
 from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import NO_HEADER, TextEncoder, TokenisedText
@@ -183,15 +182,20 @@ def _trained_on(table: pa.Table, path: Path, variant: Variant) -> tuple[Dataset,
     """The rows and columns of a table of `TOKENS` that a variant is trained on, and the counts of all its rows."""
     annotated = table["target"].null_count == 0
     _require_scores(path, variant, annotated)
-    refused = {place: reason for place, reason in enumerate(table["refused"].to_pylist()) if reason is not None}
     reads_prompts = variant.kind != "scalar"
-    if reads_prompts:
-        refused |= {place: NO_HEADER for place, end in enumerate(table["prompt_length"].to_pylist()) if end == 0}
-    names, identical = table["pair_id"].to_pylist(), table["identical"].to_pylist()
-    kept, counts = _usable(names, refused, identical, path, "reward.training.max_length")
+    kept, counts = _rows(table, path, reads_prompts)
     counts |= {name: sum(table[name].to_pylist()) for name in ("texts", "prompts_cut", "responses_cut")}
     columns = ["chosen_ids", "rejected_ids", "prompt_length", *(ANNOTATIONS if reads_prompts and annotated else ())]
     return Dataset(table.select(columns).take(kept).replace_schema_metadata()), counts
+
+
+def _rows(table: pa.Table, path: Path, reads_prompts: bool) -> tuple[list[int], dict[str, int]]:
+    """Places of the rows of `TOKENS` that a model is trained on, and how many are left out; see `_usable`."""
+    refused = {place: reason for place, reason in enumerate(table["refused"].to_pylist()) if reason is not None}
+    if reads_prompts:
+        refused |= {place: NO_HEADER for place, end in enumerate(table["prompt_length"].to_pylist()) if end == 0}
+    names, identical = table["pair_id"].to_pylist(), table["identical"].to_pylist()
+    return _usable(names, refused, identical, path, "reward.training.max_length")
 
 
 def write_tokens(
@@ -216,45 +220,22 @@ def write_tokens(
         encoder = TextEncoder(tokenizer, training.max_prompt_length, limit)
         source = pairs / f"{split}.jsonl"
         table = _encoded(read_pairs(source), encoder)
-        record = json.dumps(_made_from(source, encoder, backbone, revision))
+        record = json.dumps(made_with(encoder, [source]))
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({MADE_FROM: record}), sink, compression="zstd")
         write_whole(out / f"{split}.parquet", sink.getvalue().to_pybytes())
         print(f"{out / split}.parquet: {table.num_rows} pairs, {encoder.truncation.as_dict()}")
 
 
-def _made_from(source: Path, encoder: TextEncoder, backbone: str, revision: str | None) -> dict[str, Any]:
-    """What token ids depend on; by how many processes they are read is no part of it."""
-    template = json.dumps(encoder.tokenizer.chat_template)
-    settings = {
-        "backbone": model_name(backbone),
-        "revision": revision,
-        "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],
-        "max_prompt_length": encoder.max_prompt_length,
-        "max_length": encoder.max_length,
-    }
-    # weights write no token
-    files = [path for path in model_files(backbone) if path.suffix not in (".safetensors", ".bin")]
-    return fingerprint(settings, [source, *files]) | {"processes": 1}
-
-
 def read_split(
-    path: Path,
-    tokens: Path,
-    encoder: TextEncoder,
-    backbone: str,
-    revision: str | None,
-    variant: Variant,
-    most: int | None = None,
+    path: Path, tokens: Path, encoder: TextEncoder, variant: Variant, most: int | None = None
 ) -> tuple[Dataset, dict[str, int]]:
     """As `tokenise_split`, from what `write_tokens` has written.
 
     Args:
         path: the split's file of pairs.
         tokens: directory that `write_tokens` has filled.
-        encoder: what it must have been made with, and
-        backbone: whose tokenizer that is, and
-        revision: its commit on the hub.
+        encoder: what it must have been made with.
         variant: what is trained on it.
         most: how many of its pairs are used, the first ones; None: all.
 
@@ -262,20 +243,25 @@ def read_split(
         RecordError: the file is missing, damaged or made from something else; or as `tokenise_split`.
         Unrenderable: as `tokenise_split`.
     """
+    return _trained_on(_read(path, tokens, encoder).slice(0, most), path, variant)
+
+
+def read_texts(
+    path: Path, tokens: Path, encoder: TextEncoder, most: int | None = None
+) -> list[tuple[TokenisedText, TokenisedText]]:
+    """Chosen and rejected texts of the pairs that a VRM is trained on, in their order; as `read_split`."""
+    table = _read(path, tokens, encoder).slice(0, most)
+    table = table.take(_rows(table, path, reads_prompts=True)[0])
+    lengths = table["prompt_length"].to_pylist()
+    sides = (lists_of(table[name]) for name in ("chosen_ids", "rejected_ids"))
+    chosen, rejected = ([TokenisedText(*row) for row in zip(ids, lengths, strict=True)] for ids in sides)
+    return list(zip(chosen, rejected, strict=True))
+
+
+def _read(path: Path, tokens: Path, encoder: TextEncoder) -> pa.Table:
+    """The table of `TOKENS` of a split."""
     file = tokens / f"{path.stem}.parquet"
-    try:
-        table = pq.read_table(file, partitioning=None)  # names in its path are no columns
-        found = json.loads((table.schema.metadata or {})[MADE_FROM])
-    except FileNotFoundError:
-        raise RecordError(f"{file}: there is no such file; run `vrm tokenise` first") from None
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise RecordError(f"{file}: no tokens of `vrm tokenise` ({error}); run it again") from None
-    changes = list(changes_of(found, _made_from(path, encoder, backbone, revision)))
-    if not table.schema.equals(TOKENS):
-        changes.append("it has the columns of another version")
-    if changes:
-        raise RecordError(f"{file}: made from something else: {'; '.join(changes)}; run `vrm tokenise` again")
-    return _trained_on(table.slice(0, most), path, variant)
+    return read_table(file, TOKENS, MADE_FROM, made_with(encoder, [path]), "vrm tokenise")
 
 
 @dataclass

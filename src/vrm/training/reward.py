@@ -326,7 +326,7 @@ def _tokenise(
     most = job.training.pairs if split == "train" else None
     path = job.pairs / f"{split}.jsonl"
     if job.tokens is not None:
-        return read_split(path, job.tokens, encoder, job.backbone, job.revision, job.variant, most)
+        return read_split(path, job.tokens, encoder, job.variant, most)
     return tokenise_split(path, frozen.encoder(encoder) if frozen else encoder, job.variant, most)
 
 
