@@ -1,5 +1,7 @@
 """The command line: quick to answer, one block of words for a user's mistake."""
 
+import os
+import platform
 import resource
 import subprocess
 import sys
@@ -98,3 +100,40 @@ def test_an_unknown_shape_is_named_before_anything_is_read(capsys):
     shown = capsys.readouterr().err
     assert "sharegpt2" in shown
     assert "helpsteer3" in shown
+
+
+STEPS = """
+import ctypes, resource, sys
+from vrm.cli import keep_freed_memory
+if sys.argv[1:] == ["kept"]:
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def step():
+    blocks = [libc.malloc(20 << 20) for _ in range(5)]
+    for block in blocks:
+        libc.memset(block, 1, 20 << 20)
+    for block in blocks:
+        libc.free(block)
+
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such setting")
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    """Pages of 4 KiB that a step of 100 MiB had to fetch, huge ones at most a five-hundredth of that."""
+
+    def fetched(*words, **more):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | more
+        command = [sys.executable, "-c", STEPS, *words]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    given_back, kept = fetched(), fetched("kept")
+    assert kept < given_back / 10
+    assert fetched("kept", MALLOC_TRIM_THRESHOLD_=str(1 << 20)) > 10 * kept  # whoever sets it has it so
