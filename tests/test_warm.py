@@ -170,3 +170,19 @@ def test_a_fork_ends_as_python_does(full):
     assert ends[0].returncode == ends[1].returncode
     assert (ends[0].returncode == 3) != full
     assert ends[0].stdout == ends[1].stdout == (None if full else b"output thread\nexit function\n")
+
+
+def test_what_models_need_is_imported_while_a_job_that_changes_data_runs(tmp_path):
+    server = WarmServer(tmp_path / "warm.log")
+    assert server.run("schema", "--help")[0] == 0
+    assert "libtorch" not in server.maps()
+    job, fifo = blocked(server, tmp_path)
+    writer = opened(fifo)
+    wait_for(lambda: "libtorch" in server.maps())  # nobody has asked for it yet
+    assert job.poll() is None
+    assert server.run("schema", "--help")[0] == 0  # others are served meanwhile
+    os.write(writer, b"nonsense: 1\n")
+    os.close(writer)
+    assert "nonsense" in job.communicate()[1]
+    server.end()
+    wait_for(lambda: not os.path.exists(server.place()))

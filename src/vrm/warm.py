@@ -11,7 +11,8 @@
   where there is no server, the command runs plainly.
 * What a job itself starts is plain, but for modules of ours that it starts with `start_child`: those are forks of the
   server, too, each in a session of its own. They outlive the job if they want to, as they would as processes.
-* The server has one thread when it forks. What models need it imports when the first job with a model comes.
+* The server has one thread when it forks. What models need it imports when the first job with a model comes, or before,
+  while it has nothing else to do, once a job has changed data: models will be trained on them.
 * It lives as long as the process that it was started for, and then until its last job has ended. The kernel sees to
   all of that, so that SIGKILL, of whomever, leaves nobody behind.
 
@@ -66,6 +67,9 @@ DRAWING = (
 Before the first job that is about AlpacaEval, its package is, which takes in scipy, scikit-learn and half a thousand
 modules.
 """
+
+DATA = ("world", "read-scored", "make-pairs", "normalise")
+"""Commands that are followed by some with models."""
 
 servers = []
 """Servers that this process has started."""
@@ -367,13 +371,16 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> str | None:
     plain_libraries()
     alive = os.pidfd_open(parent)
     supervisors: set[int] = set()
+    ahead: list[str] = []  # modules that will be needed
     while True:
-        ready, _, _ = select.select([listener, alive], [], [], 1.0)
+        ready, _, _ = select.select([listener, alive], [], [], 0.0 if ahead else 1.0)
         while supervisors and (ended := os.waitpid(-1, os.WNOHANG)[0]):
             supervisors.discard(ended)
         if alive in ready:
             break
         if listener not in ready:
+            if ahead:
+                _import_early(ahead)
             continue
         connection, _ = listener.accept()
         streams: list[int] = []
@@ -393,6 +400,8 @@ def _serve(address: Path, listener: socket.socket, parent: int) -> str | None:
             return job.get("module")
         if pid:
             supervisors.add(pid)
+            if (*job["arguments"], "", "")[1] in DATA and "torch" not in sys.modules:
+                ahead = ["numpy", "torch", "transformers", *MODELS]
         connection.close()
         for stream in streams:
             os.close(stream)
@@ -433,6 +442,16 @@ def _fits(job: Mapping[str, Any], inherited: Mapping[str, Any], sources: list[tu
         return False
     gc.freeze()  # or the first collection in every job copies all of it
     return _threads() == 1  # any other would be missing in the fork
+
+
+def _import_early(modules: list[str]) -> None:
+    """Import the first of some modules that no job has asked for yet; where that fails, a job will say so."""
+    import importlib
+
+    try:
+        importlib.import_module(modules.pop(0))
+    except Exception:
+        modules.clear()
 
 
 def _has_main(module: str) -> bool:

@@ -58,10 +58,19 @@ class WarmServer:
     def place(self):
         return os.path.dirname(self.address)
 
+    def pid(self):
+        """Of the interpreter itself."""
+        with open(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children") as found:
+            return int(found.read().split()[0])
+
+    def maps(self):
+        """What files the interpreter has in its memory."""
+        with open(f"/proc/{self.pid()}/maps") as found:
+            return found.read()
+
     def kill(self):
         """Kill the interpreter itself, and nothing else."""
-        with open(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children") as found:
-            os.kill(int(found.read().split()[0]), signal.SIGKILL)
+        os.kill(self.pid(), signal.SIGKILL)
 
     def end(self):
         self.parent.kill()

@@ -16,10 +16,6 @@ EXPORTS = {
     **({"PYTHONPATH": str(SOURCE)} if SOURCE.is_dir() else {}),
     # where the rules find accelerate's files; in a rule's parameters a path would retrain everything in a moved checkout
     "VRM_ACCELERATE": str(Path(workflow.basedir) / "workflow" / "accelerate"),
-    # glibc hands the memory of each large tensor back to the kernel and asks for it again: on a CPU a third of the
-    # time goes there, unless it may keep it (other allocators ignore this)
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }
 shell.prefix(
     "set -euo pipefail; export "
