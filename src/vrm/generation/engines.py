@@ -170,7 +170,7 @@ class TransformersEngine:
         ends = torch.tensor(sorted(self.ends), device=device)
         said = torch.full((len(prompts), most), self.tokenizer.pad_token_id, device=device)
         open_rows = torch.arange(len(prompts), device=device)
-        with torch.inference_mode():
+        with torch.no_grad():
             decoder = _Decoder(self.model, self.tokenizer)
             logits = decoder.read(prompts)
             for step in range(most):
