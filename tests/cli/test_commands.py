@@ -21,6 +21,7 @@ MAY_BE_EMPTY = {
     "difficulty": "--difficulty d.csv",
     "features": "--features f",
     "tokens": "--tokens t",
+    "texts": "--texts t",
     "scorer": "--model m --seed 1",
     "reward": "--model m",
 }

@@ -62,7 +62,8 @@ def test_the_auto_class_loads_it_with_all_buffers(kind, changes, tiny_backbone, 
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
     texts = batch(tokenizer, ["good", "bad bad bad"])
-    assert torch.equal(loaded(*texts).logits, model(*texts).logits)
+    # up to rounding: where weights lie in memory decides how some libraries multiply
+    torch.testing.assert_close(loaded(*texts).logits, model(*texts).logits)
     assert model(*texts).logits.shape == (2, 1)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.head.parameters())
 

@@ -255,7 +255,8 @@ def test_a_model_saved_before_the_options_existed_loads_as_it_was(model, tokeniz
     file.write_text(json.dumps(config))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     texts = batch(tokenizer, ["good", "bad bad"])
-    assert torch.equal(loaded(*texts).logits, model(*texts).logits)
+    # up to rounding: where weights lie in memory decides how some libraries multiply
+    torch.testing.assert_close(loaded(*texts).logits, model(*texts).logits)
     assert loaded(*texts).residual is None
 
 
