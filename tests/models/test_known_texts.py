@@ -74,6 +74,13 @@ def test_what_the_template_refuses_is_refused_each_time_at_its_own_place(tiny_ba
         assert error.value.rows.keys() == {4}
 
 
+def test_a_file_of_no_texts_is_one(tiny_backbone, tmp_path):
+    """Of sets whose every text the template refuses: scoring then says so itself."""
+    for texts in ([], [REFUSED]):
+        write_texts(encoder(tiny_backbone), texts, tmp_path / "texts.parquet")
+        assert not read_texts(tmp_path / "texts.parquet", encoder(tiny_backbone)).known
+
+
 def test_a_file_made_with_something_else_is_refused_and_it_is_said_what_differs(tiny_backbone, file, tmp_path):
     backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
     vocabulary = json.loads((backbone / "tokenizer.json").read_text())

@@ -102,7 +102,7 @@ def write_texts(encoder: TextEncoder, texts: Iterable[tuple[Prompt, str]], out: 
     """Encode texts and write them to `out`, a Parquet file of `TEXTS`, without those that the template refuses."""
     known = KnownTexts.of(encoder)
     found = {text_key(prompt, response): (prompt, response) for prompt, response in texts}
-    known.try_encode(*map(list, zip(*found.values(), strict=True)))
+    known.try_encode([prompt for prompt, _ in found.values()], [response for _, response in found.values()])
     columns = [[*known.known], *([getattr(text, name) for text in known.known.values()] for name in TEXTS.names[1:])]
     record = json.dumps(made_with(encoder))
     sink = pa.BufferOutputStream()
