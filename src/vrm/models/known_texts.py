@@ -104,11 +104,8 @@ def write_texts(encoder: TextEncoder, texts: Iterable[tuple[Prompt, str]], out: 
     found = {text_key(prompt, response): (prompt, response) for prompt, response in texts}
     known.try_encode([prompt for prompt, _ in found.values()], [response for _, response in found.values()])
     columns = [[*known.known], *([getattr(text, name) for text in known.known.values()] for name in TEXTS.names[1:])]
-    record = json.dumps(made_with(encoder))
-    sink = pa.BufferOutputStream()
-    table = pa.table(dict(zip(TEXTS.names, columns, strict=True)), TEXTS).replace_schema_metadata({MADE_WITH: record})
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(out, sink.getvalue().to_pybytes())
+    table = pa.table(dict(zip(TEXTS.names, columns, strict=True)), TEXTS)
+    write_table(out, table, MADE_WITH, made_with(encoder))
     return known
 
 
@@ -134,6 +131,13 @@ def lists_of(column: pa.ChunkedArray) -> list[list[int]]:
         ends, values = chunk.offsets.to_pylist(), chunk.values.to_numpy().tolist()
         found += [values[start:end] for start, end in pairwise(ends)]
     return found
+
+
+def write_table(path: Path, table: pa.Table, key: bytes, record: dict[str, Any]) -> None:
+    """Write a table of token ids whole or not at all, with what it was made from, or with, for `read_table`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({key: json.dumps(record)}), sink, compression="zstd")
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path, schema: pa.Schema, key: bytes, wanted: dict[str, Any], command: str) -> pa.Table:

@@ -7,25 +7,23 @@ among all pairs or the first ones. A training without such files makes the same 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from vrm.config import RewardTraining, Variant
 from vrm.models.checks import checked_tokenizer
-from vrm.models.known_texts import lists_of, made_with, read_table
+from vrm.models.known_texts import lists_of, made_with, read_table, write_table
 from vrm.models.shared_prefix import Kernel, by_prompt, pack
 from vrm.models.templates import left_out
 from vrm.models.text import NO_HEADER, TextEncoder, TokenisedText
-from vrm.records import PreferencePair, RecordError, read_pairs, write_whole
+from vrm.records import PreferencePair, RecordError, read_pairs
 from vrm.watch import Watch
 
 ANNOTATIONS = ("target", "chosen_normalised", "rejected_normalised")
@@ -220,10 +218,7 @@ def write_tokens(
         encoder = TextEncoder(tokenizer, training.max_prompt_length, limit)
         source = pairs / f"{split}.jsonl"
         table = _encoded(read_pairs(source), encoder)
-        record = json.dumps(made_with(encoder, [source]))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({MADE_FROM: record}), sink, compression="zstd")
-        write_whole(out / f"{split}.parquet", sink.getvalue().to_pybytes())
+        write_table(out / f"{split}.parquet", table, MADE_FROM, made_with(encoder, [source]))
         print(f"{out / split}.parquet: {table.num_rows} pairs, {encoder.truncation.as_dict()}")
 
 
