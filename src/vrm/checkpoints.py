@@ -13,6 +13,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def model_files(model: str | Path) -> list[Path]:
 
 
 def _hash(path: Path) -> str:
+    now = path.stat()
+    return _hash_of(path.resolve(), now.st_size, now.st_mtime_ns)
+
+
+@cache  # a job asks more than once for the weights of a model, of many GiB
+def _hash_of(path: Path, size: int, changed: int) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 

@@ -22,6 +22,7 @@ MAY_BE_EMPTY = {
     "features": "--features f",
     "tokens": "--tokens t",
     "texts": "--texts t",
+    "reference": "--reference r",
     "scorer": "--model m --seed 1",
     "reward": "--model m",
 }

@@ -100,8 +100,8 @@ def test_selected_pairs_are_trained_on_from_easy_to_hard(tiny_backbone, toy_pair
     seen = []
     original = preference.make_trainer
 
-    def spy(job, method, tokenizer, train, held_out, ordered=False):
-        trainer = original(job, method, tokenizer, train, held_out, ordered)
+    def spy(job, method, tokenizer, train, *rest):
+        trainer = original(job, method, tokenizer, train, *rest)
         batches = iter(trainer.get_train_dataloader())
         seen.append(([pair.record.pair_id for pair in train], next(batches)["input_ids"][0], train[0].chosen.ids))
         return trainer

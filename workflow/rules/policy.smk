@@ -100,6 +100,48 @@ rule sft:
         " --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
 
+# Once for all preference methods, which start from the same policy and read the same pairs.
+rule reference_log_probs:
+    input:
+        train="results/{run}/data/pairs/train.jsonl",
+        validation="results/{run}/data/pairs/validation.jsonl",
+        start=get_start_files,
+    output:
+        "results/{run}/policy/{base}/reference/seed{seed}/log_probs.parquet",
+    log:
+        "results/{run}/logs/reference_log_probs/{base}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/reference_log_probs/{base}.seed{seed}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        **get_placement(CONFIG.policy.training, "reference_log_probs"),
+        gpu=get_gpus("reference_log_probs"),
+        mem_mb=get_mem_mb("reference_log_probs"),
+        runtime=get_runtime("reference_log_probs"),
+    params:
+        launcher=get_launcher(CONFIG.policy.training),
+        settings=depends_on(dependencies.reference_log_probs, "base"),
+        start=get_start,
+        pairs=lambda wildcards, input: Path(input.train).parent,
+    shell:
+        "{params.launcher} -m vrm reference-log-probs --config results/{wildcards.run}/config.yaml"
+        " --base {wildcards.base} --policy {params.start:q} --pairs {params.pairs} --out {output} > {log} 2>&1"
+
+
+def get_reference(wildcards):
+    """What the start says of the pairs; Selective DPO's reference runs ask it themselves below adapters of their own."""
+    if "half" in wildcards.keys() and CONFIG.policy.difficulty.lora is not None:
+        return []
+    return f"results/{wildcards.run}/policy/{wildcards.base}/reference/seed{wildcards.seed}/log_probs.parquet"
+
+
+def get_reference_option(wildcards, input):
+    """The command's option, where there is such a file."""
+    return f"--reference {input.reference}" if input.reference else ""
+
+
 def get_difficulty(wildcards):
     """Which pairs are kept, for the method that selects."""
     if CONFIG.policy.methods[wildcards.method].method != "selective_dpo":
@@ -112,6 +154,7 @@ rule train_preference:
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
         start=get_start_files,
+        reference=get_reference,
         difficulty=get_difficulty,
     output:
         model=directory("results/{run}/policy/{base}/{method}/seed{seed}/model"),
@@ -136,6 +179,7 @@ rule train_preference:
         launcher=get_launcher(CONFIG.policy.training),
         settings=depends_on(dependencies.train_preference, "base", "method"),
         start=get_start,
+        reference=get_reference_option,
         difficulty=lambda wildcards, input: (
             f"--difficulty {input.difficulty}" if input.difficulty else ""
         ),
@@ -145,7 +189,7 @@ rule train_preference:
     shell:
         "{params.launcher} -m vrm train-preference --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --seed {wildcards.seed} --policy {params.start:q} --pairs {params.pairs}"
-        " {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
+        " {params.reference} {params.difficulty} --checkpoints {params.checkpoints} --out {params.out} > {log} 2>&1"
 
 
 # Selective DPO: reference runs on halves of the pairs, and from them each pair's difficulty.
@@ -154,6 +198,7 @@ rule difficulty_run:
         train="results/{run}/data/pairs/train.jsonl",
         validation="results/{run}/data/pairs/validation.jsonl",
         start=get_start_files,
+        reference=get_reference,
     output:
         "results/{run}/policy/{base}/difficulty/seed{seed}/run{halving}.half{half}.csv",
     log:
@@ -173,13 +218,14 @@ rule difficulty_run:
         settings=depends_on(dependencies.difficulty_run, "base"),
         method=lambda wildcards: dependencies.selective_method(CONFIG),
         start=get_start,
+        reference=get_reference_option,
         pairs=lambda wildcards, input: Path(input.train).parent,
         checkpoints="results/{run}/checkpoints/policy/{base}/difficulty/seed{seed}/run{halving}.half{half}",
     shell:
         "{params.launcher} -m vrm difficulty-run --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {params.method} --seed {wildcards.seed} --run {wildcards.halving} --half {wildcards.half}"
-        " --policy {params.start:q} --pairs {params.pairs} --checkpoints {params.checkpoints} --out {output}"
-        " > {log} 2>&1"
+        " --policy {params.start:q} --pairs {params.pairs} {params.reference} --checkpoints {params.checkpoints}"
+        " --out {output} > {log} 2>&1"
 
 
 rule difficulty:

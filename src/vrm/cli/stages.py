@@ -49,6 +49,8 @@ Sets = Annotated[list[Path], Option("files of evaluation sets")]
 JudgedSets = Annotated[list[Path], Option("directories that `vrm benchmark-set` filled")]
 Tokens = Annotated[Path | None, Option("directory that `vrm tokenise` filled; without it, pairs are tokenised anew")]
 Texts = Annotated[Path | None, Option("file that `vrm tokenise-sets` wrote; without it, texts are tokenised anew")]
+LogProbs = Annotated[Path | None, Option("file that `vrm reference-log-probs` wrote; without it, the policy is asked")]
+Parquet = Annotated[Path, Option("the Parquet file to write")]
 FeatureFiles = Annotated[list[Path], Option("directories that `vrm features` filled, of a frozen backbone")]
 Results = Annotated[Path, Option("results/<run>")]
 
@@ -194,7 +196,7 @@ def tokenise_sets(
     backbone: Backbone,
     sets: Sets,
     pairs: Pairs,
-    out: Annotated[Path, Option("the Parquet file to write")],
+    out: Parquet,
 ) -> None:
     """Tokenise evaluation sets and validation pairs once for all reward models of a backbone."""
     from vrm.evaluation.score_sets import tokenise_sets
@@ -374,6 +376,18 @@ def sft(
 
 
 @stage(
+    "vrm reference-log-probs --config config.yaml --base qwen3 --policy results/demo/policy/qwen3/sft/seed1/model \\\n"
+    "  --pairs results/demo/data/pairs --out log_probs.parquet",
+    models=True,
+)
+def reference_log_probs(config: ConfigFiles, base: Base, policy: Policy, pairs: Pairs, out: Parquet) -> None:
+    """Ask the policy that trainings start from for every pair, once for all preference methods."""
+    from vrm.training.preference import make_reference
+
+    make_reference(_policy_job(_load(config), base, policy, 0, pairs, out.parent, out.parent), out)
+
+
+@stage(
     "vrm train-preference --config config.yaml --base qwen3 --method dpo --seed 1 \\\n"
     "  --policy results/demo/policy/qwen3/sft/seed1/model --pairs results/demo/data/pairs \\\n"
     "  --checkpoints /tmp/dpo --out results/demo/policy/qwen3/dpo/seed1",
@@ -388,6 +402,7 @@ def train_preference(
     checkpoints: Checkpoints,
     out: Fill,
     difficulty: Annotated[Path | None, Option("difficulty.csv; selective_dpo needs it")] = None,
+    reference: LogProbs = None,
     seed: Seed = 0,
 ) -> None:
     """Train a policy on preference pairs."""
@@ -398,7 +413,7 @@ def train_preference(
     spec = _method(settings, method, PreferenceMethod)
     if (spec.method == "selective_dpo") != (difficulty is not None):
         raise ConfigError(f"{method}: --difficulty goes with selective_dpo, and selective_dpo needs it")
-    train_preference(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), spec, difficulty)
+    train_preference(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), spec, difficulty, reference)
 
 
 @stage(
@@ -417,6 +432,7 @@ def difficulty_run(
     pairs: Pairs,
     checkpoints: Checkpoints,
     out: Csv,
+    reference: LogProbs = None,
     seed: Seed = 0,
 ) -> None:
     """Train a reference run on half of the pairs; score the others."""
@@ -430,7 +446,7 @@ def difficulty_run(
     trained_by = _method(settings, method, PreferenceMethod)
     overrides = {"learning_rate": spec.learning_rate or trained_by.learning_rate, "epochs": None}
     method = trained_by.model_copy(update=overrides)
-    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout)
+    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout, reference)
 
 
 @stage("vrm difficulty --config config.yaml --losses run1.half0.csv run1.half1.csv --out difficulty.csv")

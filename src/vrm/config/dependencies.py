@@ -39,6 +39,13 @@ SFT_OWN = set(SftTraining.model_fields) | ROWS
 LENGTHS = {"max_prompt_length", "max_length"}
 NOT_PPO = set(PolicyTraining.model_fields) - LENGTHS - ROWS - {"bf16", "gradient_checkpointing", "lora", "report_to"}
 """Fields of `policy.training` that PPO does not look at; it has optimisation settings of its own."""
+NOT_REFERENCE = (
+    set(Optimisation.model_fields)
+    - LENGTHS
+    - ROWS
+    - {"batch_size", "pairs", "evaluation_pairs", "bf16", "lora", "launch"}
+)
+"""Fields of `policy.training` that ask nothing of the policy that trainings start from."""
 NOT_PAIRS = {"label", "benchmarks_dir"}
 """Keys of `data` that change no scored prompt and no pair."""
 INSTRUCTIONS = {"instructions", "arena_prompts", "mt_bench_questions"}
@@ -168,6 +175,11 @@ def policy_backbone(config: Config, base: str) -> dict[str, Any]:
 def sft(config: Config, base: str) -> dict[str, Any]:
     """Supervised fine-tuning of a base."""
     return _base(config, base) | _started(config.policy.training, SFT_OWN) | _of(config, "policy.sft")
+
+
+def reference_log_probs(config: Config, base: str) -> dict[str, Any]:
+    """What the policy that preference trainings start from says of the pairs."""
+    return _base(config, base) | _started(config.policy.training, NOT_REFERENCE)
 
 
 def train_preference(config: Config, base: str, name: str) -> dict[str, Any]:

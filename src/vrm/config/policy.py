@@ -22,7 +22,7 @@ from vrm.config.base import (
     require_whole,
 )
 
-NOT_METHODS = ("backbone", "sft", "difficulty", "best_of_n")
+NOT_METHODS = ("backbone", "sft", "reference", "difficulty", "best_of_n")
 """What lies beside the methods' directories, and what tables and judgments call it: no method may have these names."""
 RATED = ":rated"
 """Follows a reward model's name where its rated-aspect reward alone is meant."""

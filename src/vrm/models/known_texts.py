@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vrm.checkpoints import changes_of, fingerprint
-from vrm.models.text import TextEncoder, TokenisedText
+from vrm.models.text import PolicyEncoder, TextEncoder, TokenisedText
 from vrm.records import Prompt, RecordError, write_whole
 
 TEXTS = pa.schema(
@@ -47,12 +47,12 @@ class KnownTexts(TextEncoder):
 
     known: dict[bytes, TokenisedText] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, encoder: TextEncoder, known: dict[bytes, TokenisedText] | None = None) -> KnownTexts:
-        """An encoder with the settings of another one, which knows these texts."""
-        limits = encoder.max_prompt_length, encoder.max_length
-        kwargs = encoder.chat_template_kwargs
-        return cls(encoder.tokenizer, *limits, chat_template_kwargs=kwargs, known={} if known is None else known)
+    @staticmethod
+    def of(encoder: TextEncoder, known: dict[bytes, TokenisedText] | None = None) -> KnownTexts:
+        """An encoder with the settings of another one, which knows these texts and counts for itself."""
+        kind = KnownPolicyTexts if isinstance(encoder, PolicyEncoder) else KnownTexts
+        settings = {own.name: getattr(encoder, own.name) for own in fields(encoder) if own.name not in NO_SETTINGS}
+        return kind(**settings, known={} if known is None else known)
 
     def try_encode(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
@@ -67,6 +67,15 @@ class KnownTexts(TextEncoder):
             texts, refused = super().try_encode([prompts[i] for i in new], [responses[i] for i in new])
             self.known |= {keys[i]: text for i, text in zip(new, texts, strict=True) if text is not None}
         return [self.known.get(key) for key in keys], {new[place]: reason for place, reason in refused.items()}
+
+
+@dataclass
+class KnownPolicyTexts(KnownTexts, PolicyEncoder):
+    """The same of a `PolicyEncoder`."""
+
+
+NO_SETTINGS = {"truncation", "known"}
+"""Fields of an encoder that say what it has met."""
 
 
 def text_key(prompt: Prompt, response: str) -> bytes:
@@ -91,6 +100,8 @@ def made_with(encoder: TextEncoder, sources: Iterable[Path] = ()) -> dict[str, A
         "max_prompt_length": encoder.max_prompt_length,
         "max_length": encoder.max_length,
     }
+    if isinstance(encoder, PolicyEncoder):
+        settings["ends"] = sorted(encoder.ends)
     return fingerprint(settings, sources) | {"processes": 1}  # by how many processes they are read is no part of it
 
 
@@ -103,10 +114,20 @@ def write_texts(encoder: TextEncoder, texts: Iterable[tuple[Prompt, str]], out: 
     known = KnownTexts.of(encoder)
     found = {text_key(prompt, response): (prompt, response) for prompt, response in texts}
     known.try_encode([prompt for prompt, _ in found.values()], [response for _, response in found.values()])
-    columns = [[*known.known], *([getattr(text, name) for text in known.known.values()] for name in TEXTS.names[1:])]
-    table = pa.table(dict(zip(TEXTS.names, columns, strict=True)), TEXTS)
-    write_table(out, table, MADE_WITH, made_with(encoder))
+    write_table(out, as_table(known.known), MADE_WITH, made_with(encoder))
     return known
+
+
+def as_table(known: Mapping[bytes, TokenisedText]) -> pa.Table:
+    """Texts by their keys as a table of `TEXTS`."""
+    columns = [[*known], *([getattr(text, name) for text in known.values()] for name in TEXTS.names[1:])]
+    return pa.table(dict(zip(TEXTS.names, columns, strict=True)), TEXTS)
+
+
+def from_table(table: pa.Table) -> dict[bytes, TokenisedText]:
+    """The texts of a table that has the columns of `TEXTS`, by their keys."""
+    columns = (lists_of(table["ids"]) if name == "ids" else table[name].to_pylist() for name in TEXTS.names)
+    return {key: TokenisedText(*rest) for key, *rest in zip(*columns, strict=True)}
 
 
 def read_texts(path: Path, encoder: TextEncoder) -> KnownTexts:
@@ -120,8 +141,7 @@ def read_texts(path: Path, encoder: TextEncoder) -> KnownTexts:
         RecordError: the file is missing, damaged or made with something else.
     """
     table = read_table(path, TEXTS, MADE_WITH, made_with(encoder), "vrm tokenise-sets")
-    columns = (lists_of(table["ids"]) if name == "ids" else table[name].to_pylist() for name in TEXTS.names)
-    return KnownTexts.of(encoder, {key: TokenisedText(*rest) for key, *rest in zip(*columns, strict=True)})
+    return KnownTexts.of(encoder, from_table(table))
 
 
 def lists_of(column: pa.ChunkedArray) -> list[list[int]]:

@@ -192,12 +192,16 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
     start = [f"sft {end}"] if policy.bases[base].sft else []
     if start:
         yield _named(estimate(setting, "sft", base), start[0])
+    reference = f"reference_log_probs {end}"
+    if policy.preference_run:
+        yield _named(estimate(setting, "reference_log_probs", base), reference, *start)
     halves = [f"difficulty_run {end} run{run} half{half}" for run in range(policy.difficulty.runs) for half in (0, 1)]
     if selective := policy.trained("selective_dpo"):
+        first = [reference] if _knows_reference(policy) else start
         for name in halves:
-            yield _named(estimate(setting, "difficulty_run", base, selective[0]), name, *start)
+            yield _named(estimate(setting, "difficulty_run", base, selective[0]), name, *first)
     for method in policy.preference_run:
-        first = halves if policy.methods[method].method == "selective_dpo" else start
+        first = [reference, *(halves if policy.methods[method].method == "selective_dpo" else ())]
         name = f"train_preference {method} {end}"
         yield _named(estimate(setting, "train_preference", base, method), name, *first)
         if base == policy.scorers_from:
@@ -350,6 +354,11 @@ def _difficulty_adapters(policy: PolicyConfig) -> Lora | None:
     return policy.difficulty.lora or policy.training.lora
 
 
+def _knows_reference(policy: PolicyConfig) -> bool:
+    """Whether Selective DPO's reference runs start from what trainings start from, without adapters of their own."""
+    return policy.difficulty.lora is None
+
+
 def _tuning(
     setting: Setting,
     base: str,
@@ -371,8 +380,9 @@ def _tuning(
     trained = shape.adapter_parameters(lora.rank) if lora else shape.parameters
     spent = time.hours(operations * time.unpacking(precision), setting.gpu, training.bf16)
     # adapters are merged in float32
-    size = 0 if stage == "difficulty_run" else 4 * shape.parameters / GIB
-    return _job(stage, shape, needed, spent, size, 12 * trained / GIB if training.checkpoints else 0)
+    size = 4 * shape.parameters / GIB if stage in ("sft", "train_preference") else 0
+    working = 12 * trained / GIB if training.checkpoints and texts else 0
+    return _job(stage, shape, needed, spent, size, working)
 
 
 def _sft(setting: Setting, base: str, method: str) -> Job:
@@ -381,13 +391,20 @@ def _sft(setting: Setting, base: str, method: str) -> Job:
     return _tuning(setting, base, "sft", training, setting.pairs(training) * policy.sft.epochs, training.lora)
 
 
+def _reference_log_probs(setting: Setting, base: str, method: str) -> Job:
+    """Every pair once. The memory is that of a training, whose trainer asks."""
+    training = setting.config.policy.training
+    asked = 2 * (setting.pairs(training) + min(training.evaluation_pairs, setting.validation_pairs))
+    return _tuning(setting, base, "reference_log_probs", training, 0, training.lora, asked)
+
+
 def _train_preference(setting: Setting, base: str, method: str) -> Job:
     policy = setting.config.policy
     own, training = policy.methods[method], policy.methods[method].trained_with(policy.training)
     pairs = setting.pairs(training) * (policy.difficulty.keep if own.method == "selective_dpo" else 1)
     texts = 2 * pairs * training.epochs
-    # every text once for its reference; KTO's mismatched texts once more; what is measured along the way
-    extra = 2 * pairs + (texts if own.method == "kto" else 0)
+    # KTO's mismatched texts, once for their reference and then in every pass; what is measured along the way
+    extra = 2 * pairs + texts if own.method == "kto" else 0
     extra += 4 * training.evaluations * training.evaluation_pairs
     return _tuning(setting, base, "train_preference", training, texts, training.lora, extra)
 
@@ -397,8 +414,8 @@ def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
     training = policy.methods[method].trained_with(policy.training)
     half = 2 * setting.pairs(training) / 2
     lora = _difficulty_adapters(policy)
-    # reference of both halves, and the losses of the other one along the way
-    extra = (2 + policy.difficulty.evaluations) * half
+    # the losses of the other half along the way, and where it is not known the reference of both
+    extra = (policy.difficulty.evaluations + (0 if _knows_reference(policy) else 2)) * half
     return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, extra)
 
 
@@ -520,6 +537,7 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "score_outside": _score,
     "pac_bayes": _pac_bayes,
     "sft": _sft,
+    "reference_log_probs": _reference_log_probs,
     "train_preference": _train_preference,
     "difficulty_run": _difficulty_run,
     "train_ppo": _train_ppo,
@@ -530,8 +548,8 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
 }
 """By rule: those that load a model."""
 
-TRAININGS = ("train_reward", "sft", "train_preference", "difficulty_run", "train_ppo")
-"""Those that may take several GPUs."""
+TRAININGS = ("train_reward", "sft", "reference_log_probs", "train_preference", "difficulty_run", "train_ppo")
+"""Those that may take several GPUs: trainings, and what a trainer asks."""
 
 SMALL_MEMORY, SMALL_MINUTES = 3000, 120
 """MiB and minutes of a job without a GPU: importing torch alone takes 1,500 MiB."""

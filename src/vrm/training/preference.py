@@ -5,7 +5,7 @@
   unpaired, they are one response, desirable or not, and a mismatched one: another response of the same batch below
   this prompt, which estimates the KL term.
 * The reference is the policy before its first step. Its log-probabilities are computed once, over the whole data,
-  before training; there is no second model in memory.
+  before training, or read where `make_reference` has done so for all methods; there is no second model in memory.
 * Pairs arrive tokenised, so nothing is dropped in silence: what is cut or identical after cutting is counted.
 * `held_out.csv` says what the training did to each validation pair.
 * A killed training continues from its last checkpoint to the same result (CPU, same thread count).
@@ -14,9 +14,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,17 @@ from transformers.trainer_utils import TrainOutput
 
 from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
+from vrm.models.known_texts import KnownTexts
 from vrm.models.responses import batch_responses, response_outputs
 from vrm.models.shared_prefix import Kernel
-from vrm.models.text import TokenisedText
+from vrm.models.text import TextEncoder, TokenisedText
 from vrm.records import RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training.engine import kernel_of
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, SECTION, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
+from vrm.training.references import Reference, read_reference, write_reference
 from vrm.training.trainer import LogWriter, WatchedTrainer, common_arguments, shard, started_processes, watch_steps
 
 # The losses: pure functions of log-probabilities, one value an example, nothing averaged. `logratio` is log pi - log
@@ -131,12 +134,12 @@ NOT_TEXTS = {"second", "desirable", *REFERENCES}
 """What a batch has beside the texts that carry the gradient."""
 
 
-def paired_rows(pairs: list[TokenisedPair]) -> Dataset:
+def paired_rows(pairs: Sequence[TokenisedPair]) -> Dataset:
     """One row a pair: chosen, rejected."""
     return Dataset.from_list([_row(pair.chosen.ids, pair.rejected.ids, pair.chosen.prompt_length) for pair in pairs])
 
 
-def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dataset:
+def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int, known: Reference | None = None) -> Dataset:
     """Two rows a pair in a new order, each with a mismatched response, in batches of both kinds; to be read in order.
 
     The mismatched responses of a batch are the very ones that it learns from, moved on by one row (Ethayarajh et al.
@@ -147,23 +150,24 @@ def unpaired_rows(pairs: list[TokenisedPair], batch_size: int, seed: int) -> Dat
         pairs: N pairs.
         batch_size: rows a batch of all processes, at least 2.
         seed: seed of the order.
+        known: what the reference says of the responses themselves, which then stands in their rows.
 
     Returns:
         2N rows.
     """
     order = np.random.default_rng(seed).permutation(2 * len(pairs))
-    texts = _responses(pairs)
+    texts = _responses(pairs, known)
     shuffled = [texts[place] for place in order]
     starts = range(0, len(shuffled), batch_size)
     return Dataset.from_list([row for start in starts for row in _mismatched(shuffled[start : start + batch_size])])
 
 
-def measured_rows(pairs: list[TokenisedPair]) -> Dataset:
+def measured_rows(pairs: list[TokenisedPair], known: Reference | None = None) -> Dataset:
     """As `unpaired_rows`, in one batch and with the chosen and the rejected response of a pair side by side.
 
     A mismatched response is looked for a pair earlier, so that half of them are chosen ones, as in training.
     """
-    return Dataset.from_list(list(_mismatched(_responses(pairs), first=2)))
+    return Dataset.from_list(list(_mismatched(_responses(pairs, known), first=2)))
 
 
 @dataclass(frozen=True)
@@ -171,12 +175,17 @@ class _Response:
     prompt_id: str
     text: TokenisedText
     desirable: bool
+    reference: float | None
 
 
-def _responses(pairs: list[TokenisedPair]) -> list[_Response]:
+def _responses(pairs: list[TokenisedPair], known: Reference | None) -> list[_Response]:
     """Chosen and rejected of the first pair, of the second, ..."""
-    sides = ((pair, side) for pair in pairs for side in ("chosen", "rejected"))
-    return [_Response(pair.record.prompt_id, getattr(pair, side), side == "chosen") for pair, side in sides]
+    log_probs = [[None, None]] * len(pairs) if known is None else known.of(pairs).tolist()
+    return [
+        _Response(pair.record.prompt_id, text, desirable, log_prob)
+        for pair, both in zip(pairs, log_probs, strict=True)
+        for text, desirable, log_prob in zip((pair.chosen, pair.rejected), (True, False), both, strict=True)
+    ]
 
 
 def _mismatched(batch: list[_Response], first: int = 1) -> Iterator[dict[str, Any]]:
@@ -188,7 +197,8 @@ def _mismatched(batch: list[_Response], first: int = 1) -> Iterator[dict[str, An
         other = next((o for o in earlier if o.prompt_id != response.prompt_id), earlier[0] if earlier else response)
         start = response.text.prompt_length
         mismatched = response.text.ids[:start] + other.text.ids[other.text.prompt_length :]
-        yield _row(response.text.ids, mismatched[:longest], start) | {"desirable": response.desirable}
+        row = _row(response.text.ids, mismatched[:longest], start) | {"desirable": response.desirable}
+        yield row if response.reference is None else row | {REFERENCES[0]: response.reference}
 
 
 def _row(first: list[int], second: list[int], prompt_length: int) -> dict[str, Any]:
@@ -370,7 +380,7 @@ class PreferenceTrainer(WatchedTrainer):
         """Evidence and references of a batch, so that `_measure` sees whole sets."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            if REFERENCES[0] in inputs:
+            if REFERENCES[1] in inputs:
                 loss, evidence = self.compute_loss(model, inputs, return_outputs=True)
             else:  # the pass over the data that computes the reference
                 evidence = self._evidence(model, inputs)
@@ -411,7 +421,8 @@ class PreferenceTrainer(WatchedTrainer):
     def _evidence(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
         texts = {name: value for name, value in inputs.items() if name not in NOT_TEXTS}
         if "second" in inputs:  # the mismatched texts carry no gradient
-            first = _log_probs(model, texts)
+            asked = REFERENCES[1] in inputs or REFERENCES[0] not in inputs  # or known already
+            first = _log_probs(model, texts) if asked else _said(inputs[REFERENCES[0]], texts["response_mask"])
             with torch.no_grad():
                 second = _log_probs(model, inputs["second"])
             halves = {name: (first[name], second[name]) for name in EVIDENCE}
@@ -434,27 +445,30 @@ class PreferenceTrainer(WatchedTrainer):
         }
 
 
-def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path | None = None) -> None:
+def train_preference(
+    job: PolicyJob, method: PreferenceMethod, difficulty: Path | None = None, reference: Path | None = None
+) -> None:
     """Train one policy; write `model/`, `training.csv`, `held_out.csv` and `counts.json` under `job.out`.
 
     Args:
         job: what to train from, on what, and where to.
         method: the objective; its learning rate, epochs and batch size, if any, take precedence over the job's.
         difficulty: `difficulty.csv`, whose kept pairs Selective DPO trains on, the easiest first.
+        reference: what `make_reference` wrote; None asks the policy here.
     """
     job.require_places()
     set_seed(job.seed)
     tokenizer = job.tokenizer()
-    encoders = {split: job.encoder(tokenizer) for split in ("train", "validation")}
+    known = read_reference(reference, job, job.encoder(tokenizer)) if reference else None
     pairs, counts = {}, {}
-    for split, encoder in encoders.items():
-        path = job.pairs / f"{split}.jsonl"
-        pairs[split], counts[split] = tokenise_pairs(job.read(split), encoder, path, "policy.training.max_length")
+    for split in SPLITS:
+        encoder = known.encoder() if known else job.encoder(tokenizer)
+        pairs[split], counts[split] = read_tokenised(job, split, encoder)
     if difficulty is not None:
         pairs["train"] = easiest_first(pairs["train"], difficulty)
         counts["train"]["pairs_selected"] = len(pairs["train"])
     held_out = pairs["validation"][: job.training.evaluation_pairs]
-    trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, ordered=difficulty is not None)
+    trainer = make_trainer(job, method, tokenizer, pairs["train"], held_out, difficulty is not None, known)
     trainer.look_out(job.out, tokenizer)
     trainer.add_callback(LogWriter(job.out / TRAINING.name))
     trainer.add_callback(CheckpointOnStop(trainer))
@@ -465,6 +479,39 @@ def train_preference(job: PolicyJob, method: PreferenceMethod, difficulty: Path 
     leave(job, trainer, tokenizer, changes, counts)
 
 
+SPLITS = ("train", "validation")
+
+
+def read_tokenised(job: PolicyJob, split: str, encoder: TextEncoder) -> tuple[list[TokenisedPair], dict[str, int]]:
+    """See `tokenise_pairs`."""
+    return tokenise_pairs(job.read(split), encoder, job.pairs / f"{split}.jsonl", "policy.training.max_length")
+
+
+def make_reference(job: PolicyJob, out: Path) -> None:
+    """Write what the job's policy says of the pairs that are trained and measured on, once for all methods.
+
+    It is asked as a training asks it, in the same batches and precision.
+
+    Args:
+        job: what trainings start from, and on what; its own directories are not used.
+        out: the Parquet file, `vrm.training.references.REFERENCE`.
+    """
+    tokenizer = job.tokenizer()
+    texts = KnownTexts.of(job.encoder(tokenizer))
+    train, held_out = (read_tokenised(job, split, texts)[0] for split in SPLITS)
+    asked = [*train, *held_out[: job.training.evaluation_pairs]]
+    rows = paired_rows(asked)
+    with TemporaryDirectory() as nowhere:
+        job = replace(job, checkpoints=Path(nowhere), out=Path(nowhere))
+        trainer = _trainer(job, PreferenceMethod(label="", method="dpo"), tokenizer, rows)
+        found = trainer.observe(rows)
+    if trainer.accelerator.is_main_process:
+        totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1)
+        write_reference(job, texts, asked, totals, out)
+        print(f"{out}: {len(asked)} pairs, {texts.truncation.as_dict()}")
+    trainer.accelerator.wait_for_everyone()
+
+
 def make_trainer(
     job: PolicyJob,
     method: PreferenceMethod,
@@ -472,6 +519,7 @@ def make_trainer(
     train: list[TokenisedPair],
     held_out: list[TokenisedPair],
     ordered: bool = False,
+    known: Reference | None = None,
 ) -> PreferenceTrainer:
     """A trainer whose rows know their reference; it starts from the job's policy.
 
@@ -481,14 +529,37 @@ def make_trainer(
         tokenizer: the policy's.
         train: what to learn from; `ordered` says that it is to be read in this order.
         held_out: what to measure on.
+        ordered: see there.
+        known: what the policy says of all these pairs; None: it is asked.
     """
-    training = method.trained_with(job.training)
     unpaired = method.method == "kto"
     # processes take turns at the batches: together they have the rows that one process would have, in its order
-    together = training.batch_size * started_processes()
-    rows = unpaired_rows(train, together, job.seed) if unpaired else paired_rows(train)
-    measured = {"train": train[: len(held_out)], "validation": held_out}
-    measured = {name: measured_rows(part) if unpaired else paired_rows(part) for name, part in measured.items()}
+    together = method.trained_with(job.training).batch_size * started_processes()
+    rows = unpaired_rows(train, together, job.seed, known) if unpaired else paired_rows(train)
+    seen = train[: len(held_out)]
+    measured = [measured_rows(part, known) if unpaired else paired_rows(part) for part in (seen, held_out)]
+    trainer = _trainer(job, method, tokenizer, rows, ordered, dict(zip(SPLITS, measured, strict=True)))
+    if unpaired:  # its mismatched texts are nobody else's
+        found = [trainer.observe(part) for part in (rows, *measured)]
+    else:
+        found = [evidence_of(trainer, pairs, known) for pairs in (train, held_out)]
+        found.insert(1, {name: values[: len(seen)] for name, values in found[0].items()})
+    rows, *measured = map(with_reference, (rows, *measured), found)
+    trainer.train_dataset, trainer.eval_dataset = rows, dict(zip(SPLITS, measured, strict=True))
+    trainer.start = measured_pairs(method, found[-1], _known(measured[-1]))
+    return trainer
+
+
+def _trainer(
+    job: PolicyJob,
+    method: PreferenceMethod,
+    tokenizer: Any,
+    rows: Dataset,
+    ordered: bool = False,
+    measured: dict[str, Dataset] | None = None,
+) -> PreferenceTrainer:
+    """A trainer whose rows do not know their reference yet."""
+    training, unpaired = method.trained_with(job.training), method.method == "kto"
     sequential = {"train_sampling_strategy": "sequential"} if unpaired or ordered else {}
     model = load_policy(job, tokenizer, *(["log_sum_sq_probs"] if method.method == "wpo" else []))
     trainer = PreferenceTrainer(
@@ -506,31 +577,34 @@ def make_trainer(
             tokenizer.pad_token_id, kernel_of(model, training, SECTION), training.tokens_per_row, apart=unpaired
         ),
         train_dataset=rows,
-        eval_dataset=measured,
+        eval_dataset=rows if measured is None else measured,
     )
     watch_steps(trainer)
     shard(trainer.accelerator, trainer.model)
-    trainer.train_dataset, _ = with_reference(trainer, rows)
-    validation, evidence = with_reference(trainer, measured["validation"])
-    # KTO's are other rows than those that are trained on
-    if unpaired:
-        seen, _ = with_reference(trainer, measured["train"])
-    else:
-        seen = trainer.train_dataset.select(range(len(measured["train"])))
-    trainer.eval_dataset = {"train": seen, "validation": validation}
-    trainer.start = measured_pairs(method, evidence, _known(validation))
     return trainer
 
 
-def with_reference(trainer: PreferenceTrainer, rows: Dataset) -> tuple[Dataset, dict[str, np.ndarray]]:
-    """The rows with the present policy's log-probabilities of both texts: the reference, if it is not trained yet.
+def evidence_of(
+    trainer: PreferenceTrainer, pairs: Sequence[TokenisedPair], known: Reference | None
+) -> dict[str, np.ndarray]:
+    """What a policy that is not trained yet says of the paired rows of N pairs: see `PreferenceTrainer.observe`.
 
-    Also all that it says of them, as `PreferenceTrainer.observe` returns it.
+    WPO's exponents, which are of use in training alone, are 0 where it is not asked.
     """
-    found = trainer.observe(rows)
+    if known is None:
+        return trainer.observe(paired_rows(pairs))
+    texts = [[pair.chosen, pair.rejected] for pair in pairs]
+    lengths = np.array([[len(text.ids) - text.prompt_length for text in both] for both in texts], dtype=np.float32)
+    found = {"total": known.of(pairs), "length": lengths, "exponent": np.zeros_like(lengths)}
+    return {f"{side}_{name}": found[name][:, half] for half, side in enumerate(SIDES) for name in EVIDENCE}
+
+
+def with_reference(rows: Dataset, evidence: Mapping[str, np.ndarray]) -> Dataset:
+    """The rows with the log-probabilities of both texts by a policy that is not trained yet, their reference."""
     for side, name in zip(SIDES, REFERENCES, strict=True):
-        rows = rows.add_column(name, np.asarray(found[f"{side}_total"], dtype=np.float32))
-    return rows, found
+        if name not in rows.column_names:
+            rows = rows.add_column(name, np.asarray(evidence[f"{side}_total"], dtype=np.float32))
+    return rows
 
 
 def measure_rows(trainer: PreferenceTrainer, rows: Dataset | None = None) -> pd.DataFrame:
@@ -600,6 +674,11 @@ def _log_probs(model: torch.nn.Module, texts: Mapping[str, Any]) -> dict[str, Te
     if out.log_sum_sq_probs is not None:
         exponent = (out.log_probs - out.log_sum_sq_probs).detach().sum(1) / length
     return {"total": out.log_probs.sum(1), "length": length, "exponent": exponent}
+
+
+def _said(total: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """The same of responses whose log-probability is known; WPO's exponent, of use in training alone, is 0."""
+    return {"total": total, "length": mask.sum(1), "exponent": torch.zeros_like(total)}
 
 
 def _changes(

@@ -32,7 +32,13 @@ SEEDS_APART = 1000
 
 
 def train_difficulty_run(
-    job: PolicyJob, method: PreferenceMethod, run: int, half: int, evaluations: int = 5, lora_dropout: float = 0.05
+    job: PolicyJob,
+    method: PreferenceMethod,
+    run: int,
+    half: int,
+    evaluations: int = 5,
+    lora_dropout: float = 0.05,
+    reference: Path | None = None,
 ) -> None:
     """Train a reference run on one half of the training prompts; write the other half's mean losses to `job.out`.
 
@@ -43,29 +49,37 @@ def train_difficulty_run(
         half: 0 or 1, which half is trained on.
         evaluations: how often the other half is scored, evenly spaced, the last time at the end.
         lora_dropout: dropout before the adapters, where there are some.
+        reference: what `make_reference` wrote; None asks the policy here.
     """
     # here, because selecting pairs needs none of it
     from transformers import set_seed
 
     from vrm.checkpoints import resumable
-    from vrm.training.pairs import tokenise_pairs
     from vrm.training.preemption import CheckpointOnStop
-    from vrm.training.preference import LossesAlong, make_trainer, paired_rows, with_reference
+    from vrm.training.preference import (
+        LossesAlong,
+        evidence_of,
+        make_trainer,
+        paired_rows,
+        read_tokenised,
+        with_reference,
+    )
+    from vrm.training.references import read_reference
     from vrm.training.trainer import LossWatch, drop_adapters
 
     require_ours(job.checkpoints)
     job = replace(job, seed=job.seed + SEEDS_APART * run)
     set_seed(job.seed)
     tokenizer = job.tokenizer()
-    path = job.pairs / "train.jsonl"
-    pairs, _ = tokenise_pairs(job.read("train"), job.encoder(tokenizer), path, "policy.training.max_length")
+    known = read_reference(reference, job, job.encoder(tokenizer)) if reference else None
+    pairs, _ = read_tokenised(job, "train", known.encoder() if known else job.encoder(tokenizer))
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]
-    trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs])
+    trainer = make_trainer(job, method, tokenizer, train, rest[: job.training.evaluation_pairs], known=known)
     drop_adapters(trainer.model, lora_dropout)
     trainer.add_callback(LossWatch())
     trainer.add_callback(CheckpointOnStop(trainer))
-    rows, _ = with_reference(trainer, paired_rows(rest))
+    rows = with_reference(paired_rows(rest), evidence_of(trainer, rest, known))
     along = LossesAlong(trainer, rows, evaluations, job.checkpoints)
     trainer.add_callback(along)
     settings = {"method": dependencies.method(method), "run": run, "half": half, "evaluations": evaluations}
