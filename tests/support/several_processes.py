@@ -31,7 +31,7 @@ from vrm.records import write_whole
 from vrm.training import ppo, preemption, reward
 from vrm.training import trainer as sharding
 from vrm.training.policies import train_sft
-from vrm.training.preference import train_preference
+from vrm.training.preference import make_reference, train_preference
 from vrm.training.reward import RewardJob, train_reward_model
 
 GLOBAL_BATCH = 16
@@ -84,8 +84,8 @@ def train(name, backbone, pairs, directory, processes):
     """Train the model that `name` begins with (of VARIANTS, `sft`, `dpo`, `kto`, `ppo`) into `directory`/`name`/out.
 
     What may follow: `_lora`, `_4bit`, `_bf16`; `_untied`, from `untied`'s backbone; `_uneven`, with a remainder as
-    the last batch; `_killed`, in step 5, and started again; `_sampled`, with PPO's real engine; `+launcher` or `+one`,
-    which gets a SIGTERM in its first attempt.
+    the last batch; `_known`, once the reference has been asked; `_killed`, in step 5, and started again; `_sampled`,
+    with PPO's real engine; `+launcher` or `+one`, which gets a SIGTERM in its first attempt.
     """
     name, _, target = name.partition("+")
     directory, (kind, *how) = directory / name, name.split("_")
@@ -113,7 +113,10 @@ def train(name, backbone, pairs, directory, processes):
     elif kind == "sft":
         train_sft(job, SftTraining(epochs=1, learning_rate=3e-3))
     else:
-        train_preference(job, PreferenceMethod(label=kind, method=kind))
+        known = directory.with_suffix(".parquet") if "known" in how else None
+        if known:
+            make_reference(job, known)
+        train_preference(job, PreferenceMethod(label=kind, method=kind), reference=known)
 
 
 def train_by_ppo(job, settings, sampled):

@@ -33,11 +33,11 @@ from vrm.training.trainer import is_sharded
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("processes")]
 
 PLAIN = (
-    *("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "ppo"),
+    *("rm", "vrm", "concept", "vrm_lora", "gated", "bottleneck", "sft", "dpo", "kto", "dpo_known", "kto_known", "ppo"),
     *(("vrm_lora_4bit", "dpo_lora_4bit") if importlib.util.find_spec("bitsandbytes") else ()),
 )
 SHARDED = (
-    "rm", "vrm", "concept", "gated", "bottleneck", "sft", "dpo", "kto",
+    "rm", "vrm", "concept", "gated", "bottleneck", "sft", "dpo", "kto", "dpo_known", "kto_known",
     "dpo_untied", "vrm_bf16", "vrm_lora_bf16", "dpo_lora_bf16",
 )  # fmt: skip
 POLICIES = ("sft", "dpo", "kto")

@@ -66,7 +66,14 @@ def _with_few_logits(model: PreTrainedModel, outputs: Sequence[str], temperature
     tiled = model.forward.__func__
 
     @wraps(tiled)  # `generate` reads the signature
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Tensor | None = None,
+        log_probs_alone: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         few = fused_lm_head and labels.device.type == "cpu" and len(labels) == 1
         asked = labels[:, 1:] != -100 if few else None
         if not few or int(asked.sum()) * self.config.get_text_config().vocab_size > FEW_LOGITS:
@@ -76,9 +83,9 @@ def _with_few_logits(model: PreTrainedModel, outputs: Sequence[str], temperature
         log_p = (logits.float() / temperature).log_softmax(-1)
         found = {"log_probs": log_p.gather(-1, labels[:, 1:][asked].unsqueeze(-1)).squeeze(-1)}
         with torch.no_grad():
-            if "entropy" in outputs:
+            if "entropy" in outputs and not log_probs_alone:
                 found["entropy"] = -(log_p.exp() * log_p).sum(-1)
-            if "log_sum_sq_probs" in outputs:
+            if "log_sum_sq_probs" in outputs and not log_probs_alone:
                 found["log_sum_sq_probs"] = (2 * log_p).logsumexp(-1)
         whole = {name: value.new_zeros(asked.shape).masked_scatter(asked, value) for name, value in found.items()}
         return TokenOutputs(**dict.fromkeys(TokenOutputs._fields) | whole)
@@ -199,6 +206,12 @@ def response_outputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> Respon
     return ResponseOutputs(
         *(value if value is None else _picked(value, batch) for value in found), batch["response_mask"]
     )
+
+
+def response_log_probs(model: torch.nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The log-probabilities of `response_outputs` alone, (N, T), where a CPU need not compute what else is asked for."""
+    out = model(**_inputs(batch), labels=batch["labels"], fused_lm_head=True, log_probs_alone=True)
+    return _picked(out.log_probs, batch)
 
 
 def response_values(critic: torch.nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -41,6 +41,7 @@ from vrm.training.rollout import (
     Answers,
     Experience,
     Question,
+    in_parts,
     read_questions,
     token_log_probs,
     token_values,
@@ -381,7 +382,7 @@ class PpoRun:
         """Advantages and returns of a batch, and the score that each answer got in the end, shape (B,)."""
         mask, critic = answers.texts.mask, self.models.critic
         with torch.no_grad():
-            (values,) = self.answerer.in_parts(lambda part: (token_values(critic, part),), answers.texts)
+            (values,) = in_parts(lambda part: (token_values(critic, part),), answers.texts)
         scores = answers.rewards
         if self.ppo.normalise_rewards:
             self.moments.update(self.accelerator.gather(scores))
@@ -409,7 +410,7 @@ class PpoRun:
             old = experience.rows(part)
             mask = old.texts.mask
             with torch.set_grad_enabled(actor_learns):
-                log_probs, _ = token_log_probs(self.models.actor, old.texts)
+                log_probs = token_log_probs(self.models.actor, old.texts)
             values = token_values(self.models.critic, old.texts)
             surrogate, clipped = policy_loss(log_probs, old.log_probs, old.advantages, mask, ppo.clip)
             error = value_loss(values, old.values, old.returns, mask, ppo.value_clip)

@@ -527,9 +527,9 @@ def make_trainer(
         job: the policy, the limits and the directories.
         method: the objective.
         tokenizer: the policy's.
-        train: what to learn from; `ordered` says that it is to be read in this order.
+        train: what to learn from.
         held_out: what to measure on.
-        ordered: see there.
+        ordered: whether `train` is to be read in its order.
         known: what the policy says of all these pairs; None: it is asked.
     """
     unpaired = method.method == "kto"

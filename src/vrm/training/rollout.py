@@ -26,7 +26,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from vrm.config import ConfigError, PpoTraining
 from vrm.generation.engines import Engine, decode, seeds_of
 from vrm.models.base import RewardModel
-from vrm.models.responses import batch_responses, response_outputs, response_values
+from vrm.models.responses import batch_responses, response_log_probs, response_outputs, response_values
 from vrm.models.templates import left_out
 from vrm.models.text import TextEncoder
 from vrm.records import Prompt, read_pairs
@@ -45,18 +45,25 @@ class Texts:
         prompts: how many of them are the prompt's, B of each.
         mask: 1.0 on real response tokens, shape (B, T).
         batch: makes a batch of texts, given as ids and their prompt's length, for the policy and the critic.
+        pass_size: texts a forward pass.
     """
 
     ids: list[list[int]]
     prompts: list[int]
     mask: Tensor
     batch: Callable[[list[tuple[list[int], int]]], dict[str, Any]]
+    pass_size: int
 
     def rows(self, index: Tensor) -> Texts:
         """Some of the rows."""
         numbers = index.tolist()
         ids, prompts = [self.ids[i] for i in numbers], [self.prompts[i] for i in numbers]
-        return Texts(ids, prompts, self.mask[index.to(self.mask.device)], self.batch)
+        return replace(self, ids=ids, prompts=prompts, mask=self.mask[index.to(self.mask.device)])
+
+    @cached_property
+    def parts(self) -> list[Texts]:
+        """The rows by forward pass: policy, reference and critic read the same batches."""
+        return [self.rows(rows) for rows in torch.arange(len(self.ids)).split(self.pass_size)]
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -68,10 +75,20 @@ class Texts:
         return F.pad(found, (0, self.mask.shape[1] - found.shape[1]))
 
 
-def token_log_probs(model: torch.nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
-    """log pi of each response token and the policy's entropy before it, nats, both (B, T); `model` has a fused head."""
+def token_log_probs(model: torch.nn.Module, texts: Texts) -> Tensor:
+    """log pi of each response token, nats, shape (B, T); `model` has a fused head."""
+    return texts.columns(response_log_probs(model, texts.inputs))
+
+
+def token_log_probs_and_entropy(model: torch.nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
+    """The same, and the policy's entropy before each token, nats, both of shape (B, T)."""
     found = response_outputs(model, texts.inputs)
     return texts.columns(found.log_probs), texts.columns(found.entropy)
+
+
+def in_parts(compute: Callable[[Texts], tuple[Tensor, ...]], texts: Texts) -> tuple[Tensor, ...]:
+    """`compute` by forward pass, put together again."""
+    return tuple(torch.cat(column) for column in zip(*map(compute, texts.parts), strict=True))
 
 
 def token_values(critic: torch.nn.Module, texts: Texts) -> Tensor:
@@ -312,9 +329,9 @@ class Answerer:
         output = self.reward.score([question.prompt for question in questions], [text for text, _ in decoded])
         texts = self._texts([question.ids for question in questions], responses)
         with torch.no_grad():
-            log_probs, entropy = self.in_parts(lambda part: token_log_probs(self.models.actor, part), texts)
+            log_probs, entropy = in_parts(lambda part: token_log_probs_and_entropy(self.models.actor, part), texts)
             with self.models.reference() as model:
-                reference, _ = self.in_parts(lambda part: token_log_probs(model, part), texts)
+                (reference,) = in_parts(lambda part: (token_log_probs(model, part),), texts)
         return Answers(
             responses=[text for text, _ in decoded],
             ended=torch.tensor([ended for _, ended in decoded], device=device),
@@ -330,9 +347,4 @@ class Answerer:
         device = self.models.accelerator.device
         ids = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
         mask = pad_sequence([torch.ones(len(response)) for response in responses], batch_first=True)
-        return Texts(ids, list(map(len, prompts)), mask.to(device), self.models.batch)
-
-    def in_parts(self, compute: Callable[[Texts], tuple[Tensor, ...]], texts: Texts) -> tuple[Tensor, ...]:
-        """`compute` on `batch_size` texts at a time, put together again."""
-        parts = [compute(texts.rows(rows)) for rows in torch.arange(len(texts.ids)).split(self.batch_size)]
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return Texts(ids, list(map(len, prompts)), mask.to(device), self.models.batch, self.batch_size)
