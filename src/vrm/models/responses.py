@@ -209,7 +209,7 @@ def response_outputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> Respon
 
 
 def response_log_probs(model: torch.nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The log-probabilities of `response_outputs` alone, (N, T), where a CPU need not compute what else is asked for."""
+    """The log-probabilities of `response_outputs` alone, (N, T); a CPU need not compute what else is asked for."""
     out = model(**_inputs(batch), labels=batch["labels"], fused_lm_head=True, log_probs_alone=True)
     return _picked(out.log_probs, batch)
 
