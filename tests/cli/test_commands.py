@@ -23,6 +23,7 @@ MAY_BE_EMPTY = {
     "tokens": "--tokens t",
     "texts": "--texts t",
     "reference": "--reference r",
+    "log_probs": "--reference-log-probs r",
     "scorer": "--model m --seed 1",
     "reward": "--model m",
 }

@@ -3,13 +3,16 @@
 import copy
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from contract import CHECKS, PROMPTS, RESPONSES, assert_same
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vrm.models.base import RewardModel, as_prompt
-from vrm.models.policy_scoring import PolicyScorer, load_policy_scorer
+from vrm.models.policy_scoring import PolicyScorer, ask_reference, load_policy_scorer
+from vrm.models.text import CHATML, TextEncoder
+from vrm.records import RecordError
 
 LIMITS = {"max_prompt_length": 64, "max_length": 96}
 
@@ -89,3 +92,53 @@ def test_template_arguments_reach_the_text(model, tiny_backbone):
     tokenizer.chat_template = "{{ mood }} " + tokenizer.chat_template
     scorer = PolicyScorer(model.model, None, tokenizer, **LIMITS, chat_template_kwargs={"mood": "alpha"})
     assert tokenizer.decode(scorer.encoder.encode([as_prompt("beta")], ["mu"])[0].ids).startswith("alpha ")
+
+
+@pytest.fixture
+def said(tiny_backbone, tmp_path):
+    """What the backbone says of the texts, each of them once and in another order."""
+    texts = [(as_prompt(prompt), response) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    scorer = load_policy_scorer(tiny_backbone, None, **LIMITS)
+    ask_reference(scorer, tiny_backbone, None, [*texts[::-1], *texts], tmp_path / "said.parquet")
+    return tmp_path / "said.parquet"
+
+
+def moved(backbone, directory):
+    """A policy that has been trained from the backbone, so to say."""
+    policy(backbone, 0.1).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(directory)
+    return directory
+
+
+def test_a_reference_that_has_been_asked_need_not_be_loaded(tiny_backbone, said, tmp_path, monkeypatch):
+    trained = moved(tiny_backbone, tmp_path / "policy")
+    expected = load_policy_scorer(trained, tiny_backbone, **LIMITS).score(PROMPTS, RESPONSES)
+    scorer = load_policy_scorer(trained, tiny_backbone, reference_log_probs=said, **LIMITS)
+    assert scorer.reference is None
+    monkeypatch.setattr(TextEncoder, "try_encode", None)  # nor a text be encoded again
+    assert_same(scorer.score(PROMPTS, RESPONSES), expected, tolerance=1e-4)
+    assert np.ptp(expected.mean) > 0.1
+
+
+def test_a_text_that_it_was_not_asked_of_is_named(tiny_backbone, said, tmp_path):
+    scorer = load_policy_scorer(tiny_backbone, tiny_backbone, reference_log_probs=said, **LIMITS)
+    with pytest.raises(RecordError, match=r"said\.parquet: .*'something new'.*vrm reference-log-probs"):
+        scorer.score([PROMPTS[0]], ["something new"])
+
+
+def test_what_another_policy_said_is_refused(tiny_backbone, said, tmp_path):
+    trained = moved(tiny_backbone, tmp_path / "policy")
+    with pytest.raises(RecordError, match=r"said\.parquet.*model\.safetensors.*vrm reference-log-probs"):
+        load_policy_scorer(tiny_backbone, trained, reference_log_probs=said, **LIMITS)
+    limits = {"max_prompt_length": 64, "max_length": 90}
+    with pytest.raises(RecordError, match=r"said\.parquet.*max_length was 96, is 90"):
+        load_policy_scorer(tiny_backbone, tiny_backbone, reference_log_probs=said, **limits)
+
+
+def test_nothing_is_said_of_what_the_template_refuses(tiny_backbone, tmp_path):
+    template = "{% if 'no' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    scorer = load_policy_scorer(tiny_backbone, None, chat_template=template, **LIMITS)
+    texts = [(as_prompt(prompt), "yes") for prompt in ("good", "no good")]
+    for some, number in ((texts, 1), (texts[1:], 0), ([], 0)):
+        ask_reference(scorer, tiny_backbone, None, some, tmp_path / "said.parquet")
+        assert len(pq.read_table(tmp_path / "said.parquet")) == number

@@ -26,7 +26,7 @@ def test_the_default_plans_the_papers_grid(tmp_path):
     assert jobs["tokenise"] == jobs["tokenise_sets"] == 1
     assert (jobs["figure"], jobs["schematic"], jobs["table"], jobs["world"]) == (9, 2, 11, 1)
     assert (jobs["policy_backbone"], jobs["sft"], jobs["train_preference"], jobs["train_ppo"]) == (2, 2, 2 * 6, 2 * 5)
-    assert jobs["reference_log_probs"] == 2
+    assert (jobs["reference_log_probs"], jobs["reference_of_sets"]) == (2, 1)  # the base that scores
     assert (jobs["difficulty_run"], jobs["difficulty"]) == (2 * 2, 2)  # one halving, two halves, two bases
     assert (jobs["score_policy"], jobs["best_of_n"]) == (6, 2)
     assert jobs["gold"] == 2 * (5 + 1)

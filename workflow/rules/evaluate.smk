@@ -172,11 +172,47 @@ rule pac_bayes:
         " --pairs {params.pairs} {params.tokens} --seed {wildcards.seed} --out {output} > {log} 2>&1"
 
 
+# What the policies of a base start from says of the sets, once for all of them.
+rule reference_of_sets:
+    input:
+        start=get_start_files,
+        sets=collect(
+            "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
+        ),
+    output:
+        "results/{run}/policy/{base}/reference/seed{seed}/sets.parquet",
+    log:
+        "results/{run}/logs/reference_of_sets/{base}.seed{seed}.log",
+    benchmark:
+        "results/{run}/benchmarks/reference_of_sets/{base}.seed{seed}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CONFIG.threads
+    resources:
+        gpu=get_gpus("reference_of_sets"),
+        mem_mb=get_mem_mb("reference_of_sets"),
+        runtime=get_runtime("reference_of_sets"),
+    params:
+        settings=depends_on(dependencies.score_policy, "base"),
+        start=get_start,
+    shell:
+        "python -m vrm reference-log-probs --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
+        " --policy {params.start:q} --sets {input.sets} --out {output} > {log} 2>&1"
+
+
+def get_reference_of_sets(wildcards):
+    """What the start says of the sets, for a method that is compared with it."""
+    if not CONFIG.policy.methods[wildcards.method].needs_reference:
+        return []
+    return f"results/{wildcards.run}/policy/{wildcards.base}/reference/seed{wildcards.seed}/sets.parquet"
+
+
 # A policy as a scorer: its implicit reward, or its own where it has no reference.
 rule score_policy:
     input:
         policy="results/{run}/policy/{base}/{method}/seed{seed}/model",
         start=get_start_files,
+        reference=get_reference_of_sets,
         train="results/{run}/data/pairs/train.jsonl",
         sets=collect(
             "results/{{run}}/evaluation/sets/{set}.jsonl", set=CONFIG.evaluation.run
@@ -199,11 +235,14 @@ rule score_policy:
     params:
         settings=depends_on(dependencies.score_policy, "base"),
         start=get_start,
+        log_probs=lambda wildcards, input: (
+            f"--reference-log-probs {input.reference}" if input.reference else ""
+        ),
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm score-policy --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --policy {input.policy} --reference {params.start:q} --sets {input.sets}"
-        " --pairs {params.train} --out {output} > {log} 2>&1"
+        " {params.log_probs} --pairs {params.train} --out {output} > {log} 2>&1"
 
 
 def get_ppo_rewards():

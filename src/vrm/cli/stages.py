@@ -7,7 +7,7 @@ a stage is chosen.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from vrm.cli.commands import (
     ConfigFiles,
@@ -380,11 +380,27 @@ def sft(
     "  --pairs results/demo/data/pairs --out log_probs.parquet",
     models=True,
 )
-def reference_log_probs(config: ConfigFiles, base: Base, policy: Policy, pairs: Pairs, out: Parquet) -> None:
-    """Ask the policy that trainings start from for every pair, once for all preference methods."""
-    from vrm.training.preference import make_reference
+def reference_log_probs(
+    config: ConfigFiles,
+    base: Base,
+    policy: Policy,
+    out: Parquet,
+    pairs: Annotated[Path | None, Option("directory of normalised pairs by split, for trainings")] = None,
+    sets: Annotated[list[Path], Option("instead: files of evaluation sets, for `vrm score-policy`")] = (),
+) -> None:
+    """Ask the policy that others start from for every text, once for all preference methods."""
+    if (pairs is None) != bool(sets):
+        raise config_error("give --pairs DIRECTORY for trainings, or --sets FILES for scores")
+    settings = _load(config)
+    if pairs is not None:
+        from vrm.training.preference import make_reference
 
-    make_reference(_policy_job(_load(config), base, policy, 0, pairs, out.parent, out.parent), out)
+        return make_reference(_policy_job(settings, base, policy, 0, pairs, out.parent, out.parent), out)
+    from vrm.evaluation.score_sets import texts_of
+    from vrm.models.policy_scoring import ask_reference, load_policy_scorer
+
+    scorer = load_policy_scorer(local_or_hub(policy, "--policy"), None, **_policy_scoring(settings, base))
+    return ask_reference(scorer, policy, _revision(_base(settings, base), policy), texts_of(sets), out)
 
 
 @stage(
@@ -515,6 +531,9 @@ def score_policy(
     sets: Sets,
     pairs: Pairs,
     out: Csv,
+    reference_log_probs: Annotated[
+        Path | None, Option("what `vrm reference-log-probs --sets` wrote; without it, the reference is asked")
+    ] = None,
 ) -> None:
     """Score every evaluation set with a policy."""
     from vrm.config import PreferenceMethod
@@ -522,18 +541,13 @@ def score_policy(
     from vrm.models.policy_scoring import load_policy_scorer
 
     settings = _load(config)
-    training = settings.policy.training
     spec = _method(settings, method, PreferenceMethod)
-    entry = _base(settings, base)
     scorer = load_policy_scorer(
         local_or_hub(policy, "--policy"),
         local_or_hub(reference, "--reference") if spec.needs_reference else None,
-        reference_revision=_revision(entry, reference),
-        max_prompt_length=training.max_prompt_length,
-        max_length=training.max_length,
-        batch_size=2 * training.batch_size,
-        chat_template_kwargs=entry.chat_template_kwargs,
-        progress=True,
+        reference_revision=_revision(_base(settings, base), reference),
+        reference_log_probs=reference_log_probs,
+        **_policy_scoring(settings, base),
     )
     score_sets(scorer, {path.stem: path for path in sets}, pairs / "train.jsonl", out)
 
@@ -773,6 +787,18 @@ def _method(settings: Config, name: str, kind: type[M]) -> M:
 def _revision(base: PolicyBase, model: str) -> str | None:
     """The base's commit on the hub; what lies in a directory here has none."""
     return None if Path(model).is_dir() else base.revision
+
+
+def _policy_scoring(settings: Config, base: str) -> dict[str, Any]:
+    """How policies of a base score: keyword arguments of `load_policy_scorer`."""
+    training = settings.policy.training
+    return {
+        "max_prompt_length": training.max_prompt_length,
+        "max_length": training.max_length,
+        "batch_size": 2 * training.batch_size,
+        "chat_template_kwargs": _base(settings, base).chat_template_kwargs,
+        "progress": True,
+    }
 
 
 def _policy_job(

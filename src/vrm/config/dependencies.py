@@ -257,7 +257,7 @@ def pac_bayes(config: Config) -> dict[str, Any]:
 
 
 def score_policy(config: Config, base: str) -> dict[str, Any]:
-    """A policy's scores on every evaluation set."""
+    """A policy's scores on every evaluation set, and what it starts from says of them."""
     return _base(config, base) | _lengths(config.policy.training) | _of(config, "policy.training.batch_size")
 
 

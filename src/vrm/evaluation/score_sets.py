@@ -22,7 +22,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.known_texts import write_texts
 from vrm.models.templates import Unrenderable, left_out
 from vrm.models.text import TextEncoder
-from vrm.records import PreferencePair, read_pairs, write_jsonl
+from vrm.records import PreferencePair, Prompt, read_pairs, write_jsonl
 from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
 from vrm.training.symptoms import LENGTH_CORRELATION, say_symptoms
 
@@ -47,10 +47,14 @@ def tokenise_sets(
     """
     limit, template = training.max_length, settings.chat_template
     tokenizer = checked_tokenizer(backbone, max_length=limit, revision=settings.revision, chat_template=template)
+    found = write_texts(TextEncoder(tokenizer, training.max_prompt_length, limit), texts_of(sets), out)
+    print(f"{out}: {found.truncation.as_dict()}")
+
+
+def texts_of(sets: Sequence[Path]) -> list[tuple[Prompt, str]]:
+    """Prompts and responses of some files of pairs, chosen and rejected ones."""
     pairs = [pair for path in sets for pair in read_pairs(path)]
-    texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-    found = write_texts(TextEncoder(tokenizer, training.max_prompt_length, limit), texts, out)
-    print(f"{out}: {len(pairs)} pairs, {found.truncation.as_dict()}")
+    return [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
 
 
 def score_sets(

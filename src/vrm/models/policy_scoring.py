@@ -6,6 +6,8 @@
 * Both are read in float32, as in training: a base on the hub is bfloat16 and the policy trained from it is not, so that
   their ratio would hold rounding noise.
 * A prompt is computed once for all of its responses, where the model can do so.
+* What the reference says of texts can be asked once for all policies that were trained from it (`ask_reference`); then
+  it need not be in memory.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.checks import checked_tokenizer, require_model
+from vrm.models.known_texts import KnownTexts, text_key
+from vrm.models.reference_log_probs import Reference, asked_of, read_reference, write_reference
 from vrm.models.responses import batch_responses, ensure_fused_head, response_outputs
 from vrm.models.scoring import MOST_TOKENS, own_device
 from vrm.models.shared_prefix import passes, share_prefixes, unsupported
 from vrm.models.templates import NO_KWARGS
-from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, prepare_tokenizer
+from vrm.models.text import PolicyEncoder, TextEncoder, TokenisedText, end_ids, prepare_tokenizer
 from vrm.models.weights import checked_weights
 from vrm.records import Prompt
 from vrm.watch import watched
@@ -51,7 +55,7 @@ class PolicyScorer:
 
         Args:
             policy: what scores; in evaluation mode from here on.
-            reference: what it is compared with, likewise; None scores by mean log-probability.
+            reference: what it is compared with, likewise; None scores by mean log-probability. See also `know`.
             tokenizer: of both.
             max_prompt_length, max_length: limits in tokens, see `PolicyEncoder`.
             batch_size: texts per forward pass; shared, as many tokens as so many texts of `max_length` have, and
@@ -62,26 +66,56 @@ class PolicyScorer:
         """
         models = [ensure_fused_head(model.eval()) for model in (policy, reference) if model is not None]
         self.model, self.reference = models[0], models[1] if reference is not None else None
+        self.known: Reference | None = None
         self._shares = engine == "shared" and not any(map(unsupported, models))
         if self._shares:
             for model in models:
                 share_prefixes(model)
         limits = max_prompt_length, max_length
         tokenizer, ends = prepare_tokenizer(tokenizer), end_ids(policy.generation_config, tokenizer)
-        self.encoder = PolicyEncoder(tokenizer, *limits, chat_template_kwargs=chat_template_kwargs, ends=ends)
+        self.encoder: TextEncoder = PolicyEncoder(
+            tokenizer, *limits, chat_template_kwargs=chat_template_kwargs, ends=ends
+        )
         self.batch_size = batch_size
         self.progress = progress
         self.aspects: list[str] = []
 
+    def know(self, path: Path, reference: str | Path, revision: str | None) -> None:
+        """Compare with what a reference has said of every text that is to be scored, in place of the model itself.
+
+        Args:
+            path: what `ask_reference` wrote.
+            reference, revision: who must have been asked.
+
+        Raises:
+            RecordError: the file is missing, damaged or made from something else.
+        """
+        self.known = read_reference(path, self.encoder, asked_of(reference, revision, self.encoder, FLOAT32))
+        self.encoder = self.known.encoder()
+
     def score(self, prompts: Sequence[Prompt | str], responses: Sequence[str]) -> RewardOutput:
-        """Rewards of N texts: nats with a reference, nats a token without; see `RewardModel.score`."""
-        texts = self.encoder.encode(checked_prompts(prompts, responses), responses)
-        rewards = np.zeros(len(texts), dtype=np.float32)
-        with torch.no_grad():
-            for rows in watched(self._batches(texts), "scoring", "batches", quiet=not self.progress):
-                rewards[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
+        """Rewards of N texts: nats with a reference, nats a token without; see `RewardModel.score`.
+
+        Raises:
+            RecordError: what the reference said of one of them is not `know`n.
+        """
+        prompts = checked_prompts(prompts, responses)
+        texts = self.encoder.encode(prompts, responses)
+        rewards = self._found(texts)
+        if self.known is not None:
+            rewards -= self.known.said(zip(prompts, responses, strict=True))
+        elif self.reference is None:
+            rewards /= np.array([len(text.ids) - text.prompt_length for text in texts], dtype=np.float32)
         truncated = np.array([text.truncated for text in texts], dtype=bool)
         return RewardOutput(mean=rewards, truncated=truncated, link=None)  # in no unit of log-odds
+
+    def _found(self, texts: Sequence[TokenisedText]) -> np.ndarray:
+        """Log-probabilities of N responses, summed, less those of a reference that is a model, shape (N,)."""
+        found = np.zeros(len(texts), dtype=np.float32)
+        with torch.no_grad():
+            for rows in watched(self._batches(texts), "scoring", "batches", quiet=not self.progress):
+                found[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
+        return found
 
     def _batches(self, texts: list[TokenisedText]) -> list[list[int]]:
         """Numbers of the texts, by forward pass."""
@@ -95,10 +129,34 @@ class PolicyScorer:
         kernel = "groups" if self._shares else None
         tokens = [(text.ids, text.prompt_length) for text in texts]
         batch = batch_responses(tokens, self.encoder.tokenizer.pad_token_id, kernel, device=self.model.device)
-        found = response_outputs(self.model, batch)
-        if self.reference is None:
-            return found.log_probs.sum(1) / found.mask.sum(1)
-        return (found.log_probs - response_outputs(self.reference, batch).log_probs).sum(1)
+        found = response_outputs(self.model, batch).log_probs
+        if self.reference is not None:
+            found = found - response_outputs(self.reference, batch).log_probs
+        return found.sum(1)
+
+
+FLOAT32 = {"precision": "float32"}
+"""How policies are scored, whatever they were trained in."""
+
+
+def ask_reference(
+    scorer: PolicyScorer, policy: str | Path, revision: str | None, texts: Sequence[tuple[Prompt, str]], out: Path
+) -> None:
+    """Write what a policy says of texts, for those that are trained from it; what its template refuses is left out.
+
+    Args:
+        scorer: the policy, without a reference.
+        policy, revision: where it was loaded from.
+        texts: prompts and responses, of which one may occur several times.
+        out: the Parquet file, `vrm.models.reference_log_probs.REFERENCE`.
+    """
+    texts, known = list({text_key(*text): text for text in texts}.values()), KnownTexts.of(scorer.encoder)
+    encoded, _ = known.try_encode(*map(list, zip(*texts, strict=True))) if texts else ([], {})
+    kept = [(text_key(*text), ids) for text, ids in zip(texts, encoded, strict=True) if ids is not None]
+    totals = scorer._found([ids for _, ids in kept])
+    said = {key: float(total) for (key, _), total in zip(kept, totals, strict=True)}
+    write_reference(known, said, asked_of(policy, revision, scorer.encoder, FLOAT32), out)
+    print(f"{out}: {len(kept)} texts, {known.truncation.as_dict()}")
 
 
 def load_policy_scorer(
@@ -107,6 +165,7 @@ def load_policy_scorer(
     *,
     max_length: int,
     reference_revision: str | None = None,
+    reference_log_probs: Path | None = None,
     chat_template: str | None = None,
     **options: Any,
 ) -> PolicyScorer:
@@ -117,6 +176,7 @@ def load_policy_scorer(
         reference: what it was trained from; None scores by mean log-probability.
         max_length: limit in tokens.
         reference_revision: commit of a reference on the hub.
+        reference_log_probs: what `ask_reference` wrote of every text that is to be scored; None loads the reference.
         chat_template: instead of the policy's own, its text or a file.
         options: further keyword arguments of `PolicyScorer`.
 
@@ -124,8 +184,12 @@ def load_policy_scorer(
         ConfigError, RecordError: one of them can't be used, see `vrm.models.checks`.
     """
     tokenizer = checked_tokenizer(policy, max_length=max_length, chat_template=chat_template)
-    compared = None if reference is None else _load(reference, reference_revision)
-    return PolicyScorer(_load(policy), compared, tokenizer, max_length=max_length, **options)
+    known = reference is not None and reference_log_probs is not None
+    compared = None if reference is None or known else _load(reference, reference_revision)
+    scorer = PolicyScorer(_load(policy), compared, tokenizer, max_length=max_length, **options)
+    if known:
+        scorer.know(reference_log_probs, reference, reference_revision)
+    return scorer
 
 
 def _load(path: str | Path, revision: str | None = None) -> PreTrainedModel:

@@ -195,6 +195,9 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
     reference = f"reference_log_probs {end}"
     if policy.preference_run:
         yield _named(estimate(setting, "reference_log_probs", base), reference, *start)
+    of_sets = f"reference_of_sets {end}"
+    if base == policy.scorers_from and any(policy.methods[name].needs_reference for name in policy.preference_run):
+        yield _named(estimate(setting, "reference_of_sets", base), of_sets, *start)
     halves = [f"difficulty_run {end} run{run} half{half}" for run in range(policy.difficulty.runs) for half in (0, 1)]
     if selective := policy.trained("selective_dpo"):
         first = [reference] if _knows_reference(policy) else start
@@ -205,7 +208,8 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
         name = f"train_preference {method} {end}"
         yield _named(estimate(setting, "train_preference", base, method), name, *first)
         if base == policy.scorers_from:
-            yield _named(estimate(setting, "score_policy", base, method), f"score_policy {method} {end}", name)
+            known = [of_sets] if policy.methods[method].needs_reference else []
+            yield _named(estimate(setting, "score_policy", base, method), f"score_policy {method} {end}", name, *known)
     outside = setting.config.reward.outside  # is there before anything runs
     rewards = {name: policy.methods[name].reward for name in policy.ppo_run}
     trained = {name: [f"train_reward {reward} seed{seed}"] for name, reward in rewards.items() if reward not in outside}
@@ -465,16 +469,20 @@ def _train_ppo(setting: Setting, base: str, method: str) -> Job:
 
 
 def _score_policy(setting: Setting, base: str, method: str) -> Job:
+    return _asked_policy(setting, base, "score_policy")
+
+
+def _reference_of_sets(setting: Setting, base: str, method: str) -> Job:
+    return _asked_policy(setting, base, "reference_of_sets")
+
+
+def _asked_policy(setting: Setting, base: str, stage: str) -> Job:
+    """A finished policy on the texts of all sets, in float32."""
     training, shape = setting.config.policy.training, shape_of(setting.policy(base))
-    length, copies = setting.text_length(training), 2 if setting.config.policy.methods[method].needs_reference else 1
-    operations = copies * setting.evaluation_rows() * length * time.forward_operations(shape, length)
+    length = setting.text_length(training)
+    operations = setting.evaluation_rows() * length * time.forward_operations(shape, length)
     parts = memory.forward_only(shape, 2 * training.batch_size, training.max_length, 4)
-    return _job(
-        "score_policy",
-        shape,
-        Memory({**parts, "weights": copies * parts["weights"]}),
-        time.hours(operations, setting.gpu, bf16=False),
-    )
+    return _job(stage, shape, Memory(parts), time.hours(operations, setting.gpu, bf16=False))
 
 
 def _best_of_n(setting: Setting, base: str, method: str) -> Job:
@@ -541,6 +549,7 @@ ESTIMATES: dict[str, Callable[[Setting, str, str], Job]] = {
     "train_preference": _train_preference,
     "difficulty_run": _difficulty_run,
     "train_ppo": _train_ppo,
+    "reference_of_sets": _reference_of_sets,
     "score_policy": _score_policy,
     "best_of_n": _best_of_n,
     "answer_share": _answer_share,

@@ -24,6 +24,7 @@ from vrm.checkpoints import fingerprint, model_files, model_name, require_places
 from vrm.config import PolicyTraining, SftTraining, dependencies
 from vrm.models.checks import checked_tokenizer
 from vrm.models.policy_scoring import PolicyScorer
+from vrm.models.reference_log_probs import Reference, asked_of, read_reference
 from vrm.models.responses import fuse_head
 from vrm.models.templates import left_out, read_template
 from vrm.models.text import PolicyEncoder, TokenisedText, end_ids, generation_config
@@ -103,6 +104,25 @@ class PolicyJob:
         limits = self.training.max_prompt_length, self.training.max_length
         ends = end_ids(generation_config(self.policy, self.revision), tokenizer)
         return PolicyEncoder(tokenizer, *limits, chat_template_kwargs=self.chat_template_kwargs, ends=ends)
+
+    def asked_of(self, encoder: PolicyEncoder) -> dict[str, Any]:
+        """What log-probabilities of the job's policy depend on, asked as a training asks it."""
+        lora = self.training.lora
+        precision = {
+            "bf16": self.training.bf16,
+            "weights": str(weight_dtype(self.training)),
+            "load_in_4bit": lora is not None and lora.load_in_4bit,
+        }
+        return asked_of(self.policy, self.revision, encoder, precision)
+
+    def reference(self, path: Path | None, tokenizer: PreTrainedTokenizerBase) -> Reference | None:
+        """What the job's policy has said, from a file that was asked for as `asked_of` tells; None where there is none.
+
+        Raises:
+            RecordError: the file is missing, damaged or made from something else.
+        """
+        encoder = self.encoder(tokenizer)
+        return None if path is None else read_reference(path, encoder, self.asked_of(encoder))
 
     def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
         """What the result depends on: `settings`, this job, the pairs, the policy, and further files.

@@ -32,17 +32,17 @@ from transformers.trainer_utils import TrainOutput
 
 from vrm.checkpoints import resumable
 from vrm.config import PreferenceMethod, dependencies
-from vrm.models.known_texts import KnownTexts
+from vrm.models.known_texts import KnownTexts, text_key
+from vrm.models.reference_log_probs import Reference, write_reference
 from vrm.models.responses import batch_responses, response_outputs
 from vrm.models.shared_prefix import Kernel
 from vrm.models.text import TextEncoder, TokenisedText
-from vrm.records import RecordError
+from vrm.records import Prompt, RecordError
 from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training.engine import kernel_of
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
 from vrm.training.policies import MAX_GRAD_NORM, SECTION, PolicyJob, leave, load_policy
 from vrm.training.preemption import CheckpointOnStop
-from vrm.training.references import Reference, read_reference, write_reference
 from vrm.training.trainer import LogWriter, WatchedTrainer, common_arguments, shard, started_processes, watch_steps
 
 # The losses: pure functions of log-probabilities, one value an example, nothing averaged. `logratio` is log pi - log
@@ -180,7 +180,7 @@ class _Response:
 
 def _responses(pairs: list[TokenisedPair], known: Reference | None) -> list[_Response]:
     """Chosen and rejected of the first pair, of the second, ..."""
-    log_probs = [[None, None]] * len(pairs) if known is None else known.of(pairs).tolist()
+    log_probs = [[None, None]] * len(pairs) if known is None else _said_of(pairs, known).tolist()
     return [
         _Response(pair.record.prompt_id, text, desirable, log_prob)
         for pair, both in zip(pairs, log_probs, strict=True)
@@ -459,7 +459,7 @@ def train_preference(
     job.require_places()
     set_seed(job.seed)
     tokenizer = job.tokenizer()
-    known = read_reference(reference, job, job.encoder(tokenizer)) if reference else None
+    known = job.reference(reference, tokenizer)
     pairs, counts = {}, {}
     for split in SPLITS:
         encoder = known.encoder() if known else job.encoder(tokenizer)
@@ -494,10 +494,11 @@ def make_reference(job: PolicyJob, out: Path) -> None:
 
     Args:
         job: what trainings start from, and on what; its own directories are not used.
-        out: the Parquet file, `vrm.training.references.REFERENCE`.
+        out: the Parquet file, `vrm.models.reference_log_probs.REFERENCE`.
     """
     tokenizer = job.tokenizer()
-    texts = KnownTexts.of(job.encoder(tokenizer))
+    encoder = job.encoder(tokenizer)
+    texts = KnownTexts.of(encoder)
     train, held_out = (read_tokenised(job, split, texts)[0] for split in SPLITS)
     asked = [*train, *held_out[: job.training.evaluation_pairs]]
     rows = paired_rows(asked)
@@ -506,8 +507,9 @@ def make_reference(job: PolicyJob, out: Path) -> None:
         trainer = _trainer(job, PreferenceMethod(label="", method="dpo"), tokenizer, rows)
         found = trainer.observe(rows)
     if trainer.accelerator.is_main_process:
-        totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1)
-        write_reference(job, texts, asked, totals, out)
+        totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1).ravel()
+        keys = [text_key(*text) for text in _conversations(asked)]
+        write_reference(texts, dict(zip(keys, totals.tolist(), strict=True)), job.asked_of(encoder), out)
         print(f"{out}: {len(asked)} pairs, {texts.truncation.as_dict()}")
     trainer.accelerator.wait_for_everyone()
 
@@ -595,8 +597,19 @@ def evidence_of(
         return trainer.observe(paired_rows(pairs))
     texts = [[pair.chosen, pair.rejected] for pair in pairs]
     lengths = np.array([[len(text.ids) - text.prompt_length for text in both] for both in texts], dtype=np.float32)
-    found = {"total": known.of(pairs), "length": lengths, "exponent": np.zeros_like(lengths)}
+    found = {"total": _said_of(pairs, known), "length": lengths, "exponent": np.zeros_like(lengths)}
     return {f"{side}_{name}": found[name][:, half] for half, side in enumerate(SIDES) for name in EVIDENCE}
+
+
+def _conversations(pairs: Sequence[TokenisedPair]) -> Iterator[tuple[Prompt, str]]:
+    """Prompt and response: chosen and rejected of the first pair, of the second, ..."""
+    for pair in pairs:
+        yield from ((pair.record.prompt, response) for response in (pair.record.chosen, pair.record.rejected))
+
+
+def _said_of(pairs: Sequence[TokenisedPair], known: Reference) -> np.ndarray:
+    """What the reference says of the chosen and the rejected responses of N pairs, shape (N, 2)."""
+    return known.said(_conversations(pairs)).reshape(-1, 2)
 
 
 def with_reference(rows: Dataset, evidence: Mapping[str, np.ndarray]) -> Dataset:

@@ -64,14 +64,13 @@ def train_difficulty_run(
         read_tokenised,
         with_reference,
     )
-    from vrm.training.references import read_reference
     from vrm.training.trainer import LossWatch, drop_adapters
 
     require_ours(job.checkpoints)
     job = replace(job, seed=job.seed + SEEDS_APART * run)
     set_seed(job.seed)
     tokenizer = job.tokenizer()
-    known = read_reference(reference, job, job.encoder(tokenizer)) if reference else None
+    known = job.reference(reference, tokenizer)
     pairs, _ = read_tokenised(job, "train", known.encoder() if known else job.encoder(tokenizer))
     halves = split_in_half(pairs, run)
     train, rest = halves[half], halves[1 - half]

@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 
 from vrm.config import Lora, PreferenceMethod
 from vrm.models.policy_scoring import PolicyScorer, load_policy_scorer
-from vrm.models.text import PolicyEncoder, TextEncoder
+from vrm.models.text import TextEncoder
 from vrm.records import RecordError, read_pairs
 from vrm.training.preference import REFERENCES, PreferenceTrainer, make_reference, read_tokenised, train_preference
-from vrm.training.references import read_reference
 from vrm.training.selective import train_difficulty_run
 
 METHODS = {
@@ -92,17 +91,17 @@ def test_a_reference_run_with_the_file_is_the_one_without(tiny_backbone, toy_pai
 def test_log_probabilities_are_those_of_the_policy_as_a_scorer(tiny_backbone, toy_pairs, file, tmp_path):
     """Summed over a response, its end token included, in the pairs' order."""
     job = policy_job(tiny_backbone, toy_pairs, tmp_path)
-    reference = read_reference(file, job, job.encoder(job.tokenizer()))
+    reference = job.reference(file, job.tokenizer())
     pairs, _ = read_tokenised(job, "train", reference.encoder())
     scorer = load_policy_scorer(tiny_backbone, None, max_prompt_length=64, max_length=96)
     assert isinstance(scorer, PolicyScorer)
     some = pairs[5:0:-2]
-    for side, column in enumerate(("chosen", "rejected")):
+    for column in ("chosen", "rejected"):
         records = [pair.record for pair in some]
         means = scorer.score([r.prompt for r in records], [getattr(r, column) for r in records]).mean
         texts = [getattr(pair, column) for pair in some]
         sums = means * [len(text.ids) - text.prompt_length for text in texts]
-        assert reference.of(some)[:, side] == pytest.approx(sums, abs=1e-3)
+        assert reference.said((r.prompt, getattr(r, column)) for r in records) == pytest.approx(sums, abs=1e-3)
 
 
 def test_validation_pairs_are_asked_for_as_far_as_they_are_measured(tiny_backbone, toy_pairs, tmp_path):
@@ -113,7 +112,9 @@ def test_validation_pairs_are_asked_for_as_far_as_they_are_measured(tiny_backbon
     size = len(read_pairs(toy_pairs / "validation.jsonl"))
     assert (len(table), table["log_prob"].null_count) == (2 * (5 + size), 2 * (size - 3))
     job = replace(policy_job(tiny_backbone, toy_pairs, tmp_path), training=more)
-    with pytest.raises(RecordError, match=r"log_probs\.parquet: no log-probability of pair .*vrm reference-log-probs"):
+    with pytest.raises(
+        RecordError, match=r"log_probs\.parquet: no log-probability of the .*vrm reference-log-probs"
+    ):
         train_preference(job, METHODS["dpo"], reference=path)
 
 
@@ -136,15 +137,6 @@ def test_a_file_of_something_else_is_refused_and_it_is_said_what_differs(tiny_ba
         train_preference(
             policy_job(tiny_backbone, toy_pairs, tmp_path), METHODS["dpo"], reference=tmp_path / "nowhere.parquet"
         )
-
-
-def test_a_reward_models_texts_are_no_policys(tiny_backbone, toy_pairs, file, tmp_path):
-    job = policy_job(tiny_backbone, toy_pairs, tmp_path)
-    encoder = job.encoder(job.tokenizer())
-    assert isinstance(encoder, PolicyEncoder)
-    plain = TextEncoder(encoder.tokenizer, encoder.max_prompt_length, encoder.max_length)
-    with pytest.raises(RecordError, match="ends was"):
-        read_reference(file, job, plain)
 
 
 def test_adapters_that_are_not_packed_start_from_the_same_policy(tiny_backbone, toy_pairs, file, tmp_path):
