@@ -112,9 +112,7 @@ def test_validation_pairs_are_asked_for_as_far_as_they_are_measured(tiny_backbon
     size = len(read_pairs(toy_pairs / "validation.jsonl"))
     assert (len(table), table["log_prob"].null_count) == (2 * (5 + size), 2 * (size - 3))
     job = replace(policy_job(tiny_backbone, toy_pairs, tmp_path), training=more)
-    with pytest.raises(
-        RecordError, match=r"log_probs\.parquet: no log-probability of the .*vrm reference-log-probs"
-    ):
+    with pytest.raises(RecordError, match=r"log_probs\.parquet: no log-probability of the .*vrm reference-log-probs"):
         train_preference(job, METHODS["dpo"], reference=path)
 
 
