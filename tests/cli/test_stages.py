@@ -39,9 +39,15 @@ def config(classifiers, tiny_backbone, tmp_path):
     raw["reward"] |= {"outside": {"theirs": entry | {"max_length": 96}}, "run_outside": ["theirs"]}
     raw["reward"]["training"] = {"max_prompt_length": 64, "max_length": 96}
     raw["policy"] = {
-        "bases": {"tiny": {"label": "Tiny", "path": str(tiny_backbone), "sft": False}},
+        "bases": {
+            "tiny": {"label": "Tiny", "path": str(tiny_backbone), "sft": False},
+            "marked": {"label": "Marked", "path": str(tiny_backbone), "sft": False, "chat_template": TEMPLATE},
+        },
         "run_bases": ["tiny"],
-        "methods": {"ppo": {"label": "PPO", "method": "ppo", "reward": "theirs"}},
+        "methods": {
+            "ppo": {"label": "PPO", "method": "ppo", "reward": "theirs"},
+            "dpo": {"label": "DPO", "method": "dpo"},
+        },
         "run": ["ppo"],
         "training": {"max_prompt_length": 64, "max_length": 96},
         "ppo": PPO.model_copy(update={"updates": 2, "checkpoints": 0}).model_dump(),
@@ -109,6 +115,32 @@ def test_sets_that_are_tokenised_once_have_the_same_scores(
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
+@pytest.mark.parametrize("base", ["tiny", "marked"])  # the latter with another template than its tokenizer's
+def test_a_reference_that_is_asked_once_gives_the_same_policy_and_scores(
+    base, config, tiny_backbone, toy_pairs, tmp_path, monkeypatch
+):
+    common, once = ("--config", config, "--base", base), tmp_path / "once"
+    ask = ("reference-log-probs", *common, "--policy", tiny_backbone, "--out")
+    run(*ask, once / "pairs.parquet", "--pairs", toy_pairs)
+    run(*ask, once / "sets.parquet", "--sets", toy_pairs / "validation.jsonl")
+    train = ("train-preference", *common, "--method", "dpo", "--policy", tiny_backbone, "--pairs", toy_pairs)
+    score = ("score-policy", *common, "--method", "dpo", "--reference", tiny_backbone, "--pairs", toy_pairs)
+    found = []
+    for number, known in enumerate([False, True]):
+        out = tmp_path / str(number)
+        if known:
+            monkeypatch.setattr(TextEncoder, "try_encode", None)  # nothing is tokenised anew
+        asked = ("--reference", once / "pairs.parquet") if known else ()
+        run(*train, *asked, "--checkpoints", tmp_path / "checkpoints", "--out", out)
+        asked = ("--reference-log-probs", once / "sets.parquet") if known else ()
+        run(*score, *asked, "--policy", out / "model", "--sets", toy_pairs / "validation.jsonl", "--out", out / "s.csv")
+        found.append(pd.read_csv(out / "s.csv"))
+    columns = ["reward_chosen", "reward_rejected"]
+    assert found[0].drop(columns=columns).equals(found[1].drop(columns=columns))
+    np.testing.assert_allclose(found[0][columns], found[1][columns], atol=1e-3)
+    assert (found[0].reward_chosen > found[0].reward_rejected).mean() > 0.9
+
+
 def test_an_outside_model_pays_ppo_and_best_of_n(config, classifiers, tiny_backbone, toy_pairs, tmp_path):
     common = ("--config", config, "--base", "tiny", "--policy", tiny_backbone, "--pairs", toy_pairs)
     out, checkpoints = tmp_path / "ppo", tmp_path / "checkpoints"
@@ -134,6 +166,8 @@ def test_an_outside_model_pays_ppo_and_best_of_n(config, classifiers, tiny_backb
             "train-ppo --base tiny --method ppo --policy x --pairs x --checkpoints x --out x --model x",
             "leave --model out",
         ),
+        ("reference-log-probs --base tiny --policy x --out x", "give --pairs"),
+        ("reference-log-probs --base tiny --policy x --out x --pairs x --sets x", "give --pairs"),
         ("best-of-n --base tiny --policy x --pairs x --out x --models theirs=x", "--models theirs=x"),
         ("best-of-n --base tiny --policy x --pairs x --out x --models rm", "--models rm"),
     ],

@@ -399,8 +399,10 @@ def reference_log_probs(
     from vrm.evaluation.score_sets import texts_of
     from vrm.models.policy_scoring import ask_reference, load_policy_scorer
 
-    scorer = load_policy_scorer(local_or_hub(policy, "--policy"), None, **_policy_scoring(settings, base))
-    return ask_reference(scorer, policy, _revision(_base(settings, base), policy), texts_of(sets), out)
+    entry = _base(settings, base)
+    own = {"revision": _revision(entry, policy), "chat_template": entry.chat_template}
+    scorer = load_policy_scorer(local_or_hub(policy, "--policy"), None, **own, **_policy_scoring(settings, base))
+    return ask_reference(scorer, policy, own["revision"], texts_of(sets), out)
 
 
 @stage(

@@ -97,7 +97,7 @@ class PolicyScorer:
         """Rewards of N texts: nats with a reference, nats a token without; see `RewardModel.score`.
 
         Raises:
-            RecordError: what the reference said of one of them is not `know`n.
+            RecordError: a file of what the reference said does not hold one of them, see `know`.
         """
         prompts = checked_prompts(prompts, responses)
         texts = self.encoder.encode(prompts, responses)
@@ -164,6 +164,7 @@ def load_policy_scorer(
     reference: str | Path | None,
     *,
     max_length: int,
+    revision: str | None = None,
     reference_revision: str | None = None,
     reference_log_probs: Path | None = None,
     chat_template: str | None = None,
@@ -175,6 +176,7 @@ def load_policy_scorer(
         policy: what `vrm train-preference` made, or any causal LM.
         reference: what it was trained from; None scores by mean log-probability.
         max_length: limit in tokens.
+        revision: commit of a policy on the hub.
         reference_revision: commit of a reference on the hub.
         reference_log_probs: what `ask_reference` wrote of every text that is to be scored; None loads the reference.
         chat_template: instead of the policy's own, its text or a file.
@@ -183,10 +185,10 @@ def load_policy_scorer(
     Raises:
         ConfigError, RecordError: one of them can't be used, see `vrm.models.checks`.
     """
-    tokenizer = checked_tokenizer(policy, max_length=max_length, chat_template=chat_template)
+    tokenizer = checked_tokenizer(policy, max_length=max_length, revision=revision, chat_template=chat_template)
     known = reference is not None and reference_log_probs is not None
     compared = None if reference is None or known else _load(reference, reference_revision)
-    scorer = PolicyScorer(_load(policy), compared, tokenizer, max_length=max_length, **options)
+    scorer = PolicyScorer(_load(policy, revision), compared, tokenizer, max_length=max_length, **options)
     if known:
         scorer.know(reference_log_probs, reference, reference_revision)
     return scorer
