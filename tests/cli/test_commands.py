@@ -22,8 +22,7 @@ MAY_BE_EMPTY = {
     "features": "--features f",
     "tokens": "--tokens t",
     "texts": "--texts t",
-    "reference": "--reference r",
-    "log_probs": "--reference-log-probs r",
+    "reference": "--reference-log-probs r",
     "scorer": "--model m --seed 1",
     "reward": "--model m",
 }

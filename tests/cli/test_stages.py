@@ -130,7 +130,7 @@ def test_a_reference_that_is_asked_once_gives_the_same_policy_and_scores(
         out = tmp_path / str(number)
         if known:
             monkeypatch.setattr(TextEncoder, "try_encode", None)  # nothing is tokenised anew
-        asked = ("--reference", once / "pairs.parquet") if known else ()
+        asked = ("--reference-log-probs", once / "pairs.parquet") if known else ()
         run(*train, *asked, "--checkpoints", tmp_path / "checkpoints", "--out", out)
         asked = ("--reference-log-probs", once / "sets.parquet") if known else ()
         run(*score, *asked, "--policy", out / "model", "--sets", toy_pairs / "validation.jsonl", "--out", out / "s.csv")

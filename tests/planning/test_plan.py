@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 from vrm.config import Config, load, merge
-from vrm.planning.jobs import Job, RuleResources, Setting, jobs
+from vrm.planning.jobs import ESTIMATES, Job, RuleResources, Setting, jobs
 from vrm.planning.memory import GIB, shape_of
 from vrm.planning.plan import longest_chain, open_revisions, plan, wall_clock
 
@@ -100,6 +100,38 @@ def test_ten_times_the_data_train_ten_times_as_long_and_answer_no_more(paper):
     assert hours(10, "score", "answer", "best_of_n") == hours(1, "score", "answer", "best_of_n")
 
 
+def test_the_reference_is_asked_once_and_before_whoever_needs_it(paper):
+    found = {job.name: job for job in jobs(Setting(paper))}
+    end = f"qwen3 seed{paper.policy.seeds[0]}"
+    once = found[f"reference_log_probs {end}"]
+    assert once.needs == ()  # its bases are instruction-tuned
+    assert 0 < once.hours < found[f"train_preference dpo {end}"].hours / 3
+    for name in ("train_preference dpo", "train_preference kto"):
+        assert found[f"{name} {end}"].needs == (once.name,)
+    assert found[f"difficulty_run {end} run0 half1"].needs == (once.name,)
+    assert once.name in found[f"train_preference selective_dpo {end}"].needs
+    scored = paper.policy.scorers_from
+    names = [job.name for job in found.values() if job.stage == "reference_of_sets"]
+    assert names == [f"reference_of_sets {scored} seed{seed}" for seed in paper.policy.seeds]
+    for method, known in (("dpo", names[:1]), ("simpo", [])):
+        scores = found[f"score_policy {method} {scored} seed{paper.policy.seeds[0]}"]
+        assert list(scores.needs[1:]) == known
+        assert scores.memory == found[names[0]].memory  # one model is held
+
+
+def test_reference_runs_in_another_precision_ask_for_themselves(paper):
+    packed = changed(paper, policy={"difficulty": {"lora": {"load_in_4bit": True}}})
+    assert paper.policy.shares_reference
+    assert not packed.policy.shares_reference
+    ours, own = (
+        next(job for job in jobs(Setting(config)) if job.stage == "difficulty_run") for config in (paper, packed)
+    )
+    assert [need.split()[0] for need in ours.needs] == ["reference_log_probs"]
+    assert own.needs == ()
+    whole = changed(paper, policy={"difficulty": {"lora": None}, "training": {"lora": None}})
+    assert whole.policy.shares_reference
+
+
 def test_small_models_made_here_ask_for_no_gpu():
     resources = RuleResources(load([ROOT / "config.yaml"]))
     assert resources.gpus("train_reward") == 0
@@ -188,6 +220,12 @@ def test_answers_are_shared_by_as_many_jobs_and_second_turns_are_left_to_one(pap
     assert {f"answer_share {second.name.removeprefix('answer ')} {n}" for n in range(4)} == set(second.needs)
     without = changed(shared, benchmarks={"run": ["arena_hard"]})
     assert RuleResources(without).job("answer", "qwen3").hours == 0
+
+
+def test_a_site_is_told_of_every_rule_that_uses_a_gpu():
+    profile = (ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    named = set(re.findall(r"^#   (\w+): \{slurm_partition: gpu\}$", profile, re.MULTILINE))
+    assert named == {*ESTIMATES, "study_cell"}
 
 
 def _gathered(shape, embeddings):

@@ -235,14 +235,12 @@ rule score_policy:
     params:
         settings=depends_on(dependencies.score_policy, "base"),
         start=get_start,
-        log_probs=lambda wildcards, input: (
-            f"--reference-log-probs {input.reference}" if input.reference else ""
-        ),
+        reference=get_reference_option,
         train=lambda wildcards, input: Path(input.train).parent,
     shell:
         "python -m vrm score-policy --config results/{wildcards.run}/config.yaml --base {wildcards.base}"
         " --method {wildcards.method} --policy {input.policy} --reference {params.start:q} --sets {input.sets}"
-        " {params.log_probs} --pairs {params.train} --out {output} > {log} 2>&1"
+        " {params.reference} --pairs {params.train} --out {output} > {log} 2>&1"
 
 
 def get_ppo_rewards():

@@ -112,6 +112,7 @@ rule reference_log_probs:
         "results/{run}/logs/reference_log_probs/{base}.seed{seed}.log",
     benchmark:
         "results/{run}/benchmarks/reference_log_probs/{base}.seed{seed}.tsv"
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: CONFIG.threads
@@ -131,15 +132,15 @@ rule reference_log_probs:
 
 
 def get_reference(wildcards):
-    """What the start says of the pairs; Selective DPO's reference runs ask it themselves below adapters of their own."""
-    if "half" in wildcards.keys() and CONFIG.policy.difficulty.lora is not None:
+    """What the start says of the pairs; nothing where Selective DPO's reference runs ask it in another precision."""
+    if "half" in wildcards.keys() and not CONFIG.policy.shares_reference:
         return []
     return f"results/{wildcards.run}/policy/{wildcards.base}/reference/seed{wildcards.seed}/log_probs.parquet"
 
 
 def get_reference_option(wildcards, input):
     """The command's option, where there is such a file."""
-    return f"--reference {input.reference}" if input.reference else ""
+    return f"--reference-log-probs {input.reference}" if input.reference else ""
 
 
 def get_difficulty(wildcards):

@@ -420,7 +420,7 @@ def train_preference(
     checkpoints: Checkpoints,
     out: Fill,
     difficulty: Annotated[Path | None, Option("difficulty.csv; selective_dpo needs it")] = None,
-    reference: LogProbs = None,
+    reference_log_probs: LogProbs = None,
     seed: Seed = 0,
 ) -> None:
     """Train a policy on preference pairs."""
@@ -431,7 +431,9 @@ def train_preference(
     spec = _method(settings, method, PreferenceMethod)
     if (spec.method == "selective_dpo") != (difficulty is not None):
         raise ConfigError(f"{method}: --difficulty goes with selective_dpo, and selective_dpo needs it")
-    train_preference(_policy_job(settings, base, policy, seed, pairs, checkpoints, out), spec, difficulty, reference)
+    train_preference(
+        _policy_job(settings, base, policy, seed, pairs, checkpoints, out), spec, difficulty, reference_log_probs
+    )
 
 
 @stage(
@@ -450,7 +452,7 @@ def difficulty_run(
     pairs: Pairs,
     checkpoints: Checkpoints,
     out: Csv,
-    reference: LogProbs = None,
+    reference_log_probs: LogProbs = None,
     seed: Seed = 0,
 ) -> None:
     """Train a reference run on half of the pairs; score the others."""
@@ -464,7 +466,7 @@ def difficulty_run(
     trained_by = _method(settings, method, PreferenceMethod)
     overrides = {"learning_rate": spec.learning_rate or trained_by.learning_rate, "epochs": None}
     method = trained_by.model_copy(update=overrides)
-    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout, reference)
+    train_difficulty_run(job, method, run, half, spec.evaluations, spec.lora_dropout, reference_log_probs)
 
 
 @stage("vrm difficulty --config config.yaml --losses run1.half0.csv run1.half1.csv --out difficulty.csv")
@@ -533,9 +535,7 @@ def score_policy(
     sets: Sets,
     pairs: Pairs,
     out: Csv,
-    reference_log_probs: Annotated[
-        Path | None, Option("what `vrm reference-log-probs --sets` wrote; without it, the reference is asked")
-    ] = None,
+    reference_log_probs: LogProbs = None,
 ) -> None:
     """Score every evaluation set with a policy."""
     from vrm.config import PreferenceMethod

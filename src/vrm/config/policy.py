@@ -318,6 +318,18 @@ class PolicyConfig(Section):
         return [name for name in self.run if self.methods[name].method in methods]
 
     @property
+    def shares_reference(self) -> bool:
+        """Whether Selective DPO's reference runs ask the very policy that trainings ask, in the same precision.
+
+        Adapters that are not trained yet change nothing, but weights below some are bfloat16 (with bf16) or packed.
+        """
+
+        def precision(lora: Lora | None) -> tuple[bool, bool]:
+            return lora is not None and self.training.bf16, lora is not None and lora.load_in_4bit
+
+        return precision(self.training.lora) == precision(self.difficulty.lora or self.training.lora)
+
+    @property
     def preference_run(self) -> list[str]:
         """The names of `run` that are trained on preference pairs."""
         return [name for name in self.run if isinstance(self.methods[name], PreferenceMethod)]

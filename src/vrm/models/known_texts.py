@@ -154,14 +154,14 @@ def lists_of(column: pa.ChunkedArray) -> list[list[int]]:
 
 
 def write_table(path: Path, table: pa.Table, key: bytes, record: dict[str, Any]) -> None:
-    """Write a table of token ids whole or not at all, with what it was made from, or with, for `read_table`."""
+    """Write a table of texts whole or not at all, with what it was made from, or with, for `read_table`."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({key: json.dumps(record)}), sink, compression="zstd")
     write_whole(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path, schema: pa.Schema, key: bytes, wanted: dict[str, Any], command: str) -> pa.Table:
-    """A table of token ids, if it was made as is `wanted`.
+    """A table of texts, if it was made as is `wanted`.
 
     Args:
         path: the Parquet file.
@@ -179,7 +179,7 @@ def read_table(path: Path, schema: pa.Schema, key: bytes, wanted: dict[str, Any]
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file; run `{command}` first") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise RecordError(f"{path}: no tokens of `{command}` ({error}); run it again") from None
+        raise RecordError(f"{path}: no table of `{command}` ({error}); run it again") from None
     changes = list(changes_of(found, wanted))
     if not table.schema.equals(schema):
         changes.append("it has the columns of another version")

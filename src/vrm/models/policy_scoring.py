@@ -101,10 +101,9 @@ class PolicyScorer:
         """
         prompts = checked_prompts(prompts, responses)
         texts = self.encoder.encode(prompts, responses)
-        rewards = self._found(texts)
-        if self.known is not None:
-            rewards -= self.known.said(zip(prompts, responses, strict=True))
-        elif self.reference is None:
+        said = 0 if self.known is None else self.known.said(zip(prompts, responses, strict=True))
+        rewards = self._found(texts) - said
+        if self.known is None and self.reference is None:
             rewards /= np.array([len(text.ids) - text.prompt_length for text in texts], dtype=np.float32)
         truncated = np.array([text.truncated for text in texts], dtype=bool)
         return RewardOutput(mean=rewards, truncated=truncated, link=None)  # in no unit of log-odds

@@ -200,7 +200,7 @@ def _policy_jobs(setting: Setting, base: str, seed: int) -> Iterator[Job]:
         yield _named(estimate(setting, "reference_of_sets", base), of_sets, *start)
     halves = [f"difficulty_run {end} run{run} half{half}" for run in range(policy.difficulty.runs) for half in (0, 1)]
     if selective := policy.trained("selective_dpo"):
-        first = [reference] if _knows_reference(policy) else start
+        first = [reference] if policy.shares_reference else start
         for name in halves:
             yield _named(estimate(setting, "difficulty_run", base, selective[0]), name, *first)
     for method in policy.preference_run:
@@ -358,11 +358,6 @@ def _difficulty_adapters(policy: PolicyConfig) -> Lora | None:
     return policy.difficulty.lora or policy.training.lora
 
 
-def _knows_reference(policy: PolicyConfig) -> bool:
-    """Whether Selective DPO's reference runs start from what trainings start from, without adapters of their own."""
-    return policy.difficulty.lora is None
-
-
 def _tuning(
     setting: Setting,
     base: str,
@@ -419,7 +414,7 @@ def _difficulty_run(setting: Setting, base: str, method: str) -> Job:
     half = 2 * setting.pairs(training) / 2
     lora = _difficulty_adapters(policy)
     # the losses of the other half along the way, and where it is not known the reference of both
-    extra = (policy.difficulty.evaluations + (0 if _knows_reference(policy) else 2)) * half
+    extra = (policy.difficulty.evaluations + (0 if policy.shares_reference else 2)) * half
     return _tuning(setting, base, "difficulty_run", training, half * policy.difficulty.epochs, lora, extra)
 
 

@@ -383,6 +383,7 @@ class PpoRun:
         mask, critic = answers.texts.mask, self.models.critic
         with torch.no_grad():
             (values,) = in_parts(lambda part: (token_values(critic, part),), answers.texts)
+        answers.texts.let_go()
         scores = answers.rewards
         if self.ppo.normalise_rewards:
             self.moments.update(self.accelerator.gather(scores))

@@ -500,17 +500,15 @@ def make_reference(job: PolicyJob, out: Path) -> None:
     encoder = job.encoder(tokenizer)
     texts = KnownTexts.of(encoder)
     train, held_out = (read_tokenised(job, split, texts)[0] for split in SPLITS)
-    asked = [*train, *held_out[: job.training.evaluation_pairs]]
-    rows = paired_rows(asked)
+    asked = [train, held_out[: job.training.evaluation_pairs]]
     with TemporaryDirectory() as nowhere:
-        job = replace(job, checkpoints=Path(nowhere), out=Path(nowhere))
-        trainer = _trainer(job, PreferenceMethod(label="", method="dpo"), tokenizer, rows)
-        found = trainer.observe(rows)
+        training = job.training.model_copy(update={"report_to": []})  # nothing is trained that could be followed
+        job = replace(job, training=training, checkpoints=Path(nowhere), out=Path(nowhere))
+        trainer = _trainer(job, PreferenceMethod(label="", method="dpo"), tokenizer, paired_rows(train))
+        said = [_said_by(trainer, pairs) for pairs in asked]
     if trainer.accelerator.is_main_process:
-        totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1).ravel()
-        keys = [text_key(*text) for text in _conversations(asked)]
-        write_reference(texts, dict(zip(keys, totals.tolist(), strict=True)), job.asked_of(encoder), out)
-        print(f"{out}: {len(asked)} pairs, {texts.truncation.as_dict()}")
+        write_reference(texts, {key: value for part in said for key, value in part}, job.asked_of(encoder), out)
+        print(f"{out}: {sum(map(len, asked))} pairs, {texts.truncation.as_dict()}")
     trainer.accelerator.wait_for_everyone()
 
 
@@ -605,6 +603,13 @@ def _conversations(pairs: Sequence[TokenisedPair]) -> Iterator[tuple[Prompt, str
     """Prompt and response: chosen and rejected of the first pair, of the second, ..."""
     for pair in pairs:
         yield from ((pair.record.prompt, response) for response in (pair.record.chosen, pair.record.rejected))
+
+
+def _said_by(trainer: PreferenceTrainer, pairs: Sequence[TokenisedPair]) -> list[tuple[bytes, float]]:
+    """What a policy that is not trained yet says of both texts of each pair, by their keys."""
+    found = trainer.observe(paired_rows(pairs))
+    totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1).ravel().tolist()
+    return list(zip([text_key(*text) for text in _conversations(pairs)], totals, strict=True))
 
 
 def _said_of(pairs: Sequence[TokenisedPair], known: Reference) -> np.ndarray:

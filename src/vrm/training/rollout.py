@@ -65,6 +65,10 @@ class Texts:
         """The rows by forward pass: policy, reference and critic read the same batches."""
         return [self.rows(rows) for rows in torch.arange(len(self.ids)).split(self.pass_size)]
 
+    def let_go(self) -> None:
+        """Free the parts' batches, and what models keep with them (masks): all have read them."""
+        self.__dict__.pop("parts", None)
+
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """What policy and critic read; see `batch_responses`."""
