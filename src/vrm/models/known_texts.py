@@ -111,10 +111,16 @@ def _digest(value: Any) -> str:
 
 def write_texts(encoder: TextEncoder, texts: Iterable[tuple[Prompt, str]], out: Path) -> KnownTexts:
     """Encode texts and write them to `out`, a Parquet file of `TEXTS`, without those that the template refuses."""
+    known = encoded_once(encoder, texts)
+    write_table(out, as_table(known.known), MADE_WITH, made_with(encoder))
+    return known
+
+
+def encoded_once(encoder: TextEncoder, texts: Iterable[tuple[Prompt, str]]) -> KnownTexts:
+    """An encoder that knows these texts and has counted each once, without those that the template refuses."""
     known = KnownTexts.of(encoder)
     found = {text_key(prompt, response): (prompt, response) for prompt, response in texts}
     known.try_encode([prompt for prompt, _ in found.values()], [response for _, response in found.values()])
-    write_table(out, as_table(known.known), MADE_WITH, made_with(encoder))
     return known
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vrm.models.base import RewardOutput, checked_prompts
 from vrm.models.checks import checked_tokenizer, require_model
-from vrm.models.known_texts import KnownTexts, text_key
+from vrm.models.known_texts import encoded_once
 from vrm.models.reference_log_probs import Reference, asked_of, read_reference, write_reference
 from vrm.models.responses import batch_responses, ensure_fused_head, response_outputs
 from vrm.models.scoring import MOST_TOKENS, own_device
@@ -149,13 +149,11 @@ def ask_reference(
         texts: prompts and responses, of which one may occur several times.
         out: the Parquet file, `vrm.models.reference_log_probs.REFERENCE`.
     """
-    texts, known = list({text_key(*text): text for text in texts}.values()), KnownTexts.of(scorer.encoder)
-    encoded, _ = known.try_encode(*map(list, zip(*texts, strict=True))) if texts else ([], {})
-    kept = [(text_key(*text), ids) for text, ids in zip(texts, encoded, strict=True) if ids is not None]
-    totals = scorer._found([ids for _, ids in kept])
-    said = {key: float(total) for (key, _), total in zip(kept, totals, strict=True)}
+    known = encoded_once(scorer.encoder, texts)
+    totals = scorer._found(list(known.known.values()))
+    said = dict(zip(known.known, totals.tolist(), strict=True))
     write_reference(known, said, asked_of(policy, revision, scorer.encoder, FLOAT32), out)
-    print(f"{out}: {len(kept)} texts, {known.truncation.as_dict()}")
+    print(f"{out}: {len(said)} texts, {known.truncation.as_dict()}")
 
 
 def load_policy_scorer(

@@ -121,8 +121,10 @@ class PolicyJob:
         Raises:
             RecordError: the file is missing, damaged or made from something else.
         """
+        if path is None:
+            return None
         encoder = self.encoder(tokenizer)
-        return None if path is None else read_reference(path, encoder, self.asked_of(encoder))
+        return read_reference(path, encoder, self.asked_of(encoder))
 
     def made_from(self, settings: dict[str, Any], *files: Path, unused: Collection[str] = ()) -> dict[str, Any]:
         """What the result depends on: `settings`, this job, the pairs, the policy, and further files.
