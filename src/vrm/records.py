@@ -279,6 +279,11 @@ def read_scored(path: str | Path) -> list[ScoredPrompt]:
     return prompts
 
 
+def both_texts(pairs: Iterable[PreferencePair]) -> list[tuple[Prompt, str]]:
+    """Prompt and response: the chosen and the rejected one of the first pair, of the second, ..."""
+    return [(pair.prompt, response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+
+
 def read_pairs(path: str | Path) -> list[PreferencePair]:
     """Read what `write_jsonl` wrote of `PreferencePair`s.
 

@@ -22,7 +22,7 @@ from vrm.models.checks import checked_tokenizer
 from vrm.models.known_texts import write_texts
 from vrm.models.templates import Unrenderable, left_out
 from vrm.models.text import TextEncoder
-from vrm.records import PreferencePair, Prompt, read_pairs, write_jsonl
+from vrm.records import PreferencePair, Prompt, both_texts, read_pairs, write_jsonl
 from vrm.runfiles import CHOSEN, LEARNED_WEIGHT, REFUSED_PAIRS, REJECTED, SCORES, TRUE_WEIGHT, VALIDATION_SCORES
 from vrm.training.symptoms import LENGTH_CORRELATION, say_symptoms
 
@@ -53,8 +53,7 @@ def tokenise_sets(
 
 def texts_of(sets: Sequence[Path]) -> list[tuple[Prompt, str]]:
     """Prompts and responses of some files of pairs, chosen and rejected ones."""
-    pairs = [pair for path in sets for pair in read_pairs(path)]
-    return [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    return both_texts(pair for path in sets for pair in read_pairs(path))
 
 
 def score_sets(
@@ -114,7 +113,7 @@ def score_or_refuse(
     Raises:
         Unrenderable: every pair is refused.
     """
-    texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    texts = both_texts(pairs)
     # sets overlap (the same responses under another label), and equal texts have equal rewards: score each once
     first: dict[tuple[str, str], int] = {}
     places = np.array([first.setdefault((repr(prompt), text), len(first)) for prompt, text in texts])

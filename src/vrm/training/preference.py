@@ -37,7 +37,7 @@ from vrm.models.reference_log_probs import Reference, write_reference
 from vrm.models.responses import batch_responses, response_outputs
 from vrm.models.shared_prefix import Kernel
 from vrm.models.text import TextEncoder, TokenisedText
-from vrm.records import Prompt, RecordError
+from vrm.records import RecordError, both_texts
 from vrm.runfiles import DIFFICULTY, TRAINING
 from vrm.training.engine import kernel_of
 from vrm.training.pairs import TokenisedPair, tokenise_pairs
@@ -599,22 +599,16 @@ def evidence_of(
     return {f"{side}_{name}": found[name][:, half] for half, side in enumerate(SIDES) for name in EVIDENCE}
 
 
-def _conversations(pairs: Sequence[TokenisedPair]) -> Iterator[tuple[Prompt, str]]:
-    """Prompt and response: chosen and rejected of the first pair, of the second, ..."""
-    for pair in pairs:
-        yield from ((pair.record.prompt, response) for response in (pair.record.chosen, pair.record.rejected))
-
-
 def _said_by(trainer: PreferenceTrainer, pairs: Sequence[TokenisedPair]) -> list[tuple[bytes, float]]:
     """What a policy that is not trained yet says of both texts of each pair, by their keys."""
     found = trainer.observe(paired_rows(pairs))
     totals = np.stack([found[f"{side}_total"] for side in SIDES], axis=1).ravel().tolist()
-    return list(zip([text_key(*text) for text in _conversations(pairs)], totals, strict=True))
+    return list(zip([text_key(*text) for text in both_texts(pair.record for pair in pairs)], totals, strict=True))
 
 
 def _said_of(pairs: Sequence[TokenisedPair], known: Reference) -> np.ndarray:
     """What the reference says of the chosen and the rejected responses of N pairs, shape (N, 2)."""
-    return known.said(_conversations(pairs)).reshape(-1, 2)
+    return known.said(both_texts(pair.record for pair in pairs)).reshape(-1, 2)
 
 
 def with_reference(rows: Dataset, evidence: Mapping[str, np.ndarray]) -> Dataset:
